@@ -1,0 +1,167 @@
+//! The contract between Aquifer's core and a memory driver.
+//!
+//! A *backend* talks to one device's driver and decides nothing: it creates and destroys blocks, copies, fills, and
+//! says what the device is. Everything that is policy (pooling, caching, budgets, retrying, statistics) lives above
+//! this crate, in `aquifer-core`, once for all devices. `PORTING.md` in the repository tells how to write a backend
+//! and how CUDA, Metal, Vulkan and a simulated device sit on this trait.
+//!
+//! # Glossary
+//!
+//! One word, one meaning, everywhere in Aquifer:
+//!
+//! - **heap**: physical memory of a device or of the host, with a size and a budget (Vulkan's word).
+//! - **memory type**: a way to allocate from a heap, with its [`MemoryFlags`] (visible to the host, local to the
+//!   device, ...).
+//! - **block**: one allocation made by the driver. Only the core asks for blocks.
+//! - **range**: a part of a block, `offset..offset + bytes`. Free ranges that touch are merged.
+//! - **slab**: a range cut into slots of one size class.
+//! - **allocation**: what a user holds; a slot, a range, or a whole block. In the API: a buffer.
+//! - **pool**: all blocks of one memory type with everything that hands out parts of them.
+//! - **size class**: the sizes that are served alike; a **bucket** is all classes between two powers of two.
+//! - **thread cache**, **depot**: free ranges kept ready, per thread and shared.
+//! - **dedicated**: a block made for one allocation.
+//! - **budget**: the most bytes that may be reserved from a heap.
+//! - **requested**, **allocated**, **reserved**: bytes the user asked for; the same after rounding; bytes in blocks.
+//!   Always `requested <= allocated <= reserved`.
+//! - **live**, **cached**, **free**: the three parts of reserved bytes: held by users; kept ready in caches; the rest.
+//! - **trim**: to give blocks that hold no allocation back to the driver.
+//! - **physical page**: the unit in which memory backs addresses. Never just "page".
+
+mod error;
+mod properties;
+
+pub use error::{Error, ErrorKind, OutOfMemoryReport, TagUsage};
+pub use properties::{Capabilities, Heap, HeapBudget, MemoryFlags, MemoryType, Properties};
+
+use std::fmt;
+use std::ptr::NonNull;
+
+/// What a block to be created must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockDesc {
+    /// Size in bytes: a multiple of [`Properties::block_granularity_bytes`], at least one granule.
+    pub bytes: u64,
+    /// Index into [`Properties::memory_types`].
+    pub memory_type_index: usize,
+}
+
+/// A part of a block, as [`Backend::copy`] and [`Backend::fill`] take it.
+#[derive(Debug)]
+pub struct BlockRange<'a, T> {
+    /// The block.
+    pub block: &'a T,
+    /// First byte, counted from the start of the block.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+impl<T> Clone for BlockRange<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for BlockRange<'_, T> {}
+
+/// A block that the driver would not take back, together with the reason.
+///
+/// The block is still whole and usable: the core returns it to its pool, so that nothing is lost.
+pub struct DestroyError<T> {
+    /// The block, as it was before the call.
+    pub block: T,
+    /// Why the driver refused.
+    pub error: Error,
+}
+
+impl<T> fmt::Debug for DestroyError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DestroyError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// A driver for one device.
+///
+/// Methods may be called from any thread at any time if the type is [`Sync`]; the core never calls one while it
+/// holds a lock that the cache hit path takes. None of them may call back into the core. A backend does not
+/// validate: sizes, alignments and bounds have been checked once, above.
+///
+/// A backend whose types are neither [`Send`] nor [`Sync`] is fine: the manager and its buffers are then bound to one
+/// thread.
+///
+/// # Safety
+///
+/// The core builds safe references on what an implementation answers. It must hold that
+///
+/// - a created block is `desc.bytes` long and overlaps no other block that has not been destroyed;
+/// - [`Backend::host_pointer`] of a block answers the same each time it is asked; where it is `Some`, all
+///   `desc.bytes` bytes from it are readable, writable and initialised until the block is destroyed, and the pointer
+///   is a multiple of [`Properties::alignment_bytes_min`];
+/// - [`Backend::properties`] never changes.
+pub unsafe trait Backend: 'static {
+    /// One driver allocation. It moves in and out by value, so that none can be destroyed twice.
+    type Block: 'static;
+
+    /// The device's fixed facts.
+    fn properties(&self) -> &Properties;
+
+    /// What the driver or the operating system says of a heap now, in bytes. A hint: the core keeps its own ledger.
+    ///
+    /// May make a system call; the core calls it only on slow paths.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the driver cannot say.
+    fn budget(&self, heap_index: usize) -> Result<HeapBudget, Error>;
+
+    /// Creates a block. May block for as long as the driver does.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutOfMemory`] if the driver has not enough (the core will then free what it can and ask again),
+    /// [`ErrorKind::Driver`] for anything else.
+    fn create_block(&self, desc: &BlockDesc) -> Result<Self::Block, Error>;
+
+    /// Gives a block back. May block for as long as the driver does.
+    ///
+    /// # Errors
+    ///
+    /// The block itself and the driver's reason, if the driver refused and the block is still whole.
+    ///
+    /// # Safety
+    ///
+    /// - No range of the block is in use, by the device or through a reference made from its host pointer.
+    unsafe fn destroy_block(&self, block: Self::Block) -> Result<(), DestroyError<Self::Block>>;
+
+    /// The address at which the host can read and write the block; `None` where its memory type is not
+    /// [`MemoryFlags::HOST_VISIBLE`].
+    fn host_pointer(&self, block: &Self::Block) -> Option<NonNull<u8>>;
+
+    /// Copies `source.bytes` bytes. Returns when the bytes have arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the driver failed; the destination's content is then unspecified.
+    ///
+    /// # Safety
+    ///
+    /// - Both ranges lie in their blocks, are equally long, and do not overlap.
+    /// - Nobody writes the source or touches the destination until the call returns.
+    unsafe fn copy(
+        &self,
+        source: BlockRange<'_, Self::Block>,
+        destination: BlockRange<'_, Self::Block>,
+    ) -> Result<(), Error>;
+
+    /// Sets every byte of a range to `value`. Returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the driver failed; the range's content is then unspecified.
+    ///
+    /// # Safety
+    ///
+    /// - The range lies in its block.
+    /// - Nobody touches it until the call returns.
+    unsafe fn fill(&self, destination: BlockRange<'_, Self::Block>, value: u8) -> Result<(), Error>;
+}

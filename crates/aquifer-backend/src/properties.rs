@@ -1,0 +1,125 @@
+//! What a device is: heaps, memory types, limits, optional abilities.
+
+use std::fmt;
+use std::ops::BitOr;
+
+/// Defines a set of bits with named members: `contains`, `|` and a `Debug` that prints the names.
+macro_rules! bit_set {
+    ($(#[$doc:meta])* $name:ident: $repr:ty { $($(#[$member_doc:meta])* $member:ident = $value:expr;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+        pub struct $name($repr);
+
+        impl $name {
+            /// No bit set.
+            pub const NONE: Self = Self(0);
+            $($(#[$member_doc])* pub const $member: Self = Self($value);)+
+
+            /// Whether every bit of `other` is set here.
+            #[must_use]
+            pub const fn contains(self, other: Self) -> bool {
+                self.0 & other.0 == other.0
+            }
+        }
+
+        impl BitOr for $name {
+            type Output = Self;
+            fn bitor(self, other: Self) -> Self {
+                Self(self.0 | other.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut set = f.debug_set();
+                $(if self.contains(Self::$member) {
+                    set.entry(&format_args!(stringify!($member)));
+                })+
+                set.finish()
+            }
+        }
+    };
+}
+
+bit_set! {
+    /// What a memory type's memory can do.
+    MemoryFlags: u8 {
+        /// The host can read and write it: [`Backend::host_pointer`](crate::Backend::host_pointer) is `Some`.
+        HOST_VISIBLE = 1;
+        /// Fast for the device.
+        DEVICE_LOCAL = 1 << 1;
+    }
+}
+
+bit_set! {
+    /// Optional abilities of a backend. Each bit obliges the backend to what its text says.
+    Capabilities: u16 {
+        /// New blocks read as zero.
+        ZEROED_BLOCKS = 1;
+        /// A block takes physical memory only where it has been touched.
+        COMMIT_ON_TOUCH = 1 << 1;
+    }
+}
+
+/// One kind of physical memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heap {
+    /// Size in bytes.
+    pub size_bytes: u64,
+}
+
+/// One way to allocate from a heap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryType {
+    /// Index into [`Properties::heaps`].
+    pub heap_index: usize,
+    /// What the memory can do.
+    pub flags: MemoryFlags,
+}
+
+/// What is known of a heap at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeapBudget {
+    /// How many bytes of the heap this process may hold in all, as far as the driver or the system can tell.
+    pub budget_bytes: u64,
+    /// How many bytes of the heap could still be had now.
+    pub available_bytes: u64,
+}
+
+/// A device's fixed facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Properties {
+    /// The backend's short name, as the command line and reports print it: `host`, `cuda`, ...
+    pub backend: &'static str,
+    /// The device's name.
+    pub device: String,
+    /// Physical memories. At least one.
+    pub heaps: Vec<Heap>,
+    /// Ways to allocate, the best for ordinary buffers first. At least one.
+    pub memory_types: Vec<MemoryType>,
+    /// Every block is a multiple of this many bytes. A power of two.
+    pub block_granularity_bytes: u64,
+    /// The largest block the driver makes, in bytes.
+    pub block_bytes_max: u64,
+    /// How many blocks may exist at once.
+    pub block_count_max: u64,
+    /// Every block starts at a multiple of this many bytes in the device's addresses. A power of two, at least 256.
+    pub alignment_bytes_min: u64,
+    /// Optional abilities.
+    pub capabilities: Capabilities,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_combine_and_print_their_names() {
+        let flags = MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL;
+        assert!(flags.contains(MemoryFlags::HOST_VISIBLE));
+        assert!(!MemoryFlags::HOST_VISIBLE.contains(flags));
+        assert!(MemoryFlags::NONE.contains(MemoryFlags::NONE));
+        assert_eq!(format!("{flags:?}"), "{HOST_VISIBLE, DEVICE_LOCAL}");
+        assert_eq!(format!("{:?}", Capabilities::NONE), "{}");
+    }
+}
