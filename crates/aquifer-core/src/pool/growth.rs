@@ -1,0 +1,138 @@
+//! When a pool grows, by how much, and what it gives back first.
+//!
+//! The rule, in five sentences. Holes of partly used blocks are tried before idle blocks. An idle block much larger
+//! than the request is refused, so that large blocks stay whole for large requests. When nothing fits, a block is
+//! made: of just the size asked for from [`EXACT_BYTES_MIN`] up, a share of the peak below. If that would raise
+//! reserved bytes above their peak so far, idle blocks are given back first, longest idle first, until it would not.
+//! Refusing and giving back cost driver calls, so both stop when the share of requests that missed is used up, and new
+//! blocks are then larger; what always holds is one of "few requests miss" and "reserved is near the peak of used".
+//!
+//! ARCHITECTURE.md has the figures behind the constants; which of them matter is said at each.
+
+use super::state::State;
+use crate::range::{IdleBlock, Range};
+
+/// Blocks are multiples of this many bytes. Coarser is much worse: 16 MiB costs 6 % of memory on recorded workloads.
+pub(super) const BLOCK_GRANULE_BYTES: u64 = 2 << 20;
+/// Requests from here up get a block of just their size. 4 to 16 MiB are alike.
+const EXACT_BYTES_MIN: u64 = 8 << 20;
+/// Smaller ones get a block of this share of the peak, up to a limit. A 16th to a 48th are alike.
+const SHARE: u64 = 16;
+const SHARED_BLOCK_BYTES_MAX: u64 = 256 << 20;
+/// An idle block is refused if it is larger than all three of: this many quarters of the request,
+const REFUSE_ABOVE_QUARTERS: u64 = 5;
+/// this many bytes,
+const REFUSE_ABOVE_BYTES: u64 = 32 << 20;
+/// and this share of the peak.
+const REFUSE_ABOVE_SHARE: u64 = 64;
+/// Reserved bytes may always be held down to this many percent of the peak of used bytes, whatever it costs.
+const GUARD_PERCENT: u64 = 115;
+
+/// How many requests there were, and how many of them missed.
+#[derive(Debug, Default)]
+pub(super) struct Allowance {
+    requests: u64,
+    misses: u64,
+}
+
+impl Allowance {
+    pub(super) fn count_requests(&mut self, count: u64) {
+        self.requests += count;
+    }
+
+    /// Learns how many requests there were in all: thread caches serve most of them without a word.
+    pub(super) fn set_requests(&mut self, requests: u64) {
+        self.requests = self.requests.max(requests);
+    }
+
+    pub(super) fn count_miss(&mut self) {
+        self.misses += 1;
+    }
+
+    /// Whether blocks may be refused: up to 4 misses in 1000 requests, and 64 to start with.
+    fn may_refuse(&self) -> bool {
+        self.misses < self.requests / 250 + 64
+    }
+
+    /// Whether blocks may be given back to hold the peak: up to 8 misses in 1000 requests, and 128 to start with.
+    fn may_evict(&self) -> bool {
+        self.misses < self.requests / 125 + 128
+    }
+}
+
+/// How choosy a search is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Idle blocks that are much too large stay whole.
+    Good,
+    /// Whatever holds the request.
+    Any,
+}
+
+/// How to make room for a request that nothing was a good fit for.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// Take what fits, after all.
+    TakeAnyFit,
+    /// Destroy these blocks, which the pool has let go, then create one of so many bytes.
+    Create { evicted: Vec<IdleBlock>, bytes: u64 },
+}
+
+impl State {
+    /// The best range for a request; none if nothing fits well enough.
+    pub(super) fn find_range(&mut self, bytes: u64, alignment: u64, fit: Fit) -> Option<Range> {
+        if let Some(range) = self.ranges.allocate_in_hole(bytes, alignment) {
+            return Some(range);
+        }
+        let idle_bytes = self.ranges.smallest_idle_fit(bytes)?;
+        if fit == Fit::Good && self.allowance.may_refuse() && self.is_far_too_large(idle_bytes, bytes) {
+            return None;
+        }
+        self.ranges.allocate_in_idle(bytes)
+    }
+
+    fn is_far_too_large(&self, idle_bytes: u64, bytes: u64) -> bool {
+        let share_of_peak = self.ranges.reserved_bytes_peak() / REFUSE_ABOVE_SHARE;
+        let enough = (bytes / 4).saturating_mul(REFUSE_ABOVE_QUARTERS);
+        idle_bytes > enough.max(REFUSE_ABOVE_BYTES).max(share_of_peak)
+    }
+
+    /// Decides how to make room for a range of `bytes` that [`State::find_range`] did not find.
+    pub(super) fn plan_growth(&mut self, bytes: u64, block_granularity_bytes: u64) -> Plan {
+        let granule = BLOCK_GRANULE_BYTES.max(block_granularity_bytes);
+        let needed = bytes.next_multiple_of(granule);
+        let peak = self.ranges.reserved_bytes_peak();
+        let reserved = self.ranges.reserved_bytes();
+        let is_refusal = self.ranges.smallest_idle_fit(bytes).is_some();
+        if is_refusal && reserved - self.ranges.idle_bytes() + needed > peak {
+            // To refuse must never raise the peak.
+            return Plan::TakeAnyFit;
+        }
+        let share_of = |whole: u64| {
+            (whole / SHARE).next_multiple_of(granule).clamp(granule, SHARED_BLOCK_BYTES_MAX.max(granule))
+        };
+        let mut wanted = if bytes >= EXACT_BYTES_MIN { needed } else { needed.max(share_of(peak)) };
+        if !self.allowance.may_refuse() {
+            wanted = wanted.max(share_of(reserved));
+        }
+        let guard = self.ranges.used_bytes_peak() / 100 * GUARD_PERCENT;
+        let mut evicted = Vec::new();
+        if self.allowance.may_evict() || reserved + wanted > guard {
+            evicted = self.release_idle(|_, reserved| reserved + wanted > peak);
+        }
+        Plan::Create { evicted, bytes: wanted }
+    }
+
+    /// Lets go of idle blocks, longest idle first, for as long as `wants_more` says so of the next one and of what is
+    /// reserved now.
+    pub(super) fn release_idle(&mut self, mut wants_more: impl FnMut(&IdleBlock, u64) -> bool) -> Vec<IdleBlock> {
+        let mut released = Vec::new();
+        while let Some(idle) = self.ranges.longest_idle()
+            && wants_more(&idle, self.ranges.reserved_bytes())
+        {
+            self.ranges.remove_block(idle.block);
+            released.push(idle);
+        }
+        released
+    }
+}

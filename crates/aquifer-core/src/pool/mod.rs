@@ -1,0 +1,399 @@
+//! A pool: all blocks of one memory type, and everything that hands out parts of them.
+//!
+//! ```text
+//! thread cache   own stack per class          no lock
+//!     |  half a stack at a time
+//! depot          shared stack per class       one lock per class
+//!     |
+//! slabs          slots up to 32 KiB           \  one lock
+//! ranges         best fit over all blocks     /
+//!     |  "nothing fits"
+//! the manager    budget, driver               (crate::manager)
+//! ```
+//!
+//! A pool never calls a driver. It says that nothing fits, and the manager brings it another block.
+
+mod depot;
+mod growth;
+mod layout;
+mod local;
+mod slab;
+mod state;
+pub(crate) mod thread_cache;
+
+pub use layout::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
+
+pub(crate) use layout::CACHED_BYTES_MAX;
+
+use crate::clock::Clock;
+use crate::range::{BlockIndex, IdleBlock};
+use crate::statistics::{ClassStatistics, PoolSnapshot, Tag, Tally};
+use crate::sync::{Mutex, Rank};
+use depot::Depot;
+use growth::{Fit, Plan};
+use layout::ClassIndex;
+use state::State;
+use std::sync::Arc;
+use thread_cache::{ClassSums, ThreadCache};
+
+/// Where an allocation lies. Moves through caches by value, so that it is in one place at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// First byte, counted from the start of the block.
+    pub(crate) offset: u64,
+    /// The range or slab that it is part of.
+    pub(crate) source: u32,
+    pub(crate) block: BlockIndex,
+}
+
+/// What is to be allocated, or was: the same on the way in and on the way out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) requested_bytes: u64,
+    pub(crate) alignment: u64,
+    /// The class that it is counted under; that it is served from, if it is cached.
+    pub(crate) class: ClassIndex,
+    /// Whether thread caches keep places for it.
+    pub(crate) is_cached: bool,
+    pub(crate) tag: Tag,
+}
+
+impl Request {
+    /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
+    #[inline]
+    pub(crate) fn new(layout: &BucketLayout, requested_bytes: u64, alignment: u64, tag: Tag) -> Self {
+        let is_cached = requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES;
+        let class =
+            if requested_bytes <= BUCKET_BYTES_MAX { layout.class_of(requested_bytes) } else { layout.class_count() };
+        Self { requested_bytes, alignment: alignment.max(GRANULE_BYTES), class, is_cached, tag }
+    }
+
+    /// What the request occupies, in bytes.
+    pub(crate) fn bytes(&self, layout: &BucketLayout) -> u64 {
+        layout.round_up(self.requested_bytes).expect("the size was checked when the request came in")
+    }
+}
+
+/// How a pool was left when its manager closed it, or by a free after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Nothing is live: the pool can go.
+    Drained,
+    /// Something is live; the free that ends this answers [`Closing::Drained`].
+    Orphans,
+    /// It cannot be known, since the system refused to order other threads' work. The pool must stay for ever.
+    Unknown,
+}
+
+/// How to make room for a request.
+#[derive(Debug)]
+pub(crate) enum Growth {
+    /// Not needed: here it is.
+    Placed(Place),
+    /// Destroy these blocks, which the pool has let go, then create one of `bytes`; of `bytes_min` at least.
+    Create { evicted: Vec<IdleBlock>, bytes: u64, bytes_min: u64 },
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    caches: Vec<Arc<ThreadCache>>,
+    is_closed: bool,
+}
+
+/// A pool of one memory type.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    id: local::PoolId,
+    layout: BucketLayout,
+    clock: Clock,
+    tally: Arc<Tally>,
+    registry: Mutex<Registry>,
+    depot: Depot,
+    state: Mutex<State>,
+}
+
+impl Pool {
+    pub(crate) fn new(layout: BucketLayout, clock: Clock, tally: Arc<Tally>) -> Arc<Self> {
+        Arc::new(Self {
+            id: local::PoolId::new(),
+            layout,
+            clock,
+            tally,
+            registry: Mutex::new(Rank::Registry, Registry::default()),
+            depot: Depot::new(&layout),
+            state: Mutex::new(Rank::PoolState, State::new(&layout)),
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &BucketLayout {
+        &self.layout
+    }
+
+    /// Finds a place in what is reserved; `None` if the pool must grow.
+    #[inline]
+    pub(crate) fn allocate(self: &Arc<Self>, request: &Request) -> Option<Place> {
+        if request.is_cached {
+            let place = local::with(&self.id, |cache| cache.allocate(request));
+            if place.is_some() {
+                return place;
+            }
+        }
+        self.allocate_slow(request)
+    }
+
+    #[cold]
+    fn allocate_slow(self: &Arc<Self>, request: &Request) -> Option<Place> {
+        if !request.is_cached {
+            return self.allocate_directly(request);
+        }
+        let Some(cache) = local::cache_of(self) else { return self.allocate_directly(request) };
+        let wanted = cache.grow(request.class);
+        let mut places = Vec::with_capacity(wanted);
+        self.depot.take(request.class, wanted, &mut places);
+        if places.is_empty() {
+            self.state.lock().allocate_places(request.class, self.layout.class_bytes(request.class), wanted, &mut places);
+        }
+        if places.is_empty() {
+            return None;
+        }
+        cache.fill(request.class, &mut places);
+        let place = cache.allocate(request);
+        self.evict(request.class, &mut places);
+        place.or_else(|| self.allocate_directly(request))
+    }
+
+    /// The way past the caches.
+    fn allocate_directly(&self, request: &Request) -> Option<Place> {
+        let bytes = request.bytes(&self.layout);
+        let place = self.state.lock().allocate(request, bytes, Fit::Good)?;
+        self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
+        Some(place)
+    }
+
+    /// Frees a place. Once this has returned, or another thread has closed the pool, the pool may be gone: whoever
+    /// calls must not use it again, unless it holds the manager.
+    #[inline]
+    pub(crate) fn free(self: &Arc<Self>, place: Place, request: &Request) -> Closing {
+        if request.is_cached && local::with(&self.id, |cache| cache.free(place, request).then_some(())).is_some() {
+            return Closing::Orphans;
+        }
+        self.free_slow(place, request)
+    }
+
+    #[cold]
+    fn free_slow(self: &Arc<Self>, place: Place, request: &Request) -> Closing {
+        // The pool must outlive the moment at which the place is counted as freed, until its locks are let go.
+        let pool = Arc::clone(self);
+        if request.is_cached
+            && let Some(cache) = local::cache_of(&pool)
+        {
+            cache.grow(request.class);
+            let mut places = Vec::new();
+            cache.take_half(request.class, &mut places);
+            pool.depot.put(request.class, &mut places);
+            pool.evict(request.class, &mut places);
+            if cache.free(place, request) {
+                return Closing::Orphans;
+            }
+        }
+        let bytes = request.bytes(&pool.layout);
+        pool.tally.add(-(request.requested_bytes as i64), -(bytes as i64), request.tag);
+        let is_last = pool.state.lock().free(place, request, bytes, pool.clock.now_ms());
+        if is_last { Closing::Drained } else { Closing::Orphans }
+    }
+
+    /// Gives places that a cache kept back to slabs and ranges.
+    fn evict(&self, class: ClassIndex, places: &mut Vec<Place>) {
+        if places.is_empty() {
+            return;
+        }
+        let now = self.clock.now_ms();
+        let mut state = self.state.lock();
+        for place in places.drain(..) {
+            state.evict(class, place, now);
+        }
+    }
+
+    /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth
+    /// lock and has emptied the caches.
+    pub(crate) fn plan_growth(&self, request: &Request, block_granularity_bytes: u64) -> Growth {
+        let bytes = request.bytes(&self.layout);
+        let in_caches = self.thread_caches().iter().map(|cache| cache.allocation_count()).sum::<u64>();
+        let mut state = self.state.lock();
+        let counted = state.classes.iter().map(|class| class.sums.allocations).sum::<u64>();
+        state.allowance.set_requests(counted + in_caches);
+        let range_bytes = if request.is_cached && bytes <= slab::SLOT_BYTES_MAX { slab::slab_bytes(bytes) } else { bytes };
+        match state.plan_growth(range_bytes, block_granularity_bytes) {
+            Plan::TakeAnyFit => {
+                let place = state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
+                drop(state);
+                self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
+                Growth::Placed(place)
+            }
+            Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes, bytes_min: range_bytes },
+        }
+    }
+
+    /// Makes a new block part of the pool and serves the request from it, which must fit.
+    pub(crate) fn grow(&self, block: BlockIndex, block_bytes: u64, request: &Request) -> Place {
+        let (bytes, now) = (request.bytes(&self.layout), self.clock.now_ms());
+        let mut state = self.state.lock();
+        state.ranges.add_block(block, block_bytes, now);
+        state.allowance.count_miss();
+        state.classes[request.class].misses += 1;
+        let place =
+            state.allocate(request, bytes, Fit::Any).expect("a new block holds the request that it was made for");
+        drop(state);
+        self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
+        place
+    }
+
+    /// Takes a block back that the pool had let go and the driver refused.
+    pub(crate) fn restore(&self, idle: IdleBlock) {
+        self.state.lock().ranges.add_block(idle.block, idle.bytes, idle.since.time_ms);
+    }
+
+    /// Lets go of idle blocks, longest idle first, for as long as `wants_more` says so of the next one and of the
+    /// bytes reserved now.
+    pub(crate) fn release_idle(&self, wants_more: impl FnMut(&IdleBlock, u64) -> bool) -> Vec<IdleBlock> {
+        self.state.lock().release_idle(wants_more)
+    }
+
+    /// How many bytes caches keep, over all threads.
+    pub(crate) fn cached_bytes(&self) -> u64 {
+        let registry = self.registry.lock();
+        registry.caches.iter().map(|cache| cache.kept_bytes()).sum::<u64>() + self.depot.kept_bytes()
+    }
+
+    /// Empties all caches, those of other threads too, so that what they kept can merge. Costs some microseconds,
+    /// and a moment's work for each thread that is just allocating.
+    pub(crate) fn flush(&self) {
+        let registry = self.registry.lock();
+        if ThreadCache::revoke_all(&registry.caches) {
+            for cache in &registry.caches {
+                self.empty(cache);
+                cache.readmit();
+            }
+        }
+        self.depot.drain(|class, mut places| self.evict(class, &mut places));
+    }
+
+    fn empty(&self, cache: &ThreadCache) {
+        let now = self.clock.now_ms();
+        let mut state = self.state.lock();
+        cache.drain(|class, place| state.evict(class, place, now));
+    }
+
+    /// A new cache for the calling thread; `None` once the pool is closed.
+    fn enlist(&self) -> Option<Arc<ThreadCache>> {
+        let mut registry = self.registry.lock();
+        if registry.is_closed {
+            return None;
+        }
+        let cache = Arc::new(ThreadCache::new(&self.layout, Arc::clone(&self.tally)));
+        registry.caches.push(Arc::clone(&cache));
+        Some(cache)
+    }
+
+    /// Takes an ending thread's cache in: places, counters and all.
+    fn retire(&self, cache: &Arc<ThreadCache>) {
+        let mut registry = self.registry.lock();
+        let Some(place) = registry.caches.iter().position(|other| Arc::ptr_eq(other, cache)) else { return };
+        registry.caches.swap_remove(place);
+        self.fold(cache);
+    }
+
+    fn fold(&self, cache: &ThreadCache) {
+        cache.publish();
+        self.empty(cache);
+        let mut state = self.state.lock();
+        for class in 0..self.layout.cached_class_count() {
+            let class_bytes = self.layout.class_bytes(class);
+            let mut sums = ClassSums::default();
+            cache.add_freed(class, &mut sums);
+            cache.add_allocated(class, &mut sums);
+            let counters = &mut state.classes[class];
+            counters.sums.add(sums);
+            counters.allocated_allocated += sums.allocations * class_bytes;
+            counters.allocated_freed += sums.frees * class_bytes;
+        }
+    }
+
+    /// Ends allocation for good. From here on every free goes past the caches and is counted under the lock.
+    pub(crate) fn close(&self) -> Closing {
+        let mut registry = self.registry.lock();
+        registry.is_closed = true;
+        let caches = std::mem::take(&mut registry.caches);
+        if !ThreadCache::revoke_all(&caches) {
+            registry.caches = caches;
+            return Closing::Unknown;
+        }
+        for cache in &caches {
+            self.fold(cache);
+        }
+        self.depot.drain(|class, mut places| self.evict(class, &mut places));
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.orphans = state.classes.iter().map(|class| class.sums.allocations - class.sums.frees).sum();
+        if state.orphans == 0 { Closing::Drained } else { Closing::Orphans }
+    }
+
+    /// The caches that threads have of this pool, to read.
+    pub(crate) fn thread_caches(&self) -> Vec<Arc<ThreadCache>> {
+        self.registry.lock().caches.clone()
+    }
+
+    /// Everything there is to count. Consistent when no thread is allocating or freeing.
+    pub(crate) fn snapshot(&self) -> PoolSnapshot {
+        let registry = self.registry.lock();
+        let caches = &registry.caches;
+        let cached_classes = 0..self.layout.cached_class_count();
+        let kept: Vec<u64> = cached_classes
+            .map(|class| {
+                let in_threads = caches.iter().map(|cache| cache.place_count(class)).sum::<u64>();
+                (in_threads + self.depot.place_count(class)) * self.layout.class_bytes(class)
+            })
+            .collect();
+        // The order of reading is the reverse of the order of events, so that no free is seen without its allocation.
+        let state = self.state.lock();
+        let classes: Vec<ClassStatistics> = state
+            .classes
+            .iter()
+            .enumerate()
+            .map(|(class, counters)| {
+                let is_cached = class < kept.len();
+                let mut sums = counters.sums;
+                let mut in_threads = ClassSums::default();
+                if is_cached {
+                    caches.iter().for_each(|cache| cache.add_freed(class, &mut in_threads));
+                    caches.iter().for_each(|cache| cache.add_allocated(class, &mut in_threads));
+                    sums.add(in_threads);
+                }
+                let size_bytes = (class < self.layout.class_count()).then(|| self.layout.class_bytes(class));
+                let class_bytes = if is_cached { size_bytes.unwrap_or(0) } else { 0 };
+                let allocated_total = counters.allocated_allocated + in_threads.allocations * class_bytes;
+                ClassStatistics {
+                    size_bytes,
+                    allocations: sums.allocations,
+                    deallocations: sums.frees,
+                    misses: counters.misses,
+                    evictions: counters.evictions,
+                    requested_bytes: sums.requested_allocated - sums.requested_freed,
+                    requested_bytes_total: sums.requested_allocated,
+                    allocated_bytes: allocated_total - counters.allocated_freed - in_threads.frees * class_bytes,
+                    allocated_bytes_total: allocated_total,
+                    cached_bytes: kept.get(class).copied().unwrap_or(0),
+                }
+            })
+            .collect();
+        PoolSnapshot {
+            classes,
+            cached_bytes: kept.iter().sum(),
+            free_bytes: state.ranges.reserved_bytes() - state.ranges.used_bytes() + state.slabs.free_bytes(),
+            reserved_bytes: state.ranges.reserved_bytes(),
+            largest_free_bytes: state.ranges.largest_free_bytes(),
+            free_range_count: state.ranges.free_range_count() as u64,
+            block_count: state.ranges.block_count() as u64,
+        }
+    }
+}

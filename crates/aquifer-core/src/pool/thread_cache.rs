@@ -1,0 +1,325 @@
+//! What one thread keeps ready: a small stack of free places per size class.
+//!
+//! The owner takes and gives without a lock, a read-modify-write, an allocation or a clock. Everything is an atomic
+//! that only the owner writes (relaxed loads and stores compile to plain moves), so another thread may read the
+//! counters at any time.
+//!
+//! # Looking into another thread's cache
+//!
+//! Trimming, growing and closing must reach places that other threads keep. The owner and the one who looks in use
+//! Dekker's protocol, made cheap for the owner by an asymmetric fence (see [`crate::sync`]):
+//!
+//! ```text
+//! owner                               who looks in (under the registry's lock)
+//!   is_busy = true                      is_revoked = true
+//!   light fence                         heavy fence
+//!   is_revoked? then back off           wait until !is_busy
+//!   … take or give …                    … take everything …
+//!   is_busy = false  (release)          is_revoked = false  (release)
+//! ```
+//!
+//! One of the two sees the other's write, so they never work at the same time; the release stores, read with acquire,
+//! order what they did. An owner that must back off goes to the pool directly and does not wait.
+
+use super::layout::{BucketLayout, ClassIndex};
+use super::{Place, Request};
+use crate::statistics::{LocalTally, Tally};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, LightFence, Ordering, heavy_fence, yield_now};
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+
+/// Most places one class keeps in one thread's cache, by count and by bytes.
+const CLASS_PLACES_MAX: u64 = 64;
+const CLASS_BYTES_MAX: u64 = 8 << 20;
+/// A class starts with room for so many, and doubles each time that was too few.
+const CLASS_PLACES_FIRST: u32 = 4;
+/// The most bytes one thread's cache may grow to keep, over all classes.
+const CACHE_BYTES_MAX: u64 = 64 << 20;
+
+/// A [`Place`] that one thread writes and another may read.
+#[derive(Debug, Default)]
+struct PlaceCell {
+    offset: AtomicU64,
+    source_and_block: AtomicU64,
+}
+
+impl PlaceCell {
+    #[inline]
+    fn load(&self) -> Place {
+        let word = self.source_and_block.load(Ordering::Relaxed);
+        Place { offset: self.offset.load(Ordering::Relaxed), source: (word >> 32) as u32, block: word as u32 }
+    }
+
+    #[inline]
+    fn store(&self, place: Place) {
+        self.offset.store(place.offset, Ordering::Relaxed);
+        let word = u64::from(place.source) << 32 | u64::from(place.block);
+        self.source_and_block.store(word, Ordering::Relaxed);
+    }
+}
+
+/// One class: its stack and its counters. Each owner's write is one plain store.
+#[derive(Debug)]
+struct ClassCell {
+    class_bytes: u64,
+    first_place: u32,
+    capacity_max: u32,
+    capacity: AtomicU32,
+    count: AtomicU32,
+    allocations: AtomicU64,
+    frees: AtomicU64,
+    requested_allocated: AtomicU64,
+    requested_freed: AtomicU64,
+}
+
+/// Sums over time of one class, as one thread or the pool saw them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ClassSums {
+    pub(crate) allocations: u64,
+    pub(crate) frees: u64,
+    /// Bytes asked for by all allocations so far, and by those that have been freed.
+    pub(crate) requested_allocated: u64,
+    pub(crate) requested_freed: u64,
+}
+
+impl ClassSums {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.allocations += other.allocations;
+        self.frees += other.frees;
+        self.requested_allocated += other.requested_allocated;
+        self.requested_freed += other.requested_freed;
+    }
+}
+
+/// One thread's cache of one pool.
+#[derive(Debug)]
+pub(crate) struct ThreadCache {
+    fence: LightFence,
+    is_busy: CachePadded<AtomicBool>,
+    is_revoked: CachePadded<AtomicBool>,
+    classes: Box<[ClassCell]>,
+    places: Box<[PlaceCell]>,
+    /// What all classes may keep by their present capacities, in bytes.
+    capacity_bytes: AtomicU64,
+    tally: LocalTally,
+    shared_tally: Arc<Tally>,
+}
+
+/// Proof that the owner is inside and nobody else is.
+struct Inside<'a>(&'a ThreadCache);
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.is_busy.store(false, Ordering::Release);
+    }
+}
+
+impl ThreadCache {
+    pub(crate) fn new(layout: &BucketLayout, shared_tally: Arc<Tally>) -> Self {
+        let mut first_place = 0;
+        let mut capacity_bytes = 0;
+        let classes: Box<[ClassCell]> = (0..layout.cached_class_count())
+            .map(|class| {
+                let class_bytes = layout.class_bytes(class);
+                let capacity_max = (CLASS_BYTES_MAX / class_bytes).clamp(1, CLASS_PLACES_MAX) as u32;
+                let capacity = CLASS_PLACES_FIRST.min(capacity_max);
+                capacity_bytes += u64::from(capacity) * class_bytes;
+                let cell = ClassCell {
+                    class_bytes,
+                    first_place,
+                    capacity_max,
+                    capacity: AtomicU32::new(capacity),
+                    count: AtomicU32::new(0),
+                    allocations: AtomicU64::new(0),
+                    frees: AtomicU64::new(0),
+                    requested_allocated: AtomicU64::new(0),
+                    requested_freed: AtomicU64::new(0),
+                };
+                first_place += capacity_max;
+                cell
+            })
+            .collect();
+        Self {
+            fence: LightFence::new(),
+            is_busy: CachePadded::new(AtomicBool::new(false)),
+            is_revoked: CachePadded::new(AtomicBool::new(false)),
+            classes,
+            places: (0..first_place).map(|_| PlaceCell::default()).collect(),
+            capacity_bytes: AtomicU64::new(capacity_bytes),
+            tally: LocalTally::default(),
+            shared_tally,
+        }
+    }
+
+    // The owner's side. Only the thread that the cache belongs to may call these.
+
+    #[inline]
+    fn enter(&self) -> Option<Inside<'_>> {
+        self.is_busy.store(true, Ordering::Relaxed);
+        self.fence.pass();
+        let inside = Inside(self);
+        if self.is_revoked.load(Ordering::Acquire) { None } else { Some(inside) }
+    }
+
+    /// Takes a place of the request's class and counts it as allocated; `None` if there is none, or someone looks in.
+    #[inline]
+    pub(crate) fn allocate(&self, request: &Request) -> Option<Place> {
+        let cell = &self.classes[request.class];
+        let _inside = self.enter()?;
+        let count = cell.count.load(Ordering::Relaxed).checked_sub(1)?;
+        let place = self.places[(cell.first_place + count) as usize].load();
+        cell.count.store(count, Ordering::Relaxed);
+        add(&cell.allocations, 1);
+        add(&cell.requested_allocated, request.requested_bytes);
+        let (requested, allocated) = (request.requested_bytes as i64, cell.class_bytes as i64);
+        self.tally.add(requested, allocated, request.tag, &self.shared_tally);
+        Some(place)
+    }
+
+    /// Keeps a place that the request had and counts it as freed; false if there is no room, or someone looks in.
+    #[inline]
+    pub(crate) fn free(&self, place: Place, request: &Request) -> bool {
+        let cell = &self.classes[request.class];
+        let Some(_inside) = self.enter() else { return false };
+        let count = cell.count.load(Ordering::Relaxed);
+        if count == cell.capacity.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.places[(cell.first_place + count) as usize].store(place);
+        cell.count.store(count + 1, Ordering::Relaxed);
+        add(&cell.frees, 1);
+        add(&cell.requested_freed, request.requested_bytes);
+        let (requested, allocated) = (request.requested_bytes as i64, cell.class_bytes as i64);
+        self.tally.add(-requested, -allocated, request.tag, &self.shared_tally);
+        true
+    }
+
+    /// How many places to bring when a class has run empty. The class may keep more from now on.
+    pub(crate) fn grow(&self, class: ClassIndex) -> usize {
+        let cell = &self.classes[class];
+        let capacity = cell.capacity.load(Ordering::Relaxed);
+        let more = capacity.min(cell.capacity_max - capacity);
+        let bytes = self.capacity_bytes.load(Ordering::Relaxed) + u64::from(more) * cell.class_bytes;
+        if more > 0 && bytes <= CACHE_BYTES_MAX {
+            cell.capacity.store(capacity + more, Ordering::Relaxed);
+            self.capacity_bytes.store(bytes, Ordering::Relaxed);
+        }
+        (cell.capacity.load(Ordering::Relaxed) / 2).max(1) as usize
+    }
+
+    /// Puts places in, from the end of `places`, until the class is full.
+    pub(crate) fn fill(&self, class: ClassIndex, places: &mut Vec<Place>) {
+        let cell = &self.classes[class];
+        let Some(_inside) = self.enter() else { return };
+        let mut count = cell.count.load(Ordering::Relaxed);
+        while count < cell.capacity.load(Ordering::Relaxed) {
+            let Some(place) = places.pop() else { break };
+            self.places[(cell.first_place + count) as usize].store(place);
+            count += 1;
+        }
+        cell.count.store(count, Ordering::Relaxed);
+    }
+
+    /// Takes the older half of a class out, to make room. The places used last stay: their memory is the warmest.
+    pub(crate) fn take_half(&self, class: ClassIndex, places: &mut Vec<Place>) {
+        let cell = &self.classes[class];
+        let Some(_inside) = self.enter() else { return };
+        let count = cell.count.load(Ordering::Relaxed);
+        let taken = count.div_ceil(2);
+        let first = cell.first_place as usize;
+        places.extend(self.places[first..first + taken as usize].iter().map(PlaceCell::load));
+        for index in taken..count {
+            self.places[first + (index - taken) as usize].store(self.places[first + index as usize].load());
+        }
+        cell.count.store(count - taken, Ordering::Relaxed);
+    }
+
+    // The other side. Only under the registry's lock.
+
+    /// Keeps the owners of all `caches` out until [`ThreadCache::readmit`]; false if that cannot be had, and then
+    /// nobody is kept out.
+    pub(crate) fn revoke_all(caches: &[Arc<Self>]) -> bool {
+        for cache in caches {
+            cache.is_revoked.store(true, Ordering::Release);
+        }
+        if !heavy_fence() {
+            for cache in caches {
+                cache.readmit();
+            }
+            return false;
+        }
+        for cache in caches {
+            while cache.is_busy.load(Ordering::Acquire) {
+                yield_now();
+            }
+        }
+        true
+    }
+
+    /// Lets the owner in again.
+    pub(crate) fn readmit(&self) {
+        self.is_revoked.store(false, Ordering::Release);
+    }
+
+    /// Takes everything out. The owner must be kept out, or be the caller.
+    pub(crate) fn drain(&self, mut take: impl FnMut(ClassIndex, Place)) {
+        for (class, cell) in self.classes.iter().enumerate() {
+            let first = cell.first_place as usize;
+            let count = cell.count.load(Ordering::Relaxed) as usize;
+            for place in &self.places[first..first + count] {
+                take(class, place.load());
+            }
+            cell.count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the shared tally everything. The owner must be kept out, or be the caller.
+    pub(crate) fn publish(&self) {
+        self.tally.publish_all(&self.shared_tally);
+    }
+
+    // Reading. Any thread, any time; consistent when the owner rests.
+
+    pub(crate) fn tally(&self) -> &LocalTally {
+        &self.tally
+    }
+
+    /// Adds a class's frees to `sums`. To be read before any thread's allocations: a free that is seen was allocated
+    /// before.
+    pub(crate) fn add_freed(&self, class: ClassIndex, sums: &mut ClassSums) {
+        sums.frees += read(&self.classes[class].frees);
+        sums.requested_freed += read(&self.classes[class].requested_freed);
+    }
+
+    /// Adds a class's allocations to `sums`.
+    pub(crate) fn add_allocated(&self, class: ClassIndex, sums: &mut ClassSums) {
+        sums.allocations += read(&self.classes[class].allocations);
+        sums.requested_allocated += read(&self.classes[class].requested_allocated);
+    }
+
+    /// How many allocations there were, over all classes.
+    pub(crate) fn allocation_count(&self) -> u64 {
+        self.classes.iter().map(|cell| read(&cell.allocations)).sum()
+    }
+
+    /// How many places of a class are kept.
+    pub(crate) fn place_count(&self, class: ClassIndex) -> u64 {
+        u64::from(self.classes[class].count.load(Ordering::Relaxed))
+    }
+
+    /// How many bytes are kept.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.classes.iter().map(|cell| u64::from(cell.count.load(Ordering::Relaxed)) * cell.class_bytes).sum()
+    }
+}
+
+/// A counter's owner adds; nobody else writes.
+#[inline]
+fn add(counter: &AtomicU64, value: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(value), Ordering::Release);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Acquire)
+}

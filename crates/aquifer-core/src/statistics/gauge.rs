@@ -1,0 +1,106 @@
+//! Byte counts that rise and fall, kept per thread and summed now and then.
+//!
+//! A thread adds to its own [`LocalGauge`], which no other thread writes: two plain stores. Only when what it has not
+//! told yet grows past [`UNTOLD_BYTES_MAX`] does it publish to the [`SharedGauge`] with two read-modify-writes. The
+//! current value is exact at any time it is read at rest. The peak is exact while one thread at a time uses the
+//! manager; with `n` threads at once it may be too low by up to `n` times [`UNTOLD_BYTES_MAX`], never too high.
+
+use crate::sync::{AtomicI64, Ordering};
+
+/// How far a thread's untold sum may be from zero before it is published, in bytes.
+pub(crate) const UNTOLD_BYTES_MAX: i64 = 4 << 20;
+
+/// One thread's untold part.
+#[derive(Debug, Default)]
+pub(crate) struct LocalGauge {
+    /// What has been added since the last publishing.
+    untold: AtomicI64,
+    /// The highest `untold` has been since then.
+    highest: AtomicI64,
+}
+
+impl LocalGauge {
+    /// Adds `bytes` (or takes away, if negative) and answers whether it is time to publish. Only the owner may call.
+    #[inline]
+    pub(crate) fn add(&self, bytes: i64) -> bool {
+        let untold = self.untold.load(Ordering::Relaxed).wrapping_add(bytes);
+        self.untold.store(untold, Ordering::Relaxed);
+        if untold > self.highest.load(Ordering::Relaxed) {
+            self.highest.store(untold, Ordering::Relaxed);
+        }
+        untold.wrapping_add(UNTOLD_BYTES_MAX) as u64 > 2 * UNTOLD_BYTES_MAX as u64
+    }
+
+    /// Moves the untold part to `shared`. Only the owner, or who has revoked it, may call.
+    pub(crate) fn publish(&self, shared: &SharedGauge) {
+        let untold = self.untold.load(Ordering::Relaxed);
+        let highest = self.highest.load(Ordering::Relaxed);
+        self.untold.store(0, Ordering::Relaxed);
+        self.highest.store(0, Ordering::Relaxed);
+        if untold != 0 || highest != 0 {
+            shared.add_with_highest(untold, highest);
+        }
+    }
+}
+
+/// The sum of what all threads have told.
+#[derive(Debug, Default)]
+pub(crate) struct SharedGauge {
+    current: AtomicI64,
+    peak: AtomicI64,
+}
+
+impl SharedGauge {
+    /// Adds at once, for slow paths.
+    pub(crate) fn add(&self, bytes: i64) {
+        self.add_with_highest(bytes, bytes.max(0));
+    }
+
+    fn add_with_highest(&self, bytes: i64, highest: i64) {
+        let before = self.current.fetch_add(bytes, Ordering::Relaxed);
+        self.peak.fetch_max(before + highest, Ordering::Relaxed);
+    }
+
+    /// Current and peak, in bytes, with what the threads of `locals` have not told yet.
+    pub(crate) fn read<'a>(&self, locals: impl Iterator<Item = &'a LocalGauge>) -> (u64, u64) {
+        let told = self.current.load(Ordering::Relaxed);
+        let (mut current, mut highest_rise) = (told, 0);
+        for local in locals {
+            let untold = local.untold.load(Ordering::Relaxed);
+            current += untold;
+            highest_rise = highest_rise.max(local.highest.load(Ordering::Relaxed) - untold);
+        }
+        let peak = self.peak.load(Ordering::Relaxed).max(current + highest_rise);
+        (current.max(0) as u64, peak.max(0) as u64)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_threads_peak_is_exact_however_it_publishes() {
+        let (shared, local) = (SharedGauge::default(), LocalGauge::default());
+        let (mut current, mut peak) = (0_i64, 0_i64);
+        for step in 0..1000_i64 {
+            let bytes = (step * 7919) % 3_000_001 - 1_400_000;
+            let bytes = bytes.max(-current);
+            current += bytes;
+            peak = peak.max(current);
+            if local.add(bytes) {
+                local.publish(&shared);
+            }
+            assert_eq!(shared.read([&local].into_iter()), (current as u64, peak as u64));
+        }
+    }
+
+    #[test]
+    fn a_large_change_asks_to_be_published() {
+        let local = LocalGauge::default();
+        assert!(!local.add(UNTOLD_BYTES_MAX));
+        assert!(local.add(1));
+        assert!(!local.add(-2 * UNTOLD_BYTES_MAX - 1));
+        assert!(local.add(-1));
+    }
+}

@@ -1,0 +1,194 @@
+//! What a manager counts, and the words for it.
+
+mod gauge;
+mod tally;
+
+pub(crate) use gauge::{LocalGauge, SharedGauge};
+pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
+
+/// A name under which allocations are counted; made by
+/// [`MemoryManager::tag`](crate::MemoryManager::tag), and good for that manager only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Tag(pub(crate) u16);
+
+impl Tag {
+    /// No tag. What is allocated without one is counted here.
+    pub const UNTAGGED: Self = Self(0);
+
+    #[inline]
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// Bytes now, at most so far, and in all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByteCounter {
+    /// Now.
+    pub current: u64,
+    /// The highest `current` has been. Exact while one thread at a time uses the manager; with `n` threads at once it
+    /// may be too low by up to `n` times 4 MiB, never too high. Of reserved bytes it is always exact.
+    pub peak: u64,
+    /// Everything ever added.
+    pub total: u64,
+}
+
+/// How often the driver was called for memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DriverCalls {
+    /// Calls that made a block.
+    pub create: u64,
+    /// Calls that gave a block back.
+    pub destroy: u64,
+    /// Calls of either kind that failed; they are counted here only.
+    pub failed: u64,
+}
+
+impl DriverCalls {
+    /// All calls.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.create + self.destroy + self.failed
+    }
+}
+
+/// One size class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClassStatistics {
+    /// The largest request that the class takes, in bytes; `None` for what is larger than every bucket.
+    pub size_bytes: Option<u64>,
+    /// Allocations so far.
+    pub allocations: u64,
+    /// Allocations freed so far.
+    pub deallocations: u64,
+    /// Allocations for which the driver had to be called.
+    pub misses: u64,
+    /// Places that caches gave back to the pool.
+    pub evictions: u64,
+    /// Requested bytes, live.
+    pub requested_bytes: u64,
+    /// Requested bytes of all allocations so far.
+    pub requested_bytes_total: u64,
+    /// Allocated bytes, live.
+    pub allocated_bytes: u64,
+    /// Allocated bytes of all allocations so far.
+    pub allocated_bytes_total: u64,
+    /// Bytes kept in thread caches and the depot.
+    pub cached_bytes: u64,
+}
+
+impl ClassStatistics {
+    /// Allocations served without calling the driver.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.allocations - self.misses
+    }
+
+    /// Live bytes that rounding added.
+    #[must_use]
+    pub fn waste_bytes(&self) -> u64 {
+        self.allocated_bytes - self.requested_bytes
+    }
+}
+
+/// One tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagStatistics {
+    /// Its name.
+    pub name: String,
+    /// Requested bytes, live.
+    pub current_bytes: u64,
+    /// The highest `current_bytes` has been, as exact as [`ByteCounter::peak`].
+    pub peak_bytes: u64,
+}
+
+/// One pool's counts, to be summed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PoolSnapshot {
+    pub(crate) classes: Vec<ClassStatistics>,
+    pub(crate) cached_bytes: u64,
+    pub(crate) free_bytes: u64,
+    pub(crate) reserved_bytes: u64,
+    pub(crate) largest_free_bytes: u64,
+    pub(crate) free_range_count: u64,
+    pub(crate) block_count: u64,
+}
+
+/// What a manager has counted.
+///
+/// Every number is true when no other thread is allocating or freeing meanwhile; then
+/// `requested <= allocated <= reserved` and
+/// `allocated.current + cached_bytes + free_bytes == reserved.current`. While others work, the numbers are each true
+/// at some moment of the call, but not all at the same one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// What users asked for.
+    pub requested: ByteCounter,
+    /// The same after rounding: live bytes.
+    pub allocated: ByteCounter,
+    /// What the driver has given.
+    pub reserved: ByteCounter,
+    /// Reserved bytes that caches keep ready.
+    pub cached_bytes: u64,
+    /// Reserved bytes that are neither live nor cached.
+    pub free_bytes: u64,
+    /// The largest free range.
+    pub largest_free_bytes: u64,
+    /// How many free ranges there are.
+    pub free_range_count: u64,
+    /// How many blocks there are.
+    pub block_count: u64,
+    /// The most that may be reserved.
+    pub budget_bytes: u64,
+    /// Allocations so far.
+    pub allocation_count: u64,
+    /// Allocations freed so far.
+    pub deallocation_count: u64,
+    /// Allocations for which the driver had to be called.
+    pub miss_count: u64,
+    /// How often the driver was called.
+    pub driver_calls: DriverCalls,
+    /// Every class that has ever been used, smallest first.
+    pub classes: Vec<ClassStatistics>,
+    /// Every tag, in the order of their making.
+    pub tags: Vec<TagStatistics>,
+}
+
+impl Statistics {
+    /// Allocations that are live.
+    #[must_use]
+    pub fn live_count(&self) -> u64 {
+        self.allocation_count - self.deallocation_count
+    }
+
+    /// The share of allocations that were served without calling the driver, 0 to 1; 1 if there were none.
+    #[must_use]
+    pub fn pool_hit_rate(&self) -> f64 {
+        if self.allocation_count == 0 {
+            return 1.0;
+        }
+        1.0 - self.miss_count as f64 / self.allocation_count as f64
+    }
+
+    /// External fragmentation, 0 to 100: the share of free bytes that lie outside the largest free range. 0 if
+    /// nothing is free.
+    ///
+    /// Cached bytes are not free bytes: they are whole places, ready to be used as they are.
+    #[must_use]
+    pub fn fragmentation_percentage(&self) -> f64 {
+        if self.free_bytes == 0 {
+            return 0.0;
+        }
+        100.0 * (1.0 - self.largest_free_bytes as f64 / self.free_bytes as f64)
+    }
+
+    /// Internal fragmentation, 0 to 100: the share of live bytes that rounding added.
+    #[must_use]
+    pub fn waste_percentage(&self) -> f64 {
+        if self.allocated.current == 0 {
+            return 0.0;
+        }
+        100.0 * (1.0 - self.requested.current as f64 / self.allocated.current as f64)
+    }
+}

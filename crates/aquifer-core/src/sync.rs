@@ -1,0 +1,219 @@
+//! Every atomic, lock and fence of the core, so that loom can stand in for them.
+//!
+//! # Locks
+//!
+//! A [`Mutex`] has a [`Rank`]; a thread may only take locks of rising rank, which debug builds check at every lock.
+//!
+//! # Fences
+//!
+//! A thread cache is used by its own thread millions of times for each time another thread looks into it. So the owner
+//! pays only a [`LightFence`] (nothing but an order for the compiler), and whoever looks in pays [`heavy_fence`]
+//! (a system call that makes every running thread of the process pass a full fence; Linux: `membarrier`). Where the
+//! system has no such call, both are ordinary full fences. Either way: of two threads that each write one place, pass
+//! their fence and read the other's place, at least one sees the other's write.
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+
+#[cfg(loom)]
+pub(crate) use loom::thread::yield_now;
+#[cfg(not(loom))]
+pub(crate) use std::thread::yield_now;
+
+/// The order in which locks may be taken, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Rank {
+    /// One thread at a time makes a pool grow or shrink. The only lock under which a driver is called.
+    Growth,
+    /// Which thread caches a pool has.
+    Registry,
+    /// One class of the depot.
+    Depot,
+    /// A pool's ranges, slabs and counters.
+    PoolState,
+    /// Leaves: nothing is locked under them.
+    Leaf,
+}
+
+/// A mutual exclusion lock with a rank. It has no poison: no code of the user's runs under it.
+#[derive(Debug)]
+pub(crate) struct Mutex<T> {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+    #[cfg(not(loom))]
+    inner: parking_lot::Mutex<T>,
+    #[cfg(loom)]
+    inner: loom::sync::Mutex<T>,
+}
+
+#[cfg(not(loom))]
+type InnerGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
+#[cfg(loom)]
+type InnerGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(rank: Rank, value: T) -> Self {
+        #[cfg(not(debug_assertions))]
+        let _ = rank;
+        Self {
+            #[cfg(debug_assertions)]
+            rank,
+            #[cfg(not(loom))]
+            inner: parking_lot::Mutex::new(value),
+            #[cfg(loom)]
+            inner: loom::sync::Mutex::new(value),
+        }
+    }
+
+    /// Waits for the lock.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        #[cfg(debug_assertions)]
+        let held = held::Held::new(self.rank);
+        #[cfg(not(loom))]
+        let inner = self.inner.lock();
+        #[cfg(loom)]
+        let inner = self.inner.lock().expect("loom's locks are not poisoned: a panic ends the run");
+        MutexGuard {
+            inner,
+            #[cfg(debug_assertions)]
+            _held: held,
+        }
+    }
+}
+
+/// The lock, held.
+#[derive(Debug)]
+pub(crate) struct MutexGuard<'a, T> {
+    inner: InnerGuard<'a, T>,
+    #[cfg(debug_assertions)]
+    _held: held::Held,
+}
+
+impl<T> std::ops::Deref for MutexGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+#[cfg(debug_assertions)]
+mod held {
+    use super::Rank;
+    use std::cell::RefCell;
+
+    // Plain thread-local also under loom: its threads run one at a time, and each model's guards are dropped in the
+    // thread that made them. A thread that is past its thread-locals is not checked.
+    thread_local! {
+        static HELD: RefCell<Vec<(Rank, loom_thread::Id)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[cfg(loom)]
+    mod loom_thread {
+        pub(super) type Id = loom::thread::ThreadId;
+        pub(super) fn id() -> Id {
+            loom::thread::current().id()
+        }
+    }
+    #[cfg(not(loom))]
+    mod loom_thread {
+        pub(super) type Id = ();
+        pub(super) fn id() -> Id {}
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Held {
+        rank: Rank,
+        thread: loom_thread::Id,
+    }
+
+    impl Held {
+        pub(super) fn new(rank: Rank) -> Self {
+            let thread = loom_thread::id();
+            let _ = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
+                let highest = held.iter().filter(|(_, owner)| *owner == thread).map(|(rank, _)| *rank).max();
+                assert!(highest.is_none_or(|highest| highest < rank), "lock {rank:?} taken under {highest:?}");
+                held.push((rank, thread));
+            });
+            Self { rank, thread }
+        }
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            let _ = HELD.try_with(|held| {
+                let mut held = held.borrow_mut();
+                let place = held.iter().rposition(|entry| *entry == (self.rank, self.thread));
+                held.remove(place.expect("a held lock is listed"));
+            });
+        }
+    }
+}
+
+/// The cheap side of the asymmetric fence. Made once per thread cache, so that the hot path need not look up which
+/// kind the system has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LightFence {
+    #[cfg_attr(loom, expect(dead_code, reason = "loom knows full fences only"))]
+    is_compiler_only: bool,
+}
+
+impl LightFence {
+    pub(crate) fn new() -> Self {
+        Self { is_compiler_only: process_wide::is_registered() }
+    }
+
+    #[inline]
+    pub(crate) fn pass(self) {
+        #[cfg(not(loom))]
+        if self.is_compiler_only {
+            std::sync::atomic::compiler_fence(Ordering::SeqCst);
+            return;
+        }
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// The dear side of the asymmetric fence: a few microseconds. False if the system refused, which it does not once the
+/// process is registered, save in a sandbox that was closed later; then nothing has been ordered.
+#[must_use]
+pub(crate) fn heavy_fence() -> bool {
+    fence(Ordering::SeqCst);
+    !process_wide::is_registered() || process_wide::fence_all_threads()
+}
+
+#[cfg(all(target_os = "linux", not(loom)))]
+mod process_wide {
+    use rustix::thread::{MembarrierCommand, membarrier};
+    use std::sync::OnceLock;
+
+    /// Whether every thread of this process can be made to pass a fence. Decided once, since light fences of both
+    /// kinds must not mix.
+    pub(super) fn is_registered() -> bool {
+        static REGISTERED: OnceLock<bool> = OnceLock::new();
+        *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok())
+    }
+
+    pub(super) fn fence_all_threads() -> bool {
+        membarrier(MembarrierCommand::PrivateExpedited).is_ok()
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), loom))]
+mod process_wide {
+    pub(super) fn is_registered() -> bool {
+        false
+    }
+
+    pub(super) fn fence_all_threads() -> bool {
+        true
+    }
+}
