@@ -1,0 +1,52 @@
+//! The raw calls about memory, each a `Result`.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+
+use rustix::io::{Errno, Result};
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// The size of an OS page in bytes: the unit of `mmap`. A power of two, at least 4096 on every supported system.
+pub(crate) fn page_bytes() -> usize {
+    rustix::param::page_size()
+}
+
+/// Maps `bytes` bytes, rounded up to whole OS pages: private, readable, writable, zero, at an address of the system's
+/// choice.
+pub(crate) fn map(bytes: usize) -> Result<NonNull<u8>> {
+    let flags = MapFlags::PRIVATE;
+    // Without this Linux counts the whole mapping as memory in use when it judges whether to grant it, though nothing
+    // has been touched. (With vm.overcommit_memory = 2 it counts it all the same.) macOS never counts it.
+    #[cfg(target_os = "linux")]
+    let flags = flags | MapFlags::NORESERVE;
+    // SAFETY: the address is the system's choice and MAP_FIXED is not set, so no existing mapping is touched.
+    let start = unsafe {
+        rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags)
+    }?;
+    // Null is a legal mapping only below vm.mmap_min_addr, which the system does not choose by itself.
+    NonNull::new(start.cast()).ok_or(Errno::NOMEM)
+}
+
+/// Unmaps `bytes` bytes from `start`, both in whole OS pages.
+///
+/// On failure everything is still mapped: Linux checks before it changes anything.
+///
+/// # Safety
+///
+/// - The range lies in a mapping that [`map`] made and that has not been unmapped.
+/// - Nothing uses the range, now or later.
+pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    // SAFETY: the caller vouches that the range is a mapping of ours and that nothing uses it.
+    unsafe { rustix::mm::munmap(start.as_ptr().cast::<c_void>(), bytes) }
+}
+
+/// Advises the system to back a range with huge pages. The content does not change.
+///
+/// # Safety
+///
+/// - The range lies in a mapping that [`map`] made and that has not been unmapped.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    // SAFETY: the caller vouches for the range, and this advice never changes what memory holds.
+    unsafe { rustix::mm::madvise(start.as_ptr().cast::<c_void>(), bytes, rustix::mm::Advice::LinuxHugepage) }
+}
