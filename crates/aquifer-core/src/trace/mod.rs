@@ -82,3 +82,6 @@ const COLUMNS: [&str; 5] = ["t_us", "op", "id", "bytes", "stream"];
 
 /// What the line that names the version begins with.
 const VERSION_PREFIX: &str = "# aquifer-trace ";
+
+#[cfg(test)]
+mod tests;
