@@ -1,8 +1,24 @@
-//! Aquifer's core.
+//! Aquifer's core: pools, caches, budgets, statistics and traces over any [`Backend`].
+//!
+//! Most programs use the facade crate `aquifer`, which brings the backends along. `ARCHITECTURE.md` in the repository
+//! tells how the parts work together.
+
+// The one exception is `manager/raw.rs`, which says why.
 #![deny(unsafe_code)]
-#![allow(dead_code)]
+
 mod clock;
+mod manager;
 mod pool;
 mod range;
 mod statistics;
 mod sync;
+pub mod trace;
+
+pub use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
+pub use clock::Clock;
+pub use manager::{
+    Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager,
+    MemoryOptions, Report, Tracking, ZeroPolicy, parse_bytes,
+};
+pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
+pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

@@ -13,9 +13,13 @@
 //! their fence and read the other's place, at least one sees the other's write.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use loom::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 
 #[cfg(loom)]
 pub(crate) use loom::thread::yield_now;
@@ -140,7 +144,10 @@ mod held {
             let _ = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
                 let highest = held.iter().filter(|(_, owner)| *owner == thread).map(|(rank, _)| *rank).max();
-                assert!(highest.is_none_or(|highest| highest < rank), "lock {rank:?} taken under {highest:?}");
+                assert!(
+                    highest.is_none_or(|highest| highest < rank),
+                    "lock {rank:?} taken under {highest:?}"
+                );
                 held.push((rank, thread));
             });
             Self { rank, thread }

@@ -30,7 +30,10 @@ impl Depot {
         let classes = (0..layout.cached_class_count()).map(|class| {
             let class_bytes = layout.class_bytes(class);
             let places_max = (CLASS_BYTES_MAX / class_bytes).min(CLASS_PLACES_MAX) as usize;
-            CachePadded::new(Mutex::new(Rank::Depot, DepotClass { class_bytes, places_max, places: Vec::new() }))
+            CachePadded::new(Mutex::new(
+                Rank::Depot,
+                DepotClass { class_bytes, places_max, places: Vec::new() },
+            ))
         });
         Self { classes: classes.collect() }
     }

@@ -125,7 +125,10 @@ impl State {
 
     /// Lets go of idle blocks, longest idle first, for as long as `wants_more` says so of the next one and of what is
     /// reserved now.
-    pub(super) fn release_idle(&mut self, mut wants_more: impl FnMut(&IdleBlock, u64) -> bool) -> Vec<IdleBlock> {
+    pub(super) fn release_idle(
+        &mut self,
+        mut wants_more: impl FnMut(&IdleBlock, u64) -> bool,
+    ) -> Vec<IdleBlock> {
         let mut released = Vec::new();
         while let Some(idle) = self.ranges.longest_idle()
             && wants_more(&idle, self.ranges.reserved_bytes())

@@ -72,6 +72,17 @@ impl BucketLayout {
         Ok(Self { sub_classes_log2: count.trailing_zeros(), ..Self::default() })
     }
 
+    /// The layout that the command line and `AQUIFER_POLICY` know by a name: `blocks` is the default layout,
+    /// `power-of-two` is [`BucketLayout::power_of_two`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "blocks" => Some(Self::default()),
+            "power-of-two" => Some(Self::power_of_two()),
+            _ => None,
+        }
+    }
+
     /// How many sub-classes each bucket is cut into.
     #[must_use]
     pub const fn sub_classes(&self) -> u32 {
@@ -127,7 +138,9 @@ mod tests {
     use super::*;
 
     fn layouts() -> impl Iterator<Item = BucketLayout> {
-        (0..7).map(|log2| BucketLayout::with_sub_classes(1 << log2).unwrap()).chain([BucketLayout::power_of_two()])
+        (0..7)
+            .map(|log2| BucketLayout::with_sub_classes(1 << log2).unwrap())
+            .chain([BucketLayout::power_of_two()])
     }
 
     #[test]
@@ -152,7 +165,10 @@ mod tests {
             for class in 1..layout.class_count() {
                 let least = layout.class_bytes(class - 1) + 1;
                 let waste = layout.class_bytes(class) - least;
-                assert!(waste < (least / u64::from(layout.sub_classes())).max(GRANULE_BYTES), "{layout:?} {least}");
+                assert!(
+                    waste < (least / u64::from(layout.sub_classes())).max(GRANULE_BYTES),
+                    "{layout:?} {least}"
+                );
             }
         }
     }

@@ -92,7 +92,11 @@ pub(super) fn cache_of(pool: &Arc<Pool>) -> Option<Arc<ThreadCache>> {
             Some(local) if local.identity == pool.id.identity => Some(Arc::clone(&local.cache)),
             _ => {
                 let cache = pool.enlist()?;
-                let local = Local { identity: pool.id.identity, cache: Arc::clone(&cache), pool: Arc::downgrade(pool) };
+                let local = Local {
+                    identity: pool.id.identity,
+                    cache: Arc::clone(&cache),
+                    pool: Arc::downgrade(pool),
+                };
                 locals[number] = Some(local);
                 Some(cache)
             }

@@ -63,8 +63,11 @@ impl Request {
     #[inline]
     pub(crate) fn new(layout: &BucketLayout, requested_bytes: u64, alignment: u64, tag: Tag) -> Self {
         let is_cached = requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES;
-        let class =
-            if requested_bytes <= BUCKET_BYTES_MAX { layout.class_of(requested_bytes) } else { layout.class_count() };
+        let class = if requested_bytes <= BUCKET_BYTES_MAX {
+            layout.class_of(requested_bytes)
+        } else {
+            layout.class_count()
+        };
         Self { requested_bytes, alignment: alignment.max(GRANULE_BYTES), class, is_cached, tag }
     }
 
@@ -90,8 +93,9 @@ pub(crate) enum Closing {
 pub(crate) enum Growth {
     /// Not needed: here it is.
     Placed(Place),
-    /// Destroy these blocks, which the pool has let go, then create one of `bytes`; of `bytes_min` at least.
-    Create { evicted: Vec<IdleBlock>, bytes: u64, bytes_min: u64 },
+    /// Destroy these blocks, which the pool has let go, then create one of `bytes`; one of [`Pool::range_bytes`] will
+    /// do.
+    Create { evicted: Vec<IdleBlock>, bytes: u64 },
 }
 
 #[derive(Debug, Default)]
@@ -151,7 +155,12 @@ impl Pool {
         let mut places = Vec::with_capacity(wanted);
         self.depot.take(request.class, wanted, &mut places);
         if places.is_empty() {
-            self.state.lock().allocate_places(request.class, self.layout.class_bytes(request.class), wanted, &mut places);
+            self.state.lock().allocate_places(
+                request.class,
+                self.layout.class_bytes(request.class),
+                wanted,
+                &mut places,
+            );
         }
         if places.is_empty() {
             return None;
@@ -174,7 +183,9 @@ impl Pool {
     /// calls must not use it again, unless it holds the manager.
     #[inline]
     pub(crate) fn free(self: &Arc<Self>, place: Place, request: &Request) -> Closing {
-        if request.is_cached && local::with(&self.id, |cache| cache.free(place, request).then_some(())).is_some() {
+        if request.is_cached
+            && local::with(&self.id, |cache| cache.free(place, request).then_some(())).is_some()
+        {
             return Closing::Orphans;
         }
         self.free_slow(place, request)
@@ -214,23 +225,29 @@ impl Pool {
         }
     }
 
+    /// The size of the range that a request needs when no slab has room for it.
+    pub(crate) fn range_bytes(&self, request: &Request) -> u64 {
+        let bytes = request.bytes(&self.layout);
+        if request.is_cached && bytes <= slab::SLOT_BYTES_MAX { slab::slab_bytes(bytes) } else { bytes }
+    }
+
     /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth
     /// lock and has emptied the caches.
     pub(crate) fn plan_growth(&self, request: &Request, block_granularity_bytes: u64) -> Growth {
-        let bytes = request.bytes(&self.layout);
         let in_caches = self.thread_caches().iter().map(|cache| cache.allocation_count()).sum::<u64>();
         let mut state = self.state.lock();
         let counted = state.classes.iter().map(|class| class.sums.allocations).sum::<u64>();
         state.allowance.set_requests(counted + in_caches);
-        let range_bytes = if request.is_cached && bytes <= slab::SLOT_BYTES_MAX { slab::slab_bytes(bytes) } else { bytes };
-        match state.plan_growth(range_bytes, block_granularity_bytes) {
+        match state.plan_growth(self.range_bytes(request), block_granularity_bytes) {
             Plan::TakeAnyFit => {
-                let place = state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
+                let bytes = request.bytes(&self.layout);
+                let place =
+                    state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
                 drop(state);
                 self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
                 Growth::Placed(place)
             }
-            Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes, bytes_min: range_bytes },
+            Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes },
         }
     }
 
@@ -241,8 +258,9 @@ impl Pool {
         state.ranges.add_block(block, block_bytes, now);
         state.allowance.count_miss();
         state.classes[request.class].misses += 1;
-        let place =
-            state.allocate(request, bytes, Fit::Any).expect("a new block holds the request that it was made for");
+        let place = state
+            .allocate(request, bytes, Fit::Any)
+            .expect("a new block holds the request that it was made for");
         drop(state);
         self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
         place
@@ -380,7 +398,9 @@ impl Pool {
                     evictions: counters.evictions,
                     requested_bytes: sums.requested_allocated - sums.requested_freed,
                     requested_bytes_total: sums.requested_allocated,
-                    allocated_bytes: allocated_total - counters.allocated_freed - in_threads.frees * class_bytes,
+                    allocated_bytes: allocated_total
+                        - counters.allocated_freed
+                        - in_threads.frees * class_bytes,
                     allocated_bytes_total: allocated_total,
                     cached_bytes: kept.get(class).copied().unwrap_or(0),
                 }

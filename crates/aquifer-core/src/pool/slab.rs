@@ -58,7 +58,12 @@ pub(crate) struct Slabs {
 
 impl Slabs {
     pub(crate) fn new(class_count: usize) -> Self {
-        Self { slabs: Vec::new(), unused: Vec::new(), open: vec![BTreeSet::new(); class_count], free_bytes: 0 }
+        Self {
+            slabs: Vec::new(),
+            unused: Vec::new(),
+            open: vec![BTreeSet::new(); class_count],
+            free_bytes: 0,
+        }
     }
 
     /// Takes a free slot of a class, if a slab has one.
@@ -145,7 +150,8 @@ mod tests {
         offsets.sort_unstable();
         offsets.dedup();
         assert_eq!((offsets.len(), slabs.free_bytes()), (128, 0));
-        let gone: Vec<RangeIndex> = slots.iter().filter_map(|slot| slabs.free(slot.slab, slot.offset)).collect();
+        let gone: Vec<RangeIndex> =
+            slots.iter().filter_map(|slot| slabs.free(slot.slab, slot.offset)).collect();
         assert_eq!(gone, [4, 9]);
         assert_eq!(slabs.free_bytes(), 0);
         assert!(slabs.allocate(0).is_none());

@@ -93,7 +93,8 @@ impl Ranges {
             self.blocks.resize(place + 1, None);
         }
         assert!(self.blocks[place].is_none(), "block {block} exists");
-        let first = self.new_node(Node { offset: 0, bytes, block, previous: NONE, next: NONE, is_free: true });
+        let first =
+            self.new_node(Node { offset: 0, bytes, block, previous: NONE, next: NONE, is_free: true });
         self.blocks[place] = Some(Block { bytes, used_bytes: 0, first, idle_since: Moment::default() });
         self.reserved_bytes += bytes;
         self.reserved_bytes_peak = self.reserved_bytes_peak.max(self.reserved_bytes);
@@ -122,7 +123,9 @@ impl Ranges {
         let sure = self.holes.range((surely, 0, 0, 0)..).next().copied();
         let found = sure.or_else(|| {
             let perhaps = self.holes.range((bytes, 0, 0, 0)..(surely, 0, 0, 0));
-            perhaps.copied().find(|&(size, _, offset, _)| offset.next_multiple_of(alignment) - offset + bytes <= size)
+            perhaps
+                .copied()
+                .find(|&(size, _, offset, _)| offset.next_multiple_of(alignment) - offset + bytes <= size)
         });
         let (_, _, _, index) = found?;
         self.holes.remove(&self.key(index));

@@ -123,9 +123,10 @@ fn has_room(block_bytes: &[u64], present: &[bool], used: &[Range], bytes: u64, a
     block_bytes.iter().enumerate().filter(|&(block, _)| present[block]).any(|(block, &size)| {
         (0..size).step_by(alignment as usize).any(|offset| {
             offset + bytes <= size
-                && used.iter().filter(|range| range.block as usize == block).all(|range| {
-                    range.offset + range.bytes <= offset || offset + bytes <= range.offset
-                })
+                && used
+                    .iter()
+                    .filter(|range| range.block as usize == block)
+                    .all(|range| range.offset + range.bytes <= offset || offset + bytes <= range.offset)
         })
     })
 }

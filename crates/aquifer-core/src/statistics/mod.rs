@@ -3,7 +3,6 @@
 mod gauge;
 mod tally;
 
-pub(crate) use gauge::{LocalGauge, SharedGauge};
 pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
 
 /// A name under which allocations are counted; made by

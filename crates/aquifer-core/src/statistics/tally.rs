@@ -1,7 +1,7 @@
 //! The byte counts of one manager: in all, and by tag.
 
-use super::gauge::{LocalGauge, SharedGauge};
 use super::Tag;
+use super::gauge::{LocalGauge, SharedGauge};
 
 /// How many tags a manager can have, "untagged" included.
 pub(crate) const TAGS_MAX: usize = 1024;
@@ -56,7 +56,9 @@ impl LocalTally {
     #[inline]
     pub(crate) fn add(&self, requested_bytes: i64, allocated_bytes: i64, tag: Tag, shared: &Tally) {
         let tag_gauge = &self.tags[tag.index()];
-        let is_due = self.requested.add(requested_bytes) | self.allocated.add(allocated_bytes) | tag_gauge.add(requested_bytes);
+        let is_due = self.requested.add(requested_bytes)
+            | self.allocated.add(allocated_bytes)
+            | tag_gauge.add(requested_bytes);
         if is_due {
             self.publish_one(tag, shared);
         }

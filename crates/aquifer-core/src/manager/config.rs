@@ -1,0 +1,185 @@
+//! How a manager is set up: in code, and by environment variables that override the code.
+
+use crate::clock::Clock;
+use crate::pool::BucketLayout;
+use aquifer_backend::{Error, ErrorKind};
+use std::time::Duration;
+
+/// Whether memory is cleared before it is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ZeroPolicy {
+    /// Only where an allocation asks for it ([`MemoryOptions::ZEROED`](crate::MemoryOptions::ZEROED)).
+    #[default]
+    OnRequest,
+    /// Always: nothing that one allocation held can be read through the next, rounding included. Blocks that the
+    /// driver has just cleared are not cleared again.
+    OnReuse,
+}
+
+/// How much is remembered of each live allocation, for [`leaks`](crate::MemoryManager::live_allocations).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Tracking {
+    /// Nothing but the counts by tag. Costs nothing.
+    #[default]
+    Off,
+    /// Size, tag, and the source line that called. Each allocation and free takes a lock.
+    Places,
+    /// The same and the whole stack. Costs microseconds an allocation.
+    Backtraces,
+}
+
+/// A manager's configuration. [`Config::default`] is meant to be right; each setting says when to change it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Config {
+    /// How sizes are rounded.
+    pub layout: BucketLayout,
+    /// The most bytes to reserve, counting every block. `None`: what the backend says this process may use.
+    pub budget_bytes: Option<u64>,
+    /// Whether memory is cleared before it is handed out.
+    pub zero_policy: ZeroPolicy,
+    /// How much is remembered of each live allocation.
+    pub tracking: Tracking,
+    /// How long a block may hold nothing before it is given back; `None`: until [`trim`](crate::MemoryManager::trim)
+    /// or until its bytes are needed elsewhere. Looked at when the pool grows and by
+    /// [`release_idle`](crate::MemoryManager::release_idle).
+    pub idle_decay: Option<Duration>,
+    /// Where the time comes from.
+    pub clock: Clock,
+}
+
+/// The variables that [`Config::with_environment`] reads.
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 6] = [
+    ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
+    ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
+    ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
+    ("AQUIFER_ZERO", "request or reuse: when memory is cleared"),
+    ("AQUIFER_TRACKING", "off, places or backtraces: what is remembered of live allocations"),
+    ("AQUIFER_IDLE_DECAY_MS", "milliseconds after which a block that holds nothing may go; off"),
+];
+
+impl Config {
+    /// The same configuration, with each setting replaced for which the environment has an `AQUIFER_` variable (see
+    /// [`ENVIRONMENT_VARIABLES`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] naming the variable, if a value makes no sense.
+    pub fn with_environment(self) -> Result<Self, Error> {
+        self.with_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+    }
+
+    fn with_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let read =
+            |name: &'static str| variable(name).filter(|value| !value.is_empty()).map(|value| (name, value));
+        if let Some((name, value)) = read("AQUIFER_BUDGET") {
+            self.budget_bytes = Some(parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?);
+        }
+        if let Some((name, value)) = read("AQUIFER_POLICY") {
+            self.layout = BucketLayout::from_name(&value).ok_or_else(|| nonsense(name, &value))?;
+        }
+        if let Some((name, value)) = read("AQUIFER_SUB_CLASSES") {
+            let count = value.parse().map_err(|_| nonsense(name, &value))?;
+            self.layout = BucketLayout::with_sub_classes(count).map_err(|_| nonsense(name, &value))?;
+        }
+        if let Some((name, value)) = read("AQUIFER_ZERO") {
+            self.zero_policy = match value.as_str() {
+                "request" => ZeroPolicy::OnRequest,
+                "reuse" => ZeroPolicy::OnReuse,
+                _ => return Err(nonsense(name, &value)),
+            };
+        }
+        if let Some((name, value)) = read("AQUIFER_TRACKING") {
+            self.tracking = match value.as_str() {
+                "off" => Tracking::Off,
+                "places" => Tracking::Places,
+                "backtraces" => Tracking::Backtraces,
+                _ => return Err(nonsense(name, &value)),
+            };
+        }
+        if let Some((name, value)) = read("AQUIFER_IDLE_DECAY_MS") {
+            self.idle_decay = match value.as_str() {
+                "off" => None,
+                number => Some(Duration::from_millis(number.parse().map_err(|_| nonsense(name, &value))?)),
+            };
+        }
+        Ok(self)
+    }
+}
+
+fn nonsense(name: &'static str, value: &str) -> Error {
+    let meaning =
+        ENVIRONMENT_VARIABLES.iter().find(|(known, _)| *known == name).map_or("", |(_, meaning)| meaning);
+    Error::new(
+        ErrorKind::Configuration,
+        "Config::with_environment",
+        format!("{name}={value:?}; use {meaning}"),
+    )
+}
+
+/// Reads a size in bytes, with an optional suffix `K`, `M`, `G` or `T` for powers of 1024 (`KiB`, `kb` and the like
+/// are the same).
+#[must_use]
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic() || letter == ' ');
+    let shift = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Config, Error> {
+        Config::default().with_variables(|name| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_overrides_the_code() {
+        let config = with(&[
+            ("AQUIFER_BUDGET", "2G"),
+            ("AQUIFER_SUB_CLASSES", "16"),
+            ("AQUIFER_ZERO", "reuse"),
+            ("AQUIFER_TRACKING", "places"),
+            ("AQUIFER_IDLE_DECAY_MS", "250"),
+        ])
+        .unwrap();
+        assert_eq!(config.budget_bytes, Some(2 << 30));
+        assert_eq!(config.layout.sub_classes(), 16);
+        assert_eq!((config.zero_policy, config.tracking), (ZeroPolicy::OnReuse, Tracking::Places));
+        assert_eq!(config.idle_decay, Some(Duration::from_millis(250)));
+        assert_eq!(with(&[("AQUIFER_POLICY", "power-of-two")]).unwrap().layout, BucketLayout::power_of_two());
+        assert_eq!(with(&[("AQUIFER_BUDGET", "")]).unwrap().budget_bytes, None);
+    }
+
+    #[test]
+    fn nonsense_names_its_variable() {
+        for (name, _) in ENVIRONMENT_VARIABLES {
+            let error = with(&[(name, "a lot")]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.message().starts_with(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_suffixes() {
+        assert_eq!(parse_bytes("42"), Some(42));
+        assert_eq!(parse_bytes("3 MiB"), Some(3 << 20));
+        assert_eq!(parse_bytes("1t"), Some(1 << 40));
+        for bad in ["", "G", "-1", "1.5G", "1X", "99999999999999999999", "16777217T"] {
+            assert_eq!(parse_bytes(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The manager: the one object users make, and what it hands out.
+
+mod buffer;
+mod config;
+mod ledger;
+mod observers;
+mod options;
+mod raw;
+mod report;
+mod shared;
+mod tags;
+mod view;
+
+pub use buffer::Buffer;
+pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
+pub use options::MemoryOptions;
+pub use report::{LeakReport, LiveAllocation, Report};
+pub use view::BufferView;
+
+pub(crate) use raw::Allocation;
+
+use crate::statistics::{Statistics, Tag};
+use crate::trace::{Recorder, TraceWriter};
+use aquifer_backend::{Backend, Error, ErrorKind, Properties};
+use raw::Owner;
+use shared::Shared;
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+/// Pools, budget and statistics of one device.
+///
+/// A handle: clones are cheap and mean the same manager, and any thread may use it (where the backend's types allow
+/// it). Buffers outlive it: when the last handle is dropped, nothing more can be allocated, memory without live
+/// allocations goes back to the driver, and the rest follows with the last buffer. Dropping the last handle with
+/// buffers live writes a warning with a leak report through `tracing`.
+///
+/// Allocating and freeing through the thread caches takes no lock and calls neither the driver nor the clock; the
+/// slower ways may block on a lock and, when the pool must grow, on the driver.
+pub struct MemoryManager<B: Backend> {
+    owner: Arc<Owner<B>>,
+}
+
+impl<B: Backend> Clone for MemoryManager<B> {
+    fn clone(&self) -> Self {
+        Self { owner: Arc::clone(&self.owner) }
+    }
+}
+
+impl<B: Backend> fmt::Debug for MemoryManager<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryManager")
+            .field("backend", &self.properties().backend)
+            .field("device", &self.properties().device)
+            .field("config", &self.owner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Backend> MemoryManager<B> {
+    /// A manager over `backend` with the default configuration and what the environment overrides
+    /// ([`Config::with_environment`]).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Configuration`] for a variable that makes no sense; [`ErrorKind::Driver`] if the backend cannot
+    /// say how much memory there is.
+    pub fn with_backend(backend: B) -> Result<Self, Error> {
+        Self::with_config(backend, Config::default().with_environment()?)
+    }
+
+    /// A manager over `backend` set up as `config` says, whatever the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the backend cannot say how much memory there is and `config` sets no budget.
+    pub fn with_config(backend: B, config: Config) -> Result<Self, Error> {
+        Ok(Self { owner: Arc::new(Owner::new(Shared::new(backend, config)?)) })
+    }
+
+    /// Allocates `bytes` bytes, aligned to 256, untagged, content unspecified.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::InvalidArgument`] for 0 bytes.
+    /// - [`ErrorKind::CanNeverFit`] for more than the device's largest block or the budget.
+    /// - [`ErrorKind::OutOfMemory`] if there is no room now, with
+    ///   [what was there](Error::out_of_memory).
+    /// - [`ErrorKind::Driver`] if the driver failed.
+    #[inline]
+    #[track_caller]
+    pub fn allocate(&self, bytes: u64) -> Result<Buffer<B>, Error> {
+        self.allocate_with(bytes, MemoryOptions::DEFAULT)
+    }
+
+    /// Allocates `bytes` bytes with options: tag, alignment, zeroed.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryManager::allocate`]; also [`ErrorKind::InvalidArgument`] for an alignment that is no power of two, and
+    /// [`ErrorKind::Unsupported`] for one larger than the device gives.
+    #[inline]
+    #[track_caller]
+    pub fn allocate_with(&self, bytes: u64, options: MemoryOptions) -> Result<Buffer<B>, Error> {
+        shared::allocate(&self.owner, bytes, &options).map(Buffer::new)
+    }
+
+    /// The tag of a name; the same name is always the same tag. Costs a lock and a look-up: keep the tag.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`] for the 1024th name and those after it.
+    pub fn tag(&self, name: &str) -> Result<Tag, Error> {
+        self.owner.tags.intern(name)
+    }
+
+    /// Empties all caches and gives every block that then holds nothing back to the driver. Returns the bytes given
+    /// back. Blocks on the driver.
+    pub fn trim(&self) -> u64 {
+        self.trim_to(0)
+    }
+
+    /// As [`MemoryManager::trim`], but stops when no more than `reserved_bytes` are reserved; the blocks that have held
+    /// nothing for longest go first.
+    pub fn trim_to(&self, reserved_bytes: u64) -> u64 {
+        self.owner.trim_to(reserved_bytes)
+    }
+
+    /// Gives back the blocks that have held nothing for longer than [`Config::idle_decay`]. Returns the bytes given
+    /// back. Call it from an idle loop; the pool also does it when it grows. Blocks on the driver.
+    pub fn release_idle(&self) -> u64 {
+        self.owner.release_idle()
+    }
+
+    /// What has been counted so far. Takes a few locks and reads every thread's counters; callable at any time.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.owner.statistics()
+    }
+
+    /// The statistics and the device in words, for people.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report::new(self.properties(), self.statistics())
+    }
+
+    /// What is live, by tag, and by place of allocation if [`Config::tracking`] is on.
+    #[must_use]
+    pub fn live_allocations(&self) -> LeakReport {
+        self.owner.leak_report()
+    }
+
+    /// Writes down every allocation and free from now on, until the [`Recorder`] is finished or dropped. The recorder
+    /// holds a handle of this manager.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`] if a recording is under way.
+    pub fn record<W>(&self, writer: TraceWriter<W>) -> Result<Recorder<W>, Error>
+    where
+        W: Write + Send + 'static,
+        B: Send + Sync,
+        B::Block: Send + Sync,
+    {
+        let (recorder, sink) = Recorder::new(writer);
+        if !self.owner.observers.attach(sink) {
+            let message = "a recording is under way; finish it first";
+            return Err(Error::new(ErrorKind::InvalidArgument, "record", message));
+        }
+        let manager = self.clone();
+        Ok(recorder.on_end(move || manager.owner.observers.detach()))
+    }
+
+    /// The device's fixed facts.
+    #[must_use]
+    pub fn properties(&self) -> &Properties {
+        self.owner.backend.properties()
+    }
+
+    /// The configuration that the manager was made with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.owner.config
+    }
+}

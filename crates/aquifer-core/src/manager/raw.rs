@@ -1,0 +1,235 @@
+//! The one module of the core with unsafe code: who keeps the shared state alive, and references into device memory.
+//!
+//! # Who keeps the shared state alive
+//!
+//! A buffer must reach its manager, also after the last handle is gone. A reference count per buffer costs 17 ns for
+//! each allocation and free, 81 ns when two threads share it, which is more than all the rest (LOCAL-BASELINES, Arc
+//! clone and drop). So buffers hold a plain pointer, and the count is the one that statistics need anyway: allocations
+//! less frees, kept per thread.
+//!
+//! [`Shared::keepers`] is 1 for all handles together and 1 for each pool that may have live allocations. When the last
+//! handle goes, each pool is closed: all threads' counters are summed while nobody is inside a cache, and from then on
+//! every free is counted under the pool's lock. A pool without live allocations gives its 1 back at once, any other
+//! with its last free. Who brings the sum to zero destroys the state. If a pool cannot be closed exactly
+//! ([`Closing::Unknown`]) the state is never destroyed, which is safe.
+//!
+//! # References into device memory
+//!
+//! An [`Allocation`] owns its range alone: the pool hands no byte out twice. So `&Allocation` may give `&[u8]` and
+//! `&mut Allocation` may give `&mut [u8]`, for as long as the allocation lives, since a block is destroyed only when it
+//! has no used range.
+#![allow(unsafe_code)]
+
+use super::shared::Shared;
+use crate::pool::{Closing, GRANULE_BYTES, Place, Request};
+use crate::statistics::Tag;
+use crate::sync::Ordering;
+use aquifer_backend::{Backend, BlockRange, Error};
+use std::ops::Range;
+use std::ptr::NonNull;
+
+/// A pointer to the state that all handles and buffers of one manager share.
+pub(crate) struct SharedPtr<B: Backend>(NonNull<Shared<B>>);
+
+// SAFETY: the pointer gives `&Shared` to the thread that holds it and may destroy it there, which is what `Sync` and
+// `Send` of `Shared` allow.
+unsafe impl<B: Backend> Send for SharedPtr<B> where Shared<B>: Send + Sync {}
+// SAFETY: as above; a shared pointer gives no more than an owned one.
+unsafe impl<B: Backend> Sync for SharedPtr<B> where Shared<B>: Send + Sync {}
+
+impl<B: Backend> std::ops::Deref for SharedPtr<B> {
+    type Target = Shared<B>;
+
+    #[inline]
+    fn deref(&self) -> &Shared<B> {
+        // SAFETY: the state outlives every pointer to it. Pointers are held by [`Owner`], which holds one keeper, and by
+        // `Allocation`s, which are counted in a pool that holds another until they are freed. An allocation's `drop`
+        // does not use its pointer after the free has been counted, unless it is told that it was the last.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<B: Backend> SharedPtr<B> {
+    /// Gives `count` keepers back, and destroys the state if they were the last. The caller must not use a pointer that
+    /// relied on them again.
+    fn release(&self, count: usize) {
+        if self.keepers.fetch_sub(count, Ordering::AcqRel) == count {
+            // SAFETY: made by `Box::leak` in `Owner::new`; no keeper is left, so no other pointer is used any more, and
+            // only one caller sees the count reach zero.
+            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        }
+    }
+}
+
+/// All handles together. Dropped with the last of them.
+pub(crate) struct Owner<B: Backend>(SharedPtr<B>);
+
+impl<B: Backend> Owner<B> {
+    pub(crate) fn new(shared: Shared<B>) -> Self {
+        debug_assert_eq!(shared.keepers.load(Ordering::Relaxed), 1 + shared.pools.len());
+        Self(SharedPtr(NonNull::from(Box::leak(Box::new(shared)))))
+    }
+
+    /// Makes an allocation of what the pool has just handed out and counted.
+    #[inline]
+    pub(crate) fn adopt(&self, memory_type: u8, place: Place, request: &Request) -> Allocation<B> {
+        Allocation {
+            shared: SharedPtr(self.0.0),
+            place,
+            requested_bytes: request.requested_bytes,
+            class: request.class as u16,
+            tag: request.tag,
+            memory_type,
+            is_cached: request.is_cached,
+        }
+    }
+}
+
+impl<B: Backend> std::ops::Deref for Owner<B> {
+    type Target = Shared<B>;
+
+    #[inline]
+    fn deref(&self) -> &Shared<B> {
+        &self.0
+    }
+}
+
+impl<B: Backend> Drop for Owner<B> {
+    fn drop(&mut self) {
+        let drained = self.0.close();
+        self.0.release(drained + 1);
+    }
+}
+
+/// A range that somebody holds. Frees it when dropped, on whichever thread that is.
+pub(crate) struct Allocation<B: Backend> {
+    shared: SharedPtr<B>,
+    place: Place,
+    requested_bytes: u64,
+    class: u16,
+    tag: Tag,
+    memory_type: u8,
+    is_cached: bool,
+}
+
+impl<B: Backend> Drop for Allocation<B> {
+    #[inline]
+    fn drop(&mut self) {
+        let shared = &*self.shared;
+        if shared.observers.are_active() {
+            shared.observers.freed(self.memory_type, self.place);
+        }
+        let pool = &shared.pools[usize::from(self.memory_type)].pool;
+        if pool.free(self.place, &self.request()) == Closing::Drained {
+            self.shared.release(1);
+        }
+    }
+}
+
+impl<B: Backend> Allocation<B> {
+    #[inline]
+    fn request(&self) -> Request {
+        Request {
+            requested_bytes: self.requested_bytes,
+            alignment: GRANULE_BYTES,
+            class: usize::from(self.class),
+            is_cached: self.is_cached,
+            tag: self.tag,
+        }
+    }
+
+    pub(crate) fn requested_bytes(&self) -> u64 {
+        self.requested_bytes
+    }
+
+    /// What the allocation occupies, rounding included.
+    pub(crate) fn allocated_bytes(&self) -> u64 {
+        self.request().bytes(self.shared.pools[usize::from(self.memory_type)].pool.layout())
+    }
+
+    pub(crate) fn tag(&self) -> Tag {
+        self.tag
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<B> {
+        &self.shared
+    }
+
+    pub(crate) fn memory_type(&self) -> u8 {
+        self.memory_type
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The address of the first byte, where the host can see it.
+    pub(crate) fn host_pointer(&self) -> Option<NonNull<u8>> {
+        let block = self.shared.block(self.memory_type, self.place.block);
+        let start = self.shared.backend.host_pointer(&block)?;
+        // SAFETY: the range lies in its block, and the block is one object of the host's memory (`Backend`).
+        Some(unsafe { start.add(self.place.offset as usize) })
+    }
+
+    /// The requested bytes, where the host can see them.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        let start = self.host_pointer()?;
+        // SAFETY: the bytes are readable and initialised (`Backend`), lie in a range that only this allocation has, and
+        // that allocation is borrowed, so that nobody writes them through `bytes_mut`, `fill` or `copy_from`, which
+        // borrow it mutably, and it is not freed.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.requested_bytes as usize) })
+    }
+
+    /// The requested bytes, to be written.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let start = self.host_pointer()?;
+        // SAFETY: as in `bytes`, and borrowed mutably, so that nobody else reads or writes them.
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.requested_bytes as usize) })
+    }
+
+    /// Sets part of the allocation to `value`. The caller has checked that `range` lies in what is allocated.
+    pub(crate) fn fill(&mut self, range: Range<u64>, value: u8) -> Result<(), Error> {
+        debug_assert!(range.start <= range.end && range.end <= self.allocated_bytes());
+        let block = self.shared.block(self.memory_type, self.place.block);
+        let destination = BlockRange {
+            block: &*block,
+            offset: self.place.offset + range.start,
+            bytes: range.end - range.start,
+        };
+        // SAFETY: the range lies in the allocation, and so in its block; it is borrowed mutably.
+        unsafe { self.shared.backend.fill(destination, value) }
+    }
+
+    /// Copies `bytes` bytes of another allocation of the same manager. The caller has checked both ranges.
+    pub(crate) fn copy_from(
+        &mut self,
+        offset: u64,
+        source: &Self,
+        source_offset: u64,
+        bytes: u64,
+    ) -> Result<(), Error> {
+        debug_assert!(
+            offset + bytes <= self.allocated_bytes() && source_offset + bytes <= source.allocated_bytes()
+        );
+        debug_assert!(std::ptr::eq(self.shared(), source.shared()));
+        let from = source.shared.block(source.memory_type, source.place.block);
+        let to = self.shared.block(self.memory_type, self.place.block);
+        let source = BlockRange { block: &*from, offset: source.place.offset + source_offset, bytes };
+        let destination = BlockRange { block: &*to, offset: self.place.offset + offset, bytes };
+        // SAFETY: both ranges lie in their allocations, equally long; two allocations never overlap; the destination is
+        // borrowed mutably and the source is borrowed, so that nobody writes either meanwhile.
+        unsafe { self.shared.backend.copy(source, destination) }
+    }
+}
+
+/// Gives a block back to the driver. `Ok` with the block inside if the driver refused.
+///
+/// The pool has let the block go, so no range of it is used.
+pub(crate) fn destroy_block<B: Backend>(
+    backend: &B,
+    block: B::Block,
+) -> Result<(), aquifer_backend::DestroyError<B::Block>> {
+    // SAFETY: a pool lets go only of blocks without a used range, and every reference into a block belongs to a used
+    // range.
+    unsafe { backend.destroy_block(block) }
+}

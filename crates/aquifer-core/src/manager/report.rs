@@ -1,0 +1,207 @@
+//! Statistics put together and in words.
+
+use super::observers::TrackedAllocation;
+use super::shared::Shared;
+use crate::statistics::{ByteCounter, Statistics, TagStatistics};
+use aquifer_backend::{Backend, Properties};
+use std::backtrace::Backtrace;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+impl<B: Backend> Shared<B> {
+    /// Sums up what all pools and threads have counted.
+    pub(crate) fn statistics(&self) -> Statistics {
+        let mut sum = Statistics { driver_calls: self.driver_calls(), ..Statistics::default() };
+        for ledger in &self.ledgers {
+            sum.budget_bytes = sum.budget_bytes.saturating_add(ledger.budget_bytes());
+            let counter = ledger.counter();
+            sum.reserved.current += counter.current;
+            sum.reserved.peak += counter.peak;
+            sum.reserved.total += counter.total;
+        }
+        for typed in &self.pools {
+            let pool = typed.pool.snapshot();
+            sum.cached_bytes += pool.cached_bytes;
+            sum.free_bytes += pool.free_bytes;
+            sum.largest_free_bytes = sum.largest_free_bytes.max(pool.largest_free_bytes);
+            sum.free_range_count += pool.free_range_count;
+            sum.block_count += pool.block_count;
+            for class in pool.classes {
+                sum.allocation_count += class.allocations;
+                sum.deallocation_count += class.deallocations;
+                sum.miss_count += class.misses;
+                sum.requested.current += class.requested_bytes;
+                sum.requested.total += class.requested_bytes_total;
+                sum.allocated.current += class.allocated_bytes;
+                sum.allocated.total += class.allocated_bytes_total;
+                if class.allocations > 0 {
+                    sum.classes.push(class);
+                }
+            }
+        }
+        let caches: Vec<_> = self.pools.iter().flat_map(|typed| typed.pool.thread_caches()).collect();
+        let tally = &*self.tally;
+        (_, sum.requested.peak) = tally.requested.read(caches.iter().map(|cache| &cache.tally().requested));
+        (_, sum.allocated.peak) = tally.allocated.read(caches.iter().map(|cache| &cache.tally().allocated));
+        sum.tags = self
+            .tags
+            .all()
+            .into_iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let locals = caches.iter().map(|cache| &cache.tally().tags[index]);
+                let (current_bytes, peak_bytes) = tally.tags[index].read(locals);
+                TagStatistics { name, current_bytes, peak_bytes }
+            })
+            .collect();
+        sum
+    }
+
+    pub(crate) fn leak_report(&self) -> LeakReport {
+        let statistics = self.statistics();
+        let live = self.observers.live().map(|live| {
+            let mut live: Vec<LiveAllocation> =
+                live.into_iter().map(|tracked| LiveAllocation::new(tracked, &self.tags)).collect();
+            live.sort_by_key(|allocation| std::cmp::Reverse(allocation.bytes));
+            live
+        });
+        LeakReport {
+            live_count: statistics.live_count(),
+            live_bytes: statistics.requested.current,
+            tags: statistics.tags.into_iter().filter(|tag| tag.current_bytes > 0).collect(),
+            allocations: live,
+        }
+    }
+}
+
+/// A manager's device and statistics. `Display` is a page of text.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Report {
+    /// The backend's short name.
+    pub backend: &'static str,
+    /// The device's name.
+    pub device: String,
+    /// What has been counted.
+    pub statistics: Statistics,
+}
+
+impl Report {
+    pub(super) fn new(properties: &Properties, statistics: Statistics) -> Self {
+        Self { backend: properties.backend, device: properties.device.clone(), statistics }
+    }
+}
+
+/// A size as people read it: `1.50 GiB`.
+pub(crate) fn in_words(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (bytes.max(1).ilog2() / 10).min(4);
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    format!("{:.2} {}", bytes as f64 / (1_u64 << (10 * unit)) as f64, UNITS[unit as usize])
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let statistics = &self.statistics;
+        writeln!(f, "{} ({})", self.device, self.backend)?;
+        writeln!(f, "            {:>12} {:>12} {:>12}", "current", "peak", "total")?;
+        let mut line = |name: &str, counter: &ByteCounter| {
+            let [current, peak, total] = [counter.current, counter.peak, counter.total].map(in_words);
+            writeln!(f, "{name:<12}{current:>12} {peak:>12} {total:>12}")
+        };
+        line("requested", &statistics.requested)?;
+        line("allocated", &statistics.allocated)?;
+        line("reserved", &statistics.reserved)?;
+        writeln!(
+            f,
+            "of reserved: {} live, {} cached, {} free in {} ranges (largest {}), in {} blocks; budget {}",
+            in_words(statistics.allocated.current),
+            in_words(statistics.cached_bytes),
+            in_words(statistics.free_bytes),
+            statistics.free_range_count,
+            in_words(statistics.largest_free_bytes),
+            statistics.block_count,
+            in_words(statistics.budget_bytes),
+        )?;
+        writeln!(
+            f,
+            "{} allocations, {} freed; hit rate {:.2} %; fragmentation {:.1} %, waste {:.1} %",
+            statistics.allocation_count,
+            statistics.deallocation_count,
+            100.0 * statistics.pool_hit_rate(),
+            statistics.fragmentation_percentage(),
+            statistics.waste_percentage(),
+        )?;
+        let calls = &statistics.driver_calls;
+        writeln!(
+            f,
+            "driver calls: {} create, {} destroy, {} failed",
+            calls.create, calls.destroy, calls.failed
+        )?;
+        for tag in statistics.tags.iter().filter(|tag| tag.peak_bytes > 0) {
+            let [current, peak] = [tag.current_bytes, tag.peak_bytes].map(in_words);
+            writeln!(f, "tag {:<24} {current:>12} now {peak:>12} peak", tag.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// One live allocation, as [`Tracking`](crate::Tracking) remembers it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LiveAllocation {
+    /// Requested bytes.
+    pub bytes: u64,
+    /// The name of its tag.
+    pub tag: String,
+    /// Where it was allocated.
+    pub location: &'static Location<'static>,
+    /// The stack it was allocated from, with [`Tracking::Backtraces`](crate::Tracking::Backtraces).
+    pub backtrace: Option<Arc<Backtrace>>,
+}
+
+impl LiveAllocation {
+    fn new(tracked: TrackedAllocation, tags: &super::tags::TagNames) -> Self {
+        let TrackedAllocation { bytes, tag, location, backtrace } = tracked;
+        Self { bytes, tag: tags.name(tag), location, backtrace }
+    }
+}
+
+/// What is live: in all, by tag, and one by one if it is tracked. `Display` is a list.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct LeakReport {
+    /// How many allocations are live.
+    pub live_count: u64,
+    /// Their requested bytes.
+    pub live_bytes: u64,
+    /// The tags that have live bytes.
+    pub tags: Vec<TagStatistics>,
+    /// Each allocation, largest first; `None` unless the manager tracks them.
+    pub allocations: Option<Vec<LiveAllocation>>,
+}
+
+impl fmt::Display for LeakReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} live allocations, {}", self.live_count, in_words(self.live_bytes))?;
+        for tag in &self.tags {
+            writeln!(f, "  tag {}: {}", tag.name, in_words(tag.current_bytes))?;
+        }
+        for allocation in self.allocations.iter().flatten() {
+            writeln!(
+                f,
+                "  {} ({}) from {}",
+                in_words(allocation.bytes),
+                allocation.tag,
+                allocation.location
+            )?;
+            if let Some(backtrace) = &allocation.backtrace {
+                writeln!(f, "{backtrace}")?;
+            }
+        }
+        Ok(())
+    }
+}
