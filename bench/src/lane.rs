@@ -120,17 +120,20 @@ struct Share {
     stride: u32,
 }
 
+/// A live buffer that any thread may replace.
+type SharedSlot<H> = Line<Mutex<Option<H>>>;
+
 /// Live buffers that every thread replaces: of the buffers a thread frees, most came from another. Each slot has a
 /// lock, held for the pair; the loop alone pays for it too.
 struct SharedSet<P: Peer> {
     peer: P,
-    slots: Arc<[Line<Mutex<Option<P::Handle>>>]>,
+    slots: Arc<[SharedSlot<P::Handle>]>,
     share: Share,
 }
 
 impl<P: Peer> Lane for SharedSet<P> {
     fn fill(&mut self, draws: &[Draw]) -> usize {
-        const { Line::<Mutex<Option<P::Handle>>>::FITS };
+        const { SharedSlot::<P::Handle>::FITS };
         let mut failures = 0;
         let own = self.slots.iter().skip(self.share.first).step_by(self.share.stride as usize);
         for (slot, draw) in own.zip(draws) {

@@ -169,10 +169,36 @@ fn measure(plan: &Plan, arguments: &PairsArgs) -> Vec<PairsRow> {
 /// What was measured of one peer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Samples {
-    /// ns per pair and thread, one a repetition.
+    /// The threads' time over the threads' pairs, one a repetition.
     pub(crate) ns: Vec<f64>,
+    /// Pairs of the slowest thread over those of the fastest, one a repetition.
+    pub(crate) balance: Vec<f64>,
     pub(crate) pairs: usize,
     pub(crate) failures: usize,
+}
+
+impl Samples {
+    fn of_threads(threads: &[&Part]) -> Self {
+        let mut samples = Self { pairs: threads[0].pairs, ..Self::default() };
+        for repetition in 0..threads[0].batches.len() {
+            let done = || threads.iter().map(|part| part.batches[repetition].1 as f64);
+            let elapsed: Duration = threads.iter().map(|part| part.batches[repetition].0).sum();
+            samples.ns.push(elapsed.as_nanos() as f64 / done().sum::<f64>());
+            samples.balance.push(done().fold(f64::INFINITY, f64::min) / done().fold(0.0, f64::max));
+        }
+        samples.failures = threads.iter().map(|part| part.failures).sum();
+        samples
+    }
+}
+
+/// One thread's part in it.
+#[derive(Clone, Debug, Default)]
+struct Part {
+    /// Time and pairs run, one a repetition.
+    batches: Vec<(Duration, usize)>,
+    /// Pairs in a whole batch.
+    pairs: usize,
+    failures: usize,
 }
 
 fn sample(plan: &Plan, entries: &[&Entry]) -> Vec<Samples> {
@@ -183,26 +209,14 @@ fn sample(plan: &Plan, entries: &[&Entry]) -> Vec<Samples> {
         }
     }
     let gate = Gate::new(plan.threads as usize);
-    let of_threads: Vec<Vec<Samples>> = std::thread::scope(|scope| {
+    let of_threads: Vec<Vec<Part>> = std::thread::scope(|scope| {
         let gate = &gate;
         let start = |(thread, lanes)| scope.spawn(move || Runner::new(plan, thread, gate).run(lanes));
         let running: Vec<_> = lanes.into_iter().enumerate().map(start).collect();
         running.into_iter().map(|thread| thread.join().expect("a peer panicked")).collect()
     });
-    (0..entries.len()).map(|peer| average(of_threads.iter().map(|samples| &samples[peer]))).collect()
-}
-
-/// The mean of the threads in each repetition.
-fn average<'a>(of_threads: impl ExactSizeIterator<Item = &'a Samples>) -> Samples {
-    let threads = of_threads.len() as f64;
-    let mut mean = Samples::default();
-    for samples in of_threads {
-        mean.ns.resize(samples.ns.len(), 0.0);
-        mean.ns.iter_mut().zip(&samples.ns).for_each(|(sum, ns)| *sum += ns / threads);
-        mean.pairs = samples.pairs;
-        mean.failures += samples.failures;
-    }
-    mean
+    let parts = |peer: usize| of_threads.iter().map(|parts| &parts[peer]).collect::<Vec<_>>();
+    (0..entries.len()).map(|peer| Samples::of_threads(&parts(peer))).collect()
 }
 
 /// Where the threads of a configuration meet.
@@ -238,31 +252,29 @@ impl<'a> Runner<'a> {
         Self { plan, gate, draws: Draws::new(plan.mix, plan.live, seed), leads: thread == 0, starts: 0 }
     }
 
-    fn run(&mut self, mut lanes: Vec<Box<dyn Lane>>) -> Vec<Samples> {
-        let mut samples = vec![Samples::default(); lanes.len()];
-        let fill = self.draws.draw(self.plan.live as usize).to_vec();
-        for (lane, samples) in lanes.iter_mut().zip(&mut samples) {
-            samples.failures += lane.fill(&fill);
+    fn run(&mut self, mut lanes: Vec<Box<dyn Lane>>) -> Vec<Part> {
+        let mut parts = vec![Part::default(); lanes.len()];
+        self.draws.draw(self.plan.live as usize);
+        for (lane, part) in lanes.iter_mut().zip(&mut parts) {
+            part.failures += lane.fill(self.draws.table());
         }
-        drop(fill);
-
         self.draws.draw(self.plan.warm_up_pairs());
-        for (lane, samples) in lanes.iter_mut().zip(&mut samples) {
-            samples.failures += self.batch(lane.as_mut(), self.plan.warm_up_pairs()).1.failures;
-            samples.pairs = self.plan.batch_pairs(self.mean_of_last());
+        for (lane, part) in lanes.iter_mut().zip(&mut parts) {
+            part.failures += self.batch(lane.as_mut(), self.plan.warm_up_pairs()).1.failures;
+            part.pairs = self.plan.batch_pairs(self.mean_of_last());
         }
-        let most = samples.iter().map(|samples| samples.pairs).max().unwrap_or(0);
+        let most = parts.iter().map(|part| part.pairs).max().unwrap_or(0);
         for _ in 0..self.plan.repetitions {
             self.draws.draw(most);
-            for (lane, samples) in lanes.iter_mut().zip(&mut samples) {
-                let (elapsed, tally) = self.batch(lane.as_mut(), samples.pairs);
-                samples.ns.push(elapsed.as_nanos() as f64 / tally.pairs as f64);
-                samples.failures += tally.failures;
+            for (lane, part) in lanes.iter_mut().zip(&mut parts) {
+                let (elapsed, tally) = self.batch(lane.as_mut(), part.pairs);
+                part.batches.push((elapsed, tally.pairs));
+                part.failures += tally.failures;
             }
         }
         self.gate.barrier.wait();
         lanes.iter_mut().for_each(|lane| lane.empty());
-        samples
+        parts
     }
 
     /// Runs the first `pairs` draws, together with the other threads.

@@ -37,7 +37,7 @@ const REPLAYS: &[Entry] = &[
     Entry { name: REFERENCE, run: |trace| play(HighestOffset::new(OffsetAllocator::new(&space(trace))), trace) },
     Entry { name: "vk-mem", run: |trace| play(HighestOffset::new(VkMem::new(&space(trace))), trace) },
     Entry { name: "best-fit-one-range", run: |trace| play(BestFit::default(), trace) },
-    Entry { name: "pytorch-like", run: |trace| play(PytorchLike::default(), trace) },
+    Entry { name: "pytorch-like", run: |trace| play(PytorchLike::new(), trace) },
 ];
 
 /// The names `replay --peer` accepts.

@@ -60,14 +60,18 @@ pub(crate) struct PairsRow {
     /// Of each thread, in one repetition.
     pairs: usize,
     seed: u64,
+    /// Median of the slowest thread's pairs over the fastest's, both within one batch: far below 1 means that the
+    /// threads did not run at the same time. None with one thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    balance: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
 }
 
 impl PairsRow {
     pub(crate) fn new(peer: &'static str, plan: &Plan, samples: &Samples) -> Self {
-        let mut sorted = samples.ns.clone();
-        sorted.sort_by(f64::total_cmp);
+        let sorted = sorted_of(&samples.ns);
+        let balance = median(&sorted_of(&samples.balance)).filter(|_| plan.threads > 1);
         let row = Self {
             bench: "pairs",
             peer,
@@ -75,12 +79,13 @@ impl PairsRow {
             set: plan.set,
             live: plan.live,
             mix: plan.mix.to_string(),
-            ns_median: sorted.get(sorted.len() / 2).copied().map(hundredths),
+            ns_median: median(&sorted).map(hundredths),
             ns_min: sorted.first().copied().map(hundredths),
             loop_ns_median: None,
             repetitions: plan.repetitions,
             pairs: samples.pairs,
             seed: plan.seed,
+            balance: balance.map(hundredths),
             skipped: None,
         };
         match samples.failures {
@@ -125,8 +130,18 @@ pub(crate) struct ReplayRow {
     pub(crate) skipped: Option<String>,
 }
 
-fn hundredths(ns: f64) -> f64 {
-    (ns * 100.0).round() / 100.0
+fn sorted_of(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+fn median(sorted: &[f64]) -> Option<f64> {
+    sorted.get(sorted.len() / 2).copied()
+}
+
+fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
 }
 
 /// Prints one JSON object and hands it on at once.

@@ -12,7 +12,8 @@ fn check<P: RangePeer>(mut peer: P) {
     let mut draws = Draws::new(Mix::To1MiB, SPACE.allocations_max, 11);
     let mut slots: Vec<Option<(P::Handle, u64)>> = (0..SPACE.allocations_max).map(|_| None).collect();
     let mut live = BTreeMap::new();
-    for draw in draws.draw(20_000) {
+    draws.draw(20_000);
+    for draw in draws.table() {
         let slot = &mut slots[draw.slot as usize];
         if let Some((handle, offset)) = slot.take() {
             live.remove(&offset);
