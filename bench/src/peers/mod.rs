@@ -36,7 +36,7 @@ pub(crate) const REFERENCE: &str = "offset-allocator";
 
 /// One thread's way to an allocator. A peer that several threads can use is `Clone`: clones share the allocator.
 pub(crate) trait Peer: Send {
-    /// What the user keeps and frees by: with a lock byte and an `Option` it must fit 64 bytes.
+    /// What the user keeps and frees by: with a lock and an `Option` around it, it must fit 64 bytes.
     type Handle: Send;
 
     /// At least `bytes` bytes; none if there is no room.
