@@ -1,0 +1,56 @@
+//! Aquifer on host memory, the whole manager: budget, statistics and tags on, a buffer that frees itself.
+
+use aquifer::{BucketLayout, Buffer, Config, Host, HostMemoryManager, MemoryOptions};
+
+use super::{Peer, Replayer};
+
+/// More than any live set; blocks cost address space only, since no peer's memory is touched.
+const BUDGET_BYTES: u64 = 1 << 44;
+
+#[derive(Clone)]
+pub(crate) struct Aquifer {
+    manager: HostMemoryManager,
+    options: MemoryOptions,
+}
+
+impl Aquifer {
+    pub(crate) fn new(layout: BucketLayout) -> Self {
+        let mut config = Config::default();
+        config.layout = layout;
+        config.budget_bytes = Some(BUDGET_BYTES);
+        let host = Host::new().expect("host memory can be had");
+        let manager = HostMemoryManager::with_config(host, config).expect("the configuration is good");
+        let tag = manager.tag("bench").expect("a first tag can be had");
+        Self { manager, options: MemoryOptions::DEFAULT.tag(tag) }
+    }
+}
+
+impl Peer for Aquifer {
+    type Handle = Buffer<Host>;
+
+    #[inline]
+    fn allocate(&mut self, bytes: u64) -> Option<Buffer<Host>> {
+        self.manager.allocate_with(bytes, self.options).ok()
+    }
+
+    #[inline]
+    fn free(&mut self, buffer: Buffer<Host>) {
+        drop(buffer);
+    }
+}
+
+impl Replayer for Aquifer {
+    type Handle = Buffer<Host>;
+
+    fn allocate(&mut self, bytes: u64, _: u32) -> Option<Buffer<Host>> {
+        self.manager.allocate_with(bytes, self.options).ok()
+    }
+
+    fn free(&mut self, buffer: Buffer<Host>) {
+        drop(buffer);
+    }
+
+    fn reserved_bytes_peak(&self) -> Option<u64> {
+        Some(self.manager.statistics().reserved.peak)
+    }
+}

@@ -1,0 +1,51 @@
+//! The whole program, once and briefly: every peer in every configuration, and a small trace.
+
+use std::error::Error;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn lines(arguments: &[&str]) -> Result<Vec<Value>, Box<dyn Error>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_aquifer-bench")).args(arguments).output()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(std::str::from_utf8(&output.stdout)?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+#[test]
+fn every_peer_is_measured() -> Result<(), Box<dyn Error>> {
+    let lines = lines(&["pairs", "--quick", "--json"])?;
+    let rows: Vec<_> = lines.iter().filter(|line| line["bench"] == "pairs").collect();
+    for row in &rows {
+        assert!(row["skipped"].is_null() && row["ns_median"].as_f64() > Some(0.0), "{row}");
+    }
+    // Three one-thread configurations of nine peers, five two-thread ones of the six that can be shared.
+    assert_eq!(rows.len(), 3 * 9 + 5 * 6);
+    Ok(())
+}
+
+#[test]
+fn peers_over_the_memory_cap_are_skipped_by_name() -> Result<(), Box<dyn Error>> {
+    let lines =
+        lines(&["pairs", "--quick", "--json", "--threads=1", "--mix=256B-1MiB", "--memory-cap-bytes=1"])?;
+    let skipped: Vec<_> =
+        lines.iter().filter(|line| line["skipped"].is_string()).map(|line| &line["peer"]).collect();
+    assert_eq!(skipped, ["rlsf", "rlsf-mutex", "snmalloc"]);
+    Ok(())
+}
+
+#[test]
+fn a_trace_is_replayed_by_every_policy() -> Result<(), Box<dyn Error>> {
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/small.csv");
+    let lines = lines(&["replay", "--quick", "--json", trace])?;
+    let reserved = |peer: &str| {
+        let row = lines.iter().find(|line| line["peer"] == peer);
+        row.and_then(|row| row["peak_reserved_bytes"].as_u64())
+    };
+    // Live at the peak: 512 bytes and 6 MiB; the first buffer's 4 MiB cannot hold the 6 MiB.
+    const MIB: u64 = 1 << 20;
+    assert_eq!(reserved("best-fit-one-range"), Some(10 * MIB + 512));
+    assert_eq!(reserved("offset-allocator"), Some(10 * MIB + 512));
+    assert_eq!(reserved("pytorch-like"), Some(22 * MIB));
+    assert_eq!(reserved("loop"), None);
+    Ok(())
+}
