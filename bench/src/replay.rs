@@ -9,7 +9,8 @@ use ::aquifer::BucketLayout;
 
 use crate::ReplayArgs;
 use crate::peers::{
-    Aquifer, BestFit, LOOP, LoopOnly, OffsetAllocator, PytorchLike, REFERENCE, RangePeer, Replayer, Space, VkMem,
+    Aquifer, BestFit, LOOP, LoopOnly, OffsetAllocator, PytorchLike, REFERENCE, RangePeer, Replayer, Space,
+    VkMem,
 };
 use crate::report::{self, ReplayRow};
 use crate::trace::{self, Operation, Trace};

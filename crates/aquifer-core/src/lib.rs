@@ -3,13 +3,14 @@
 //! Most programs use the facade crate `aquifer`, which brings the backends along. `ARCHITECTURE.md` in the repository
 //! tells how the parts work together.
 
-// The one exception is `manager/raw.rs`, which says why.
+// The one exception is `raw`, which says why.
 #![deny(unsafe_code)]
 
 mod clock;
 mod manager;
 mod pool;
 mod range;
+mod raw;
 mod statistics;
 mod sync;
 pub mod trace;

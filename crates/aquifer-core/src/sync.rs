@@ -2,7 +2,8 @@
 //!
 //! # Locks
 //!
-//! A [`Mutex`] has a [`Rank`]; a thread may only take locks of rising rank, which debug builds check at every lock.
+//! A [`Mutex`] has a [`Rank`]; a thread may only take locks of rising rank, which debug builds check at every lock (not
+//! under loom, whose threads are one to the system).
 //!
 //! # Fences
 //!
@@ -44,7 +45,7 @@ pub(crate) enum Rank {
 /// A mutual exclusion lock with a rank. It has no poison: no code of the user's runs under it.
 #[derive(Debug)]
 pub(crate) struct Mutex<T> {
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, not(loom)))]
     rank: Rank,
     #[cfg(not(loom))]
     inner: parking_lot::Mutex<T>,
@@ -59,10 +60,10 @@ type InnerGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
 
 impl<T> Mutex<T> {
     pub(crate) fn new(rank: Rank, value: T) -> Self {
-        #[cfg(not(debug_assertions))]
+        #[cfg(not(all(debug_assertions, not(loom))))]
         let _ = rank;
         Self {
-            #[cfg(debug_assertions)]
+            #[cfg(all(debug_assertions, not(loom)))]
             rank,
             #[cfg(not(loom))]
             inner: parking_lot::Mutex::new(value),
@@ -73,7 +74,7 @@ impl<T> Mutex<T> {
 
     /// Waits for the lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(loom)))]
         let held = held::Held::new(self.rank);
         #[cfg(not(loom))]
         let inner = self.inner.lock();
@@ -81,7 +82,7 @@ impl<T> Mutex<T> {
         let inner = self.inner.lock().expect("loom's locks are not poisoned: a panic ends the run");
         MutexGuard {
             inner,
-            #[cfg(debug_assertions)]
+            #[cfg(all(debug_assertions, not(loom)))]
             _held: held,
         }
     }
@@ -91,7 +92,7 @@ impl<T> Mutex<T> {
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     inner: InnerGuard<'a, T>,
-    #[cfg(debug_assertions)]
+    #[cfg(all(debug_assertions, not(loom)))]
     _held: held::Held,
 }
 
@@ -108,49 +109,31 @@ impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
     }
 }
 
-#[cfg(debug_assertions)]
+#[cfg(all(debug_assertions, not(loom)))]
 mod held {
     use super::Rank;
     use std::cell::RefCell;
 
-    // Plain thread-local also under loom: its threads run one at a time, and each model's guards are dropped in the
-    // thread that made them. A thread that is past its thread-locals is not checked.
     thread_local! {
-        static HELD: RefCell<Vec<(Rank, loom_thread::Id)>> = const { RefCell::new(Vec::new()) };
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
     }
 
-    #[cfg(loom)]
-    mod loom_thread {
-        pub(super) type Id = loom::thread::ThreadId;
-        pub(super) fn id() -> Id {
-            loom::thread::current().id()
-        }
-    }
-    #[cfg(not(loom))]
-    mod loom_thread {
-        pub(super) type Id = ();
-        pub(super) fn id() -> Id {}
-    }
-
+    /// A note that this thread holds a lock. A thread that is past its thread-locals is not checked.
     #[derive(Debug)]
-    pub(super) struct Held {
-        rank: Rank,
-        thread: loom_thread::Id,
-    }
+    pub(super) struct Held(Rank);
 
     impl Held {
         pub(super) fn new(rank: Rank) -> Self {
-            let thread = loom_thread::id();
             let _ = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
-                let highest = held.iter().filter(|(_, owner)| *owner == thread).map(|(rank, _)| *rank).max();
+                let highest = held.iter().max();
                 assert!(
-                    highest.is_none_or(|highest| highest < rank),
+                    highest.is_none_or(|&highest| highest < rank),
                     "lock {rank:?} taken under {highest:?}"
                 );
-                held.push((rank, thread));
+                held.push(rank);
             });
-            Self { rank, thread }
+            Self(rank)
         }
     }
 
@@ -158,7 +141,7 @@ mod held {
         fn drop(&mut self) {
             let _ = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
-                let place = held.iter().rposition(|entry| *entry == (self.rank, self.thread));
+                let place = held.iter().rposition(|rank| *rank == self.0);
                 held.remove(place.expect("a held lock is listed"));
             });
         }

@@ -1,7 +1,7 @@
 //! What an allocation looks like to its user.
 
-use super::Allocation;
 use super::view::BufferView;
+use crate::raw::allocation::Allocation;
 use crate::statistics::Tag;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -25,7 +25,7 @@ impl<B: Backend> fmt::Debug for Buffer<B> {
         let place = self.allocation.place();
         f.debug_struct("Buffer")
             .field("size_bytes", &self.size_bytes())
-            .field("block", &place.block)
+            .field("block", &place.block())
             .field("offset", &place.offset)
             .finish()
     }

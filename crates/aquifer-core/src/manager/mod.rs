@@ -5,7 +5,6 @@ mod config;
 mod ledger;
 mod observers;
 mod options;
-mod raw;
 mod report;
 mod shared;
 mod tags;
@@ -17,13 +16,12 @@ pub use options::MemoryOptions;
 pub use report::{LeakReport, LiveAllocation, Report};
 pub use view::BufferView;
 
-pub(crate) use raw::Allocation;
+pub(crate) use shared::Shared;
 
+use crate::raw::allocation::Owner;
 use crate::statistics::{Statistics, Tag};
 use crate::trace::{Recorder, TraceWriter};
 use aquifer_backend::{Backend, Error, ErrorKind, Properties};
-use raw::Owner;
-use shared::Shared;
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
@@ -102,7 +100,7 @@ impl<B: Backend> MemoryManager<B> {
     #[inline]
     #[track_caller]
     pub fn allocate_with(&self, bytes: u64, options: MemoryOptions) -> Result<Buffer<B>, Error> {
-        shared::allocate(&self.owner, bytes, &options).map(Buffer::new)
+        shared::allocate(&self.owner, bytes, options).map(Buffer::new)
     }
 
     /// The tag of a name; the same name is always the same tag. Costs a lock and a look-up: keep the tag.

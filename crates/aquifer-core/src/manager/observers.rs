@@ -15,10 +15,10 @@ use std::panic::Location;
 use std::sync::Arc;
 
 /// What tells live allocations apart: memory type, block and offset.
-pub(crate) type PlaceKey = (u8, u32, u64);
+pub(crate) type PlaceKey = (usize, u32, u64);
 
-fn key(memory_type: u8, place: Place) -> PlaceKey {
-    (memory_type, place.block, place.offset)
+fn key(place: Place, request: Request) -> PlaceKey {
+    (request.memory_type(), place.block(), place.offset)
 }
 
 /// A live allocation, as the tracker remembers it.
@@ -71,14 +71,14 @@ impl Observers {
 
     #[cold]
     #[track_caller]
-    pub(crate) fn allocated(&self, memory_type: u8, place: Place, request: &Request) {
-        let key = key(memory_type, place);
+    pub(crate) fn allocated(&self, place: Place, request: Request) {
+        let key = key(place, request);
         if self.tracking != Tracking::Off {
             let backtrace =
                 (self.tracking == Tracking::Backtraces).then(|| Arc::new(Backtrace::force_capture()));
             let tracked = TrackedAllocation {
                 bytes: request.requested_bytes,
-                tag: request.tag,
+                tag: request.tag(),
                 location: Location::caller(),
                 backtrace,
             };
@@ -90,8 +90,8 @@ impl Observers {
     }
 
     #[cold]
-    pub(crate) fn freed(&self, memory_type: u8, place: Place) {
-        let key = key(memory_type, place);
+    pub(crate) fn freed(&self, place: Place, request: Request) {
+        let key = key(place, request);
         if self.tracking != Tracking::Off {
             self.tracked.lock().remove(&key);
         }

@@ -3,10 +3,11 @@
 use super::config::{Config, ZeroPolicy};
 use super::ledger::Ledger;
 use super::observers::Observers;
-use super::raw::{Owner, destroy_block};
-use super::{Allocation, MemoryOptions, tags::TagNames};
-use crate::pool::{Closing, Growth, Place, Pool, Request};
+use super::options::MemoryOptions;
+use super::tags::TagNames;
+use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Growth, Place, Pool, Request};
 use crate::range::{BlockIndex, IdleBlock};
+use crate::raw::allocation::{Allocation, Owner, destroy_block};
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Rank};
 use aquifer_backend::{
@@ -45,7 +46,7 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) config: Config,
     request_bytes_max: u64,
     calls: CallCounters,
-    /// See [`super::raw`].
+    /// See [`crate::raw::allocation`].
     pub(crate) keepers: AtomicUsize,
 }
 
@@ -87,20 +88,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Checks a request, once, at the edge.
-    #[inline]
-    pub(crate) fn check(&self, bytes: u64, options: &MemoryOptions) -> Result<(), Error> {
-        let is_possible = bytes != 0 && bytes <= self.request_bytes_max;
-        if is_possible
-            && options.alignment <= crate::pool::GRANULE_BYTES
-            && options.alignment.is_power_of_two()
-        {
-            return Ok(());
-        }
-        self.check_slow(bytes, options)
-    }
-
-    #[cold]
-    fn check_slow(&self, bytes: u64, options: &MemoryOptions) -> Result<(), Error> {
+    fn check(&self, bytes: u64, options: &MemoryOptions) -> Result<(), Error> {
         let refuse = |kind, message| Err(Error::new(kind, "allocate", message));
         if bytes == 0 {
             return refuse(ErrorKind::InvalidArgument, "0 bytes asked for; ask for 1 or more".into());
@@ -130,8 +118,8 @@ impl<B: Backend> Shared<B> {
     ///
     /// Answers whether the place is memory fresh from the driver.
     #[cold]
-    pub(crate) fn grow(&self, memory_type: u8, request: &Request) -> Result<(Place, bool), Error> {
-        let typed = &self.pools[usize::from(memory_type)];
+    pub(crate) fn grow(&self, request: Request) -> Result<(Place, bool), Error> {
+        let typed = &self.pools[request.memory_type()];
         let ledger = &self.ledgers[typed.heap_index];
         let _growing = typed.growth.lock();
         // Another thread may have made room while this one waited; and what caches keep may do, once it has merged.
@@ -160,7 +148,7 @@ impl<B: Backend> Shared<B> {
             let message = "the budget is spent; free something, trim, or raise the budget".into();
             return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request));
         };
-        let memory_type_index = usize::from(memory_type);
+        let memory_type_index = request.memory_type();
         let (block, bytes) = match self.create(typed, BlockDesc { bytes, memory_type_index }) {
             Ok(block) => (block, bytes),
             Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => {
@@ -184,7 +172,7 @@ impl<B: Backend> Shared<B> {
         ledger.confirm(bytes);
         let index = typed.insert_block(block);
         let place = typed.pool.grow(index, bytes, request);
-        let is_fresh = place.block == index
+        let is_fresh = place.block() == index
             && self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);
         Ok((place, is_fresh))
     }
@@ -286,12 +274,6 @@ impl<B: Backend> Shared<B> {
         options.is_zeroed || self.config.zero_policy == ZeroPolicy::OnReuse
     }
 
-    /// The block of a live allocation.
-    pub(crate) fn block(&self, memory_type: u8, block: BlockIndex) -> Arc<B::Block> {
-        let blocks = self.pools[usize::from(memory_type)].blocks.read();
-        Arc::clone(blocks[block as usize].as_ref().expect("the block of a live allocation exists"))
-    }
-
     pub(crate) fn driver_calls(&self) -> DriverCalls {
         DriverCalls {
             create: self.calls.create.load(Ordering::Relaxed),
@@ -306,7 +288,7 @@ impl<B: Backend> Shared<B> {
         kind: ErrorKind,
         message: String,
         typed: &TypedPool<B::Block>,
-        request: &Request,
+        request: Request,
     ) -> Error {
         let statistics = self.statistics();
         let mut largest_tags: Vec<TagUsage> = statistics
@@ -353,6 +335,13 @@ impl<B: Backend> Drop for Shared<B> {
 }
 
 impl<T> TypedPool<T> {
+    /// The block of a live allocation.
+    pub(crate) fn block(&self, index: BlockIndex) -> Arc<T> {
+        Arc::clone(
+            self.blocks.read()[index as usize].as_ref().expect("the block of a live allocation exists"),
+        )
+    }
+
     /// Keeps a new block under a free index. The caller holds the growth lock.
     fn insert_block(&self, block: T) -> BlockIndex {
         let mut blocks = self.blocks.write();
@@ -375,30 +364,55 @@ impl<T> TypedPool<T> {
     }
 }
 
-/// Allocates: checks, asks the pool, grows it if need be, clears, and tells who watches.
+/// Ordinary buffers use the first memory type, the best for them.
+const MEMORY_TYPE: usize = 0;
+
+/// Allocates: from this thread's cache if that can be, else the slow way.
 #[inline]
 #[track_caller]
 pub(crate) fn allocate<B: Backend>(
     owner: &Owner<B>,
     bytes: u64,
-    options: &MemoryOptions,
+    options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
-    // Ordinary buffers use the first memory type, the best for them.
-    const MEMORY_TYPE: u8 = 0;
-    owner.check(bytes, options)?;
-    let pool = &owner.pools[usize::from(MEMORY_TYPE)].pool;
-    let request = Request::new(pool.layout(), bytes, options.alignment, options.tag);
-    let (place, is_fresh) = match pool.allocate(&request) {
+    let pool = &owner.pools[MEMORY_TYPE].pool;
+    let is_plain = bytes.wrapping_sub(1) < CACHED_BYTES_MAX
+        && options.alignment <= GRANULE_BYTES
+        && options.alignment.is_power_of_two()
+        && !owner.must_clear(&options)
+        && !owner.observers.are_active();
+    if is_plain {
+        let request = Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, GRANULE_BYTES, options.tag);
+        if let Some(place) = pool.allocate_cached(request) {
+            return Ok(owner.adopt(place, request));
+        }
+    }
+    allocate_slow(owner, bytes, options)
+}
+
+/// Checks, asks the pool, grows it if need be, clears, and tells who watches.
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn allocate_slow<B: Backend>(
+    owner: &Owner<B>,
+    bytes: u64,
+    options: MemoryOptions,
+) -> Result<Allocation<B>, Error> {
+    owner.check(bytes, &options)?;
+    let pool = &owner.pools[MEMORY_TYPE].pool;
+    let request = Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, options.alignment, options.tag);
+    let (place, is_fresh) = match pool.allocate(request) {
         Some(place) => (place, false),
-        None => owner.grow(MEMORY_TYPE, &request)?,
+        None => owner.grow(request)?,
     };
-    let mut allocation = owner.adopt(MEMORY_TYPE, place, &request);
-    if owner.must_clear(options) && !is_fresh {
+    let mut allocation = owner.adopt(place, request);
+    if owner.must_clear(&options) && !is_fresh {
         let bytes = allocation.allocated_bytes();
         allocation.fill(0..bytes, 0)?;
     }
     if owner.observers.are_active() {
-        owner.observers.allocated(MEMORY_TYPE, place, &request);
+        owner.observers.allocated(place, request);
     }
     Ok(allocation)
 }

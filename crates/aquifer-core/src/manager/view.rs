@@ -1,7 +1,7 @@
 //! Parts of a buffer that share it.
 
-use super::Allocation;
 use super::buffer::{Buffer, check_one_manager, checked_range, not_visible, slice, slice_mut};
+use crate::raw::allocation::Allocation;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use bytemuck::{AnyBitPattern, NoUninit};
 use parking_lot::RwLock;

@@ -14,7 +14,6 @@ const CLASS_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug)]
 struct DepotClass {
-    class_bytes: u64,
     places_max: usize,
     places: Vec<Place>,
 }
@@ -30,10 +29,7 @@ impl Depot {
         let classes = (0..layout.cached_class_count()).map(|class| {
             let class_bytes = layout.class_bytes(class);
             let places_max = (CLASS_BYTES_MAX / class_bytes).min(CLASS_PLACES_MAX) as usize;
-            CachePadded::new(Mutex::new(
-                Rank::Depot,
-                DepotClass { class_bytes, places_max, places: Vec::new() },
-            ))
+            CachePadded::new(Mutex::new(Rank::Depot, DepotClass { places_max, places: Vec::new() }))
         });
         Self { classes: classes.collect() }
     }
@@ -61,15 +57,6 @@ impl Depot {
                 take(class, places);
             }
         }
-    }
-
-    /// How many bytes are kept, over all classes.
-    pub(crate) fn kept_bytes(&self) -> u64 {
-        let bytes = |depot: &CachePadded<Mutex<DepotClass>>| {
-            let depot = depot.lock();
-            depot.places.len() as u64 * depot.class_bytes
-        };
-        self.classes.iter().map(bytes).sum()
     }
 
     /// How many places of a class are kept.

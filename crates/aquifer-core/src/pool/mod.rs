@@ -16,10 +16,9 @@
 mod depot;
 mod growth;
 mod layout;
-mod local;
 mod slab;
 mod state;
-pub(crate) mod thread_cache;
+mod thread_cache;
 
 pub use layout::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 
@@ -27,53 +26,123 @@ pub(crate) use layout::CACHED_BYTES_MAX;
 
 use crate::clock::Clock;
 use crate::range::{BlockIndex, IdleBlock};
+use crate::raw::local::{self, PoolId};
 use crate::statistics::{ClassStatistics, PoolSnapshot, Tag, Tally};
 use crate::sync::{Mutex, Rank};
 use depot::Depot;
 use growth::{Fit, Plan};
 use layout::ClassIndex;
 use state::State;
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use thread_cache::{ClassSums, ThreadCache};
+use thread_cache::ClassSums;
+
+pub(crate) use thread_cache::ThreadCache;
 
 /// Where an allocation lies. Moves through caches by value, so that it is in one place at a time.
+///
+/// Two words, and never all zero, so that an `Option` of it travels in two registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     /// First byte, counted from the start of the block.
     pub(crate) offset: u64,
+    /// Source and block, plus 1.
+    word: NonZeroU64,
+}
+
+impl Place {
+    #[inline]
+    pub(crate) fn new(source: u32, block: BlockIndex, offset: u64) -> Self {
+        Self { offset, word: NonZeroU64::MIN.saturating_add(u64::from(source) << 32 | u64::from(block)) }
+    }
+
+    /// The place as two words, of which the second is not 0.
+    #[inline]
+    pub(crate) fn words(self) -> (u64, u64) {
+        (self.offset, self.word.get())
+    }
+
+    #[inline]
+    pub(crate) fn from_words(offset: u64, word: u64) -> Option<Self> {
+        Some(Self { offset, word: NonZeroU64::new(word)? })
+    }
+
     /// The range or slab that it is part of.
-    pub(crate) source: u32,
-    pub(crate) block: BlockIndex,
+    pub(crate) fn source(self) -> u32 {
+        ((self.word.get() - 1) >> 32) as u32
+    }
+
+    pub(crate) fn block(self) -> BlockIndex {
+        (self.word.get() - 1) as u32
+    }
 }
 
 /// What is to be allocated, or was: the same on the way in and on the way out.
+///
+/// Two whole words. With a field for each part the compiler keeps `Result<Buffer>`'s tag in a spare byte and copies the
+/// rest at odd addresses, which waits for the stores before: half of a hot pair's time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) requested_bytes: u64,
-    pub(crate) alignment: u64,
-    /// The class that it is counted under; that it is served from, if it is cached.
-    pub(crate) class: ClassIndex,
-    /// Whether thread caches keep places for it.
-    pub(crate) is_cached: bool,
-    pub(crate) tag: Tag,
+    /// Lowest bits first: class 16, tag 16, logarithm of the alignment 8, whether it is cached 8, memory type 8.
+    parts: u64,
 }
 
 impl Request {
     /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
     #[inline]
-    pub(crate) fn new(layout: &BucketLayout, requested_bytes: u64, alignment: u64, tag: Tag) -> Self {
+    pub(crate) fn new(
+        layout: &BucketLayout,
+        memory_type: u8,
+        requested_bytes: u64,
+        alignment: u64,
+        tag: Tag,
+    ) -> Self {
         let is_cached = requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES;
         let class = if requested_bytes <= BUCKET_BYTES_MAX {
             layout.class_of(requested_bytes)
         } else {
             layout.class_count()
         };
-        Self { requested_bytes, alignment: alignment.max(GRANULE_BYTES), class, is_cached, tag }
+        let alignment_log2 = alignment.max(GRANULE_BYTES).trailing_zeros();
+        let parts = class as u64
+            | (tag.index() as u64) << 16
+            | u64::from(alignment_log2) << 32
+            | u64::from(is_cached) << 40
+            | u64::from(memory_type) << 48;
+        Self { requested_bytes, parts }
     }
 
     /// What the request occupies, in bytes.
-    pub(crate) fn bytes(&self, layout: &BucketLayout) -> u64 {
+    pub(crate) fn bytes(self, layout: &BucketLayout) -> u64 {
         layout.round_up(self.requested_bytes).expect("the size was checked when the request came in")
+    }
+
+    /// The class that it is counted under; that it is served from, if it is cached.
+    #[inline]
+    pub(crate) fn class(self) -> ClassIndex {
+        ClassIndex::from(self.parts as u16)
+    }
+
+    #[inline]
+    pub(crate) fn tag(self) -> Tag {
+        Tag((self.parts >> 16) as u16)
+    }
+
+    /// At least [`GRANULE_BYTES`].
+    pub(crate) fn alignment(self) -> u64 {
+        1 << (self.parts >> 32) as u8
+    }
+
+    /// Whether thread caches keep places for it.
+    #[inline]
+    pub(crate) fn is_cached(self) -> bool {
+        (self.parts >> 40) as u8 != 0
+    }
+
+    #[inline]
+    pub(crate) fn memory_type(self) -> usize {
+        usize::from((self.parts >> 48) as u8)
     }
 }
 
@@ -107,7 +176,7 @@ struct Registry {
 /// A pool of one memory type.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    id: local::PoolId,
+    id: PoolId,
     layout: BucketLayout,
     clock: Clock,
     tally: Arc<Tally>,
@@ -119,7 +188,7 @@ pub(crate) struct Pool {
 impl Pool {
     pub(crate) fn new(layout: BucketLayout, clock: Clock, tally: Arc<Tally>) -> Arc<Self> {
         Arc::new(Self {
-            id: local::PoolId::new(),
+            id: PoolId::new(),
             layout,
             clock,
             tally,
@@ -129,86 +198,93 @@ impl Pool {
         })
     }
 
+    pub(crate) fn id(&self) -> &PoolId {
+        &self.id
+    }
+
+    #[inline]
     pub(crate) fn layout(&self) -> &BucketLayout {
         &self.layout
     }
 
     /// Finds a place in what is reserved; `None` if the pool must grow.
     #[inline]
-    pub(crate) fn allocate(self: &Arc<Self>, request: &Request) -> Option<Place> {
-        if request.is_cached {
-            let place = local::with(&self.id, |cache| cache.allocate(request));
-            if place.is_some() {
-                return place;
-            }
+    pub(crate) fn allocate(self: &Arc<Self>, request: Request) -> Option<Place> {
+        let place = self.allocate_cached(request);
+        if place.is_some() { place } else { self.allocate_slow(request) }
+    }
+
+    /// Finds a place in this thread's cache.
+    #[inline]
+    pub(crate) fn allocate_cached(&self, request: Request) -> Option<Place> {
+        if !request.is_cached() {
+            return None;
         }
-        self.allocate_slow(request)
+        local::with(&self.id, |cache| cache.allocate(request))
     }
 
     #[cold]
-    fn allocate_slow(self: &Arc<Self>, request: &Request) -> Option<Place> {
-        if !request.is_cached {
+    #[inline(never)]
+    fn allocate_slow(self: &Arc<Self>, request: Request) -> Option<Place> {
+        if !request.is_cached() {
             return self.allocate_directly(request);
         }
         let Some(cache) = local::cache_of(self) else { return self.allocate_directly(request) };
-        let wanted = cache.grow(request.class);
+        let class = request.class();
+        let wanted = cache.grow(class);
         let mut places = Vec::with_capacity(wanted);
-        self.depot.take(request.class, wanted, &mut places);
+        self.depot.take(class, wanted, &mut places);
         if places.is_empty() {
-            self.state.lock().allocate_places(
-                request.class,
-                self.layout.class_bytes(request.class),
-                wanted,
-                &mut places,
-            );
+            let class_bytes = self.layout.class_bytes(class);
+            self.state.lock().allocate_places(class, class_bytes, wanted, &mut places);
         }
         if places.is_empty() {
             return None;
         }
-        cache.fill(request.class, &mut places);
+        cache.fill(class, &mut places);
         let place = cache.allocate(request);
-        self.evict(request.class, &mut places);
+        self.evict(class, &mut places);
         place.or_else(|| self.allocate_directly(request))
     }
 
     /// The way past the caches.
-    fn allocate_directly(&self, request: &Request) -> Option<Place> {
+    fn allocate_directly(&self, request: Request) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
         let place = self.state.lock().allocate(request, bytes, Fit::Good)?;
-        self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
+        self.tally.rise(request.requested_bytes, bytes, request.tag());
         Some(place)
     }
 
     /// Frees a place. Once this has returned, or another thread has closed the pool, the pool may be gone: whoever
     /// calls must not use it again, unless it holds the manager.
     #[inline]
-    pub(crate) fn free(self: &Arc<Self>, place: Place, request: &Request) -> Closing {
-        if request.is_cached
-            && local::with(&self.id, |cache| cache.free(place, request).then_some(())).is_some()
-        {
+    pub(crate) fn free(self: &Arc<Self>, place: Place, request: Request) -> Closing {
+        if request.is_cached() && local::with(&self.id, |cache| cache.free(place, request)).is_some() {
             return Closing::Orphans;
         }
         self.free_slow(place, request)
     }
 
     #[cold]
-    fn free_slow(self: &Arc<Self>, place: Place, request: &Request) -> Closing {
+    #[inline(never)]
+    fn free_slow(self: &Arc<Self>, place: Place, request: Request) -> Closing {
         // The pool must outlive the moment at which the place is counted as freed, until its locks are let go.
         let pool = Arc::clone(self);
-        if request.is_cached
+        if request.is_cached()
             && let Some(cache) = local::cache_of(&pool)
         {
-            cache.grow(request.class);
+            let class = request.class();
+            cache.grow(class);
             let mut places = Vec::new();
-            cache.take_half(request.class, &mut places);
-            pool.depot.put(request.class, &mut places);
-            pool.evict(request.class, &mut places);
-            if cache.free(place, request) {
+            cache.take_half(class, &mut places);
+            pool.depot.put(class, &mut places);
+            pool.evict(class, &mut places);
+            if cache.free(place, request).is_some() {
                 return Closing::Orphans;
             }
         }
         let bytes = request.bytes(&pool.layout);
-        pool.tally.add(-(request.requested_bytes as i64), -(bytes as i64), request.tag);
+        pool.tally.fall(request.requested_bytes, bytes, request.tag());
         let is_last = pool.state.lock().free(place, request, bytes, pool.clock.now_ms());
         if is_last { Closing::Drained } else { Closing::Orphans }
     }
@@ -226,14 +302,14 @@ impl Pool {
     }
 
     /// The size of the range that a request needs when no slab has room for it.
-    pub(crate) fn range_bytes(&self, request: &Request) -> u64 {
+    pub(crate) fn range_bytes(&self, request: Request) -> u64 {
         let bytes = request.bytes(&self.layout);
-        if request.is_cached && bytes <= slab::SLOT_BYTES_MAX { slab::slab_bytes(bytes) } else { bytes }
+        if request.is_cached() && bytes <= slab::SLOT_BYTES_MAX { slab::slab_bytes(bytes) } else { bytes }
     }
 
     /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth
     /// lock and has emptied the caches.
-    pub(crate) fn plan_growth(&self, request: &Request, block_granularity_bytes: u64) -> Growth {
+    pub(crate) fn plan_growth(&self, request: Request, block_granularity_bytes: u64) -> Growth {
         let in_caches = self.thread_caches().iter().map(|cache| cache.allocation_count()).sum::<u64>();
         let mut state = self.state.lock();
         let counted = state.classes.iter().map(|class| class.sums.allocations).sum::<u64>();
@@ -244,7 +320,7 @@ impl Pool {
                 let place =
                     state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
                 drop(state);
-                self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
+                self.tally.rise(request.requested_bytes, bytes, request.tag());
                 Growth::Placed(place)
             }
             Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes },
@@ -252,17 +328,17 @@ impl Pool {
     }
 
     /// Makes a new block part of the pool and serves the request from it, which must fit.
-    pub(crate) fn grow(&self, block: BlockIndex, block_bytes: u64, request: &Request) -> Place {
+    pub(crate) fn grow(&self, block: BlockIndex, block_bytes: u64, request: Request) -> Place {
         let (bytes, now) = (request.bytes(&self.layout), self.clock.now_ms());
         let mut state = self.state.lock();
         state.ranges.add_block(block, block_bytes, now);
         state.allowance.count_miss();
-        state.classes[request.class].misses += 1;
+        state.classes[request.class()].misses += 1;
         let place = state
             .allocate(request, bytes, Fit::Any)
             .expect("a new block holds the request that it was made for");
         drop(state);
-        self.tally.add(request.requested_bytes as i64, bytes as i64, request.tag);
+        self.tally.rise(request.requested_bytes, bytes, request.tag());
         place
     }
 
@@ -275,12 +351,6 @@ impl Pool {
     /// bytes reserved now.
     pub(crate) fn release_idle(&self, wants_more: impl FnMut(&IdleBlock, u64) -> bool) -> Vec<IdleBlock> {
         self.state.lock().release_idle(wants_more)
-    }
-
-    /// How many bytes caches keep, over all threads.
-    pub(crate) fn cached_bytes(&self) -> u64 {
-        let registry = self.registry.lock();
-        registry.caches.iter().map(|cache| cache.kept_bytes()).sum::<u64>() + self.depot.kept_bytes()
     }
 
     /// Empties all caches, those of other threads too, so that what they kept can merge. Costs some microseconds,
@@ -303,7 +373,7 @@ impl Pool {
     }
 
     /// A new cache for the calling thread; `None` once the pool is closed.
-    fn enlist(&self) -> Option<Arc<ThreadCache>> {
+    pub(crate) fn enlist(&self) -> Option<Arc<ThreadCache>> {
         let mut registry = self.registry.lock();
         if registry.is_closed {
             return None;
@@ -314,7 +384,7 @@ impl Pool {
     }
 
     /// Takes an ending thread's cache in: places, counters and all.
-    fn retire(&self, cache: &Arc<ThreadCache>) {
+    pub(crate) fn retire(&self, cache: &Arc<ThreadCache>) {
         let mut registry = self.registry.lock();
         let Some(place) = registry.caches.iter().position(|other| Arc::ptr_eq(other, cache)) else { return };
         registry.caches.swap_remove(place);
@@ -410,7 +480,6 @@ impl Pool {
             classes,
             cached_bytes: kept.iter().sum(),
             free_bytes: state.ranges.reserved_bytes() - state.ranges.used_bytes() + state.slabs.free_bytes(),
-            reserved_bytes: state.ranges.reserved_bytes(),
             largest_free_bytes: state.ranges.largest_free_bytes(),
             free_range_count: state.ranges.free_range_count() as u64,
             block_count: state.ranges.block_count() as u64,

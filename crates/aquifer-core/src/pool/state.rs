@@ -8,7 +8,7 @@ use super::thread_cache::ClassSums;
 use super::{Place, Request};
 use crate::range::Ranges;
 
-/// Set in [`Place::source`] where the place is a slot of a slab.
+/// Set in a place's source where the place is a slot of a slab.
 const SLAB_BIT: u32 = 1 << 31;
 
 /// One class's counters. The last class counts what is larger than every bucket.
@@ -48,14 +48,14 @@ impl State {
     }
 
     /// Finds a place for a request, which occupies `bytes`, among what is reserved, and counts it.
-    pub(crate) fn allocate(&mut self, request: &Request, bytes: u64, fit: Fit) -> Option<Place> {
-        let place = if request.is_cached && bytes <= slab::SLOT_BYTES_MAX {
-            self.allocate_slot(request.class, bytes, fit)
+    pub(crate) fn allocate(&mut self, request: Request, bytes: u64, fit: Fit) -> Option<Place> {
+        let place = if request.is_cached() && bytes <= slab::SLOT_BYTES_MAX {
+            self.allocate_slot(request.class(), bytes, fit)
         } else {
-            self.allocate_range(bytes, request.alignment, fit)
+            self.allocate_range(bytes, request.alignment(), fit)
         }?;
         self.allowance.count_requests(1);
-        let counters = &mut self.classes[request.class];
+        let counters = &mut self.classes[request.class()];
         counters.sums.allocations += 1;
         counters.sums.requested_allocated += request.requested_bytes;
         counters.allocated_allocated += bytes;
@@ -79,9 +79,9 @@ impl State {
     }
 
     /// Frees a place and counts it. True if that was the last one of a closed pool.
-    pub(crate) fn free(&mut self, place: Place, request: &Request, bytes: u64, now: u64) -> bool {
+    pub(crate) fn free(&mut self, place: Place, request: Request, bytes: u64, now: u64) -> bool {
         self.free_place(place, now);
-        let counters = &mut self.classes[request.class];
+        let counters = &mut self.classes[request.class()];
         counters.sums.frees += 1;
         counters.sums.requested_freed += request.requested_bytes;
         counters.allocated_freed += bytes;
@@ -99,10 +99,10 @@ impl State {
     }
 
     fn free_place(&mut self, place: Place, now: u64) {
-        let range = if place.source & SLAB_BIT == 0 {
-            Some(place.source)
+        let range = if place.source() & SLAB_BIT == 0 {
+            Some(place.source())
         } else {
-            self.slabs.free(place.source & !SLAB_BIT, place.offset)
+            self.slabs.free(place.source() & !SLAB_BIT, place.offset)
         };
         if let Some(range) = range {
             self.ranges.free(range, now);
@@ -115,12 +115,12 @@ impl State {
             self.slabs.add(class, slot_bytes, range);
             self.slabs.allocate(class)
         })?;
-        Some(Place { source: slot.slab | SLAB_BIT, block: slot.block, offset: slot.offset })
+        Some(Place::new(slot.slab | SLAB_BIT, slot.block, slot.offset))
     }
 
     fn allocate_range(&mut self, bytes: u64, alignment: u64, fit: Fit) -> Option<Place> {
         let range = self.find_range(bytes, alignment, fit)?;
         debug_assert_eq!(range.index & SLAB_BIT, 0);
-        Some(Place { source: range.index, block: range.block, offset: range.offset })
+        Some(Place::new(range.index, range.block, range.offset))
     }
 }

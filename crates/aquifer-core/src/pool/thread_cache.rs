@@ -40,26 +40,27 @@ const CACHE_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, Default)]
 struct PlaceCell {
     offset: AtomicU64,
-    source_and_block: AtomicU64,
+    /// 0 until it is first written.
+    word: AtomicU64,
 }
 
 impl PlaceCell {
     #[inline]
-    fn load(&self) -> Place {
-        let word = self.source_and_block.load(Ordering::Relaxed);
-        Place { offset: self.offset.load(Ordering::Relaxed), source: (word >> 32) as u32, block: word as u32 }
+    fn load(&self) -> Option<Place> {
+        Place::from_words(self.offset.load(Ordering::Relaxed), self.word.load(Ordering::Relaxed))
     }
 
     #[inline]
     fn store(&self, place: Place) {
-        self.offset.store(place.offset, Ordering::Relaxed);
-        let word = u64::from(place.source) << 32 | u64::from(place.block);
-        self.source_and_block.store(word, Ordering::Relaxed);
+        let (offset, word) = place.words();
+        self.offset.store(offset, Ordering::Relaxed);
+        self.word.store(word, Ordering::Relaxed);
     }
 }
 
-/// One class: its stack and its counters. Each owner's write is one plain store.
+/// One class: its stack and its counters, in one cache line. Each owner's write is one plain store.
 #[derive(Debug)]
+#[cfg_attr(not(loom), repr(align(64)))]
 struct ClassCell {
     class_bytes: u64,
     first_place: u32,
@@ -164,35 +165,33 @@ impl ThreadCache {
 
     /// Takes a place of the request's class and counts it as allocated; `None` if there is none, or someone looks in.
     #[inline]
-    pub(crate) fn allocate(&self, request: &Request) -> Option<Place> {
-        let cell = &self.classes[request.class];
+    pub(crate) fn allocate(&self, request: Request) -> Option<Place> {
+        let cell = &self.classes[request.class()];
         let _inside = self.enter()?;
         let count = cell.count.load(Ordering::Relaxed).checked_sub(1)?;
         let place = self.places[(cell.first_place + count) as usize].load();
         cell.count.store(count, Ordering::Relaxed);
         add(&cell.allocations, 1);
         add(&cell.requested_allocated, request.requested_bytes);
-        let (requested, allocated) = (request.requested_bytes as i64, cell.class_bytes as i64);
-        self.tally.add(requested, allocated, request.tag, &self.shared_tally);
-        Some(place)
+        self.tally.rise(request.requested_bytes, cell.class_bytes, request.tag(), &self.shared_tally);
+        place
     }
 
-    /// Keeps a place that the request had and counts it as freed; false if there is no room, or someone looks in.
+    /// Keeps a place that the request had and counts it as freed; `None` if there is no room, or someone looks in.
     #[inline]
-    pub(crate) fn free(&self, place: Place, request: &Request) -> bool {
-        let cell = &self.classes[request.class];
-        let Some(_inside) = self.enter() else { return false };
+    pub(crate) fn free(&self, place: Place, request: Request) -> Option<()> {
+        let cell = &self.classes[request.class()];
+        let _inside = self.enter()?;
         let count = cell.count.load(Ordering::Relaxed);
         if count == cell.capacity.load(Ordering::Relaxed) {
-            return false;
+            return None;
         }
         self.places[(cell.first_place + count) as usize].store(place);
         cell.count.store(count + 1, Ordering::Relaxed);
         add(&cell.frees, 1);
         add(&cell.requested_freed, request.requested_bytes);
-        let (requested, allocated) = (request.requested_bytes as i64, cell.class_bytes as i64);
-        self.tally.add(-requested, -allocated, request.tag, &self.shared_tally);
-        true
+        self.tally.fall(request.requested_bytes, cell.class_bytes, request.tag(), &self.shared_tally);
+        Some(())
     }
 
     /// How many places to bring when a class has run empty. The class may keep more from now on.
@@ -228,9 +227,11 @@ impl ThreadCache {
         let count = cell.count.load(Ordering::Relaxed);
         let taken = count.div_ceil(2);
         let first = cell.first_place as usize;
-        places.extend(self.places[first..first + taken as usize].iter().map(PlaceCell::load));
+        places.extend(self.places[first..first + taken as usize].iter().filter_map(PlaceCell::load));
         for index in taken..count {
-            self.places[first + (index - taken) as usize].store(self.places[first + index as usize].load());
+            if let Some(place) = self.places[first + index as usize].load() {
+                self.places[first + (index - taken) as usize].store(place);
+            }
         }
         cell.count.store(count - taken, Ordering::Relaxed);
     }
@@ -267,8 +268,8 @@ impl ThreadCache {
         for (class, cell) in self.classes.iter().enumerate() {
             let first = cell.first_place as usize;
             let count = cell.count.load(Ordering::Relaxed) as usize;
-            for place in &self.places[first..first + count] {
-                take(class, place.load());
+            for place in self.places[first..first + count].iter().filter_map(PlaceCell::load) {
+                take(class, place);
             }
             cell.count.store(0, Ordering::Relaxed);
         }
@@ -306,11 +307,6 @@ impl ThreadCache {
     /// How many places of a class are kept.
     pub(crate) fn place_count(&self, class: ClassIndex) -> u64 {
         u64::from(self.classes[class].count.load(Ordering::Relaxed))
-    }
-
-    /// How many bytes are kept.
-    pub(crate) fn kept_bytes(&self) -> u64 {
-        self.classes.iter().map(|cell| u64::from(cell.count.load(Ordering::Relaxed)) * cell.class_bytes).sum()
     }
 }
 

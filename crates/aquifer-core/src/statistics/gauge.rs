@@ -20,15 +20,24 @@ pub(crate) struct LocalGauge {
 }
 
 impl LocalGauge {
-    /// Adds `bytes` (or takes away, if negative) and answers whether it is time to publish. Only the owner may call.
+    /// Adds `bytes` and answers whether it is time to publish. Only the owner may call.
     #[inline]
-    pub(crate) fn add(&self, bytes: i64) -> bool {
-        let untold = self.untold.load(Ordering::Relaxed).wrapping_add(bytes);
+    pub(crate) fn rise(&self, bytes: u64) -> bool {
+        let untold = self.untold.load(Ordering::Relaxed).wrapping_add(bytes as i64);
         self.untold.store(untold, Ordering::Relaxed);
-        if untold > self.highest.load(Ordering::Relaxed) {
-            self.highest.store(untold, Ordering::Relaxed);
+        if untold <= self.highest.load(Ordering::Relaxed) {
+            return false;
         }
-        untold.wrapping_add(UNTOLD_BYTES_MAX) as u64 > 2 * UNTOLD_BYTES_MAX as u64
+        self.highest.store(untold, Ordering::Relaxed);
+        untold > UNTOLD_BYTES_MAX
+    }
+
+    /// Takes `bytes` away and answers whether it is time to publish. Only the owner may call.
+    #[inline]
+    pub(crate) fn fall(&self, bytes: u64) -> bool {
+        let untold = self.untold.load(Ordering::Relaxed).wrapping_sub(bytes as i64);
+        self.untold.store(untold, Ordering::Relaxed);
+        untold < -UNTOLD_BYTES_MAX
     }
 
     /// Moves the untold part to `shared`. Only the owner, or who has revoked it, may call.
@@ -88,7 +97,8 @@ mod tests {
             let bytes = bytes.max(-current);
             current += bytes;
             peak = peak.max(current);
-            if local.add(bytes) {
+            let is_due = if bytes > 0 { local.rise(bytes as u64) } else { local.fall(bytes.unsigned_abs()) };
+            if is_due {
                 local.publish(&shared);
             }
             assert_eq!(shared.read([&local].into_iter()), (current as u64, peak as u64));
@@ -98,9 +108,9 @@ mod tests {
     #[test]
     fn a_large_change_asks_to_be_published() {
         let local = LocalGauge::default();
-        assert!(!local.add(UNTOLD_BYTES_MAX));
-        assert!(local.add(1));
-        assert!(!local.add(-2 * UNTOLD_BYTES_MAX - 1));
-        assert!(local.add(-1));
+        assert!(!local.rise(UNTOLD_BYTES_MAX as u64));
+        assert!(local.rise(1));
+        assert!(!local.fall(2 * UNTOLD_BYTES_MAX as u64 + 1));
+        assert!(local.fall(1));
     }
 }

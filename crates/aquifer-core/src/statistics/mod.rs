@@ -107,7 +107,6 @@ pub(crate) struct PoolSnapshot {
     pub(crate) classes: Vec<ClassStatistics>,
     pub(crate) cached_bytes: u64,
     pub(crate) free_bytes: u64,
-    pub(crate) reserved_bytes: u64,
     pub(crate) largest_free_bytes: u64,
     pub(crate) free_range_count: u64,
     pub(crate) block_count: u64,

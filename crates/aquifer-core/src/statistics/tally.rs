@@ -25,11 +25,18 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Adds at once, for slow paths.
-    pub(crate) fn add(&self, requested_bytes: i64, allocated_bytes: i64, tag: Tag) {
-        self.requested.add(requested_bytes);
-        self.allocated.add(allocated_bytes);
-        self.tags[tag.index()].add(requested_bytes);
+    /// Adds an allocation at once, for slow paths.
+    pub(crate) fn rise(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag) {
+        self.requested.add(requested_bytes as i64);
+        self.allocated.add(allocated_bytes as i64);
+        self.tags[tag.index()].add(requested_bytes as i64);
+    }
+
+    /// Takes an allocation away at once, for slow paths.
+    pub(crate) fn fall(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag) {
+        self.requested.add(-(requested_bytes as i64));
+        self.allocated.add(-(allocated_bytes as i64));
+        self.tags[tag.index()].add(-(requested_bytes as i64));
     }
 }
 
@@ -52,19 +59,26 @@ impl Default for LocalTally {
 }
 
 impl LocalTally {
-    /// Adds to this thread's part; publishes to `shared` if that has become due.
+    /// Adds an allocation to this thread's part; publishes to `shared` if that has become due.
     #[inline]
-    pub(crate) fn add(&self, requested_bytes: i64, allocated_bytes: i64, tag: Tag, shared: &Tally) {
-        let tag_gauge = &self.tags[tag.index()];
-        let is_due = self.requested.add(requested_bytes)
-            | self.allocated.add(allocated_bytes)
-            | tag_gauge.add(requested_bytes);
-        if is_due {
+    pub(crate) fn rise(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag, shared: &Tally) {
+        let of_tag = self.tags[tag.index()].rise(requested_bytes);
+        if of_tag | self.requested.rise(requested_bytes) | self.allocated.rise(allocated_bytes) {
+            self.publish_one(tag, shared);
+        }
+    }
+
+    /// Takes an allocation away from this thread's part; publishes to `shared` if that has become due.
+    #[inline]
+    pub(crate) fn fall(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag, shared: &Tally) {
+        let of_tag = self.tags[tag.index()].fall(requested_bytes);
+        if of_tag | self.requested.fall(requested_bytes) | self.allocated.fall(allocated_bytes) {
             self.publish_one(tag, shared);
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn publish_one(&self, tag: Tag, shared: &Tally) {
         self.requested.publish(&shared.requested);
         self.allocated.publish(&shared.allocated);

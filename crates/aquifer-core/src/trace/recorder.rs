@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// What tells live allocations apart: memory type, block and offset.
-type PlaceKey = (u8, u32, u64);
+type PlaceKey = (usize, u32, u64);
 
 /// Where a manager tells its events. Calls come one at a time, in an order in which every free follows its allocation.
 pub(crate) trait EventSink: Send + Sync {

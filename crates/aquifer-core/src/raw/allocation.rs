@@ -1,4 +1,4 @@
-//! The one module of the core with unsafe code: who keeps the shared state alive, and references into device memory.
+//! Who keeps the shared state alive, and references into device memory.
 //!
 //! # Who keeps the shared state alive
 //!
@@ -18,15 +18,15 @@
 //! An [`Allocation`] owns its range alone: the pool hands no byte out twice. So `&Allocation` may give `&[u8]` and
 //! `&mut Allocation` may give `&mut [u8]`, for as long as the allocation lives, since a block is destroyed only when it
 //! has no used range.
-#![allow(unsafe_code)]
 
-use super::shared::Shared;
-use crate::pool::{Closing, GRANULE_BYTES, Place, Request};
+use crate::manager::Shared;
+use crate::pool::{Closing, Place, Request};
 use crate::statistics::Tag;
 use crate::sync::Ordering;
 use aquifer_backend::{Backend, BlockRange, Error};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// A pointer to the state that all handles and buffers of one manager share.
 pub(crate) struct SharedPtr<B: Backend>(NonNull<Shared<B>>);
@@ -72,16 +72,8 @@ impl<B: Backend> Owner<B> {
 
     /// Makes an allocation of what the pool has just handed out and counted.
     #[inline]
-    pub(crate) fn adopt(&self, memory_type: u8, place: Place, request: &Request) -> Allocation<B> {
-        Allocation {
-            shared: SharedPtr(self.0.0),
-            place,
-            requested_bytes: request.requested_bytes,
-            class: request.class as u16,
-            tag: request.tag,
-            memory_type,
-            is_cached: request.is_cached,
-        }
+    pub(crate) fn adopt(&self, place: Place, request: Request) -> Allocation<B> {
+        Allocation { shared: SharedPtr(self.0.0), place, request }
     }
 }
 
@@ -105,11 +97,7 @@ impl<B: Backend> Drop for Owner<B> {
 pub(crate) struct Allocation<B: Backend> {
     shared: SharedPtr<B>,
     place: Place,
-    requested_bytes: u64,
-    class: u16,
-    tag: Tag,
-    memory_type: u8,
-    is_cached: bool,
+    request: Request,
 }
 
 impl<B: Backend> Drop for Allocation<B> {
@@ -117,55 +105,44 @@ impl<B: Backend> Drop for Allocation<B> {
     fn drop(&mut self) {
         let shared = &*self.shared;
         if shared.observers.are_active() {
-            shared.observers.freed(self.memory_type, self.place);
+            shared.observers.freed(self.place, self.request);
         }
-        let pool = &shared.pools[usize::from(self.memory_type)].pool;
-        if pool.free(self.place, &self.request()) == Closing::Drained {
+        let pool = &shared.pools[self.request.memory_type()].pool;
+        if pool.free(self.place, self.request) == Closing::Drained {
             self.shared.release(1);
         }
     }
 }
 
 impl<B: Backend> Allocation<B> {
-    #[inline]
-    fn request(&self) -> Request {
-        Request {
-            requested_bytes: self.requested_bytes,
-            alignment: GRANULE_BYTES,
-            class: usize::from(self.class),
-            is_cached: self.is_cached,
-            tag: self.tag,
-        }
-    }
-
     pub(crate) fn requested_bytes(&self) -> u64 {
-        self.requested_bytes
+        self.request.requested_bytes
     }
 
     /// What the allocation occupies, rounding included.
     pub(crate) fn allocated_bytes(&self) -> u64 {
-        self.request().bytes(self.shared.pools[usize::from(self.memory_type)].pool.layout())
+        self.request.bytes(self.shared.pools[self.request.memory_type()].pool.layout())
     }
 
     pub(crate) fn tag(&self) -> Tag {
-        self.tag
+        self.request.tag()
     }
 
     pub(crate) fn shared(&self) -> &Shared<B> {
         &self.shared
     }
 
-    pub(crate) fn memory_type(&self) -> u8 {
-        self.memory_type
-    }
-
     pub(crate) fn place(&self) -> Place {
         self.place
     }
 
+    fn block(&self) -> Arc<B::Block> {
+        self.shared.pools[self.request.memory_type()].block(self.place.block())
+    }
+
     /// The address of the first byte, where the host can see it.
     pub(crate) fn host_pointer(&self) -> Option<NonNull<u8>> {
-        let block = self.shared.block(self.memory_type, self.place.block);
+        let block = self.block();
         let start = self.shared.backend.host_pointer(&block)?;
         // SAFETY: the range lies in its block, and the block is one object of the host's memory (`Backend`).
         Some(unsafe { start.add(self.place.offset as usize) })
@@ -177,20 +154,20 @@ impl<B: Backend> Allocation<B> {
         // SAFETY: the bytes are readable and initialised (`Backend`), lie in a range that only this allocation has, and
         // that allocation is borrowed, so that nobody writes them through `bytes_mut`, `fill` or `copy_from`, which
         // borrow it mutably, and it is not freed.
-        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.requested_bytes as usize) })
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.requested_bytes() as usize) })
     }
 
     /// The requested bytes, to be written.
     pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         let start = self.host_pointer()?;
         // SAFETY: as in `bytes`, and borrowed mutably, so that nobody else reads or writes them.
-        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.requested_bytes as usize) })
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.requested_bytes() as usize) })
     }
 
     /// Sets part of the allocation to `value`. The caller has checked that `range` lies in what is allocated.
     pub(crate) fn fill(&mut self, range: Range<u64>, value: u8) -> Result<(), Error> {
         debug_assert!(range.start <= range.end && range.end <= self.allocated_bytes());
-        let block = self.shared.block(self.memory_type, self.place.block);
+        let block = self.block();
         let destination = BlockRange {
             block: &*block,
             offset: self.place.offset + range.start,
@@ -212,8 +189,8 @@ impl<B: Backend> Allocation<B> {
             offset + bytes <= self.allocated_bytes() && source_offset + bytes <= source.allocated_bytes()
         );
         debug_assert!(std::ptr::eq(self.shared(), source.shared()));
-        let from = source.shared.block(source.memory_type, source.place.block);
-        let to = self.shared.block(self.memory_type, self.place.block);
+        let from = source.block();
+        let to = self.block();
         let source = BlockRange { block: &*from, offset: source.place.offset + source_offset, bytes };
         let destination = BlockRange { block: &*to, offset: self.place.offset + offset, bytes };
         // SAFETY: both ranges lie in their allocations, equally long; two allocations never overlap; the destination is

@@ -1,0 +1,11 @@
+//! The one module of the core with unsafe code. Everything it gives out is safe to use.
+//!
+//! - [`allocation`]: buffers reach their manager without a reference count, and the host reads and writes what they
+//!   hold.
+//! - [`local`]: a thread reaches its cache without counting borrows.
+//!
+//! Both are here because a measurement asked for it; each says which.
+#![allow(unsafe_code)]
+
+pub(crate) mod allocation;
+pub(crate) mod local;
