@@ -126,8 +126,9 @@ impl<B: Backend> Shared<B> {
         if let Some(place) = typed.pool.allocate(request) {
             return Ok((place, false));
         }
-        typed.pool.flush();
-        if let Some(place) = typed.pool.allocate(request) {
+        if typed.pool.flush_sometimes()
+            && let Some(place) = typed.pool.allocate(request)
+        {
             return Ok((place, false));
         }
         self.release_decayed(typed);
@@ -368,6 +369,9 @@ impl<T> TypedPool<T> {
 const MEMORY_TYPE: usize = 0;
 
 /// Allocates: from this thread's cache if that can be, else the slow way.
+///
+/// Both ways end in two registers. If the slow one returned a whole allocation, the fast one would have to build its
+/// own in memory too, and reading that back costs a third of a pair.
 #[inline]
 #[track_caller]
 pub(crate) fn allocate<B: Backend>(
@@ -375,30 +379,28 @@ pub(crate) fn allocate<B: Backend>(
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
-    let pool = &owner.pools[MEMORY_TYPE].pool;
+    let layout = owner.pools[MEMORY_TYPE].pool.layout();
+    let request = || Request::new(layout, MEMORY_TYPE as u8, bytes, options.alignment, options.tag);
     let is_plain = bytes.wrapping_sub(1) < CACHED_BYTES_MAX
         && options.alignment <= GRANULE_BYTES
         && options.alignment.is_power_of_two()
         && !owner.must_clear(&options)
         && !owner.observers.are_active();
     if is_plain {
-        let request = Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, GRANULE_BYTES, options.tag);
-        if let Some(place) = pool.allocate_cached(request) {
+        let request = request();
+        if let Some(place) = owner.pools[MEMORY_TYPE].pool.allocate_cached(request) {
             return Ok(owner.adopt(place, request));
         }
     }
-    allocate_slow(owner, bytes, options)
+    let place = allocate_slow(owner, bytes, options)?;
+    Ok(owner.adopt(place, request()))
 }
 
 /// Checks, asks the pool, grows it if need be, clears, and tells who watches.
 #[cold]
 #[inline(never)]
 #[track_caller]
-fn allocate_slow<B: Backend>(
-    owner: &Owner<B>,
-    bytes: u64,
-    options: MemoryOptions,
-) -> Result<Allocation<B>, Error> {
+fn allocate_slow<B: Backend>(owner: &Owner<B>, bytes: u64, options: MemoryOptions) -> Result<Place, Error> {
     owner.check(bytes, &options)?;
     let pool = &owner.pools[MEMORY_TYPE].pool;
     let request = Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, options.alignment, options.tag);
@@ -406,13 +408,14 @@ fn allocate_slow<B: Backend>(
         Some(place) => (place, false),
         None => owner.grow(request)?,
     };
-    let mut allocation = owner.adopt(place, request);
     if owner.must_clear(&options) && !is_fresh {
+        let mut allocation = owner.adopt(place, request);
         let bytes = allocation.allocated_bytes();
         allocation.fill(0..bytes, 0)?;
+        std::mem::forget(allocation);
     }
     if owner.observers.are_active() {
         owner.observers.allocated(place, request);
     }
-    Ok(allocation)
+    Ok(place)
 }

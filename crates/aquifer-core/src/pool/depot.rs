@@ -5,6 +5,7 @@
 
 use super::Place;
 use super::layout::{BucketLayout, ClassIndex};
+use super::thread_cache::Batch;
 use crate::sync::{Mutex, Rank};
 use crossbeam_utils::CachePadded;
 
@@ -35,14 +36,14 @@ impl Depot {
     }
 
     /// Moves up to `count` places of a class to `places`.
-    pub(crate) fn take(&self, class: ClassIndex, count: usize, places: &mut Vec<Place>) {
+    pub(crate) fn take(&self, class: ClassIndex, count: usize, places: &mut Batch) {
         let mut depot = self.classes[class].lock();
         let first = depot.places.len().saturating_sub(count);
         places.extend(depot.places.drain(first..));
     }
 
     /// Keeps as many of `places` as it may, from the end; what is left in `places` is the caller's.
-    pub(crate) fn put(&self, class: ClassIndex, places: &mut Vec<Place>) {
+    pub(crate) fn put(&self, class: ClassIndex, places: &mut Batch) {
         let mut depot = self.classes[class].lock();
         let room = depot.places_max.saturating_sub(depot.places.len());
         let first = places.len().saturating_sub(room);

@@ -25,14 +25,20 @@ const REFUSE_ABOVE_QUARTERS: u64 = 5;
 const REFUSE_ABOVE_BYTES: u64 = 32 << 20;
 /// and this share of the peak.
 const REFUSE_ABOVE_SHARE: u64 = 64;
+/// Reserved bytes may exceed the peak of used bytes by so many before anything is given back.
+const SLACK_BYTES: u64 = 64 << 20;
 /// Reserved bytes may always be held down to this many percent of the peak of used bytes, whatever it costs.
 const GUARD_PERCENT: u64 = 115;
 
 /// How many requests there were, and how many of them missed.
+///
+/// What misses buy is memory, so they are allowed, but ever fewer: with the square root of the requests, the cost of a
+/// long run's misses vanishes beside its requests, while a recorded run of 100,000 requests may spend 400, or 800.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
     requests: u64,
     misses: u64,
+    flushes: u64,
 }
 
 impl Allowance {
@@ -49,14 +55,21 @@ impl Allowance {
         self.misses += 1;
     }
 
-    /// Whether blocks may be refused: up to 4 misses in 1000 requests, and 64 to start with.
-    fn may_refuse(&self) -> bool {
-        self.misses < self.requests / 250 + 64
+    /// Whether the caches may be emptied, which costs every thread a refill; counts it if so.
+    pub(super) fn take_flush(&mut self) -> bool {
+        let may_flush = self.flushes < 16 + self.requests.isqrt() / 64;
+        self.flushes += u64::from(may_flush);
+        may_flush
     }
 
-    /// Whether blocks may be given back to hold the peak: up to 8 misses in 1000 requests, and 128 to start with.
+    /// Whether blocks may be refused.
+    fn may_refuse(&self) -> bool {
+        self.misses < 64 + self.requests.isqrt()
+    }
+
+    /// Whether blocks may be given back to hold the peak.
     fn may_evict(&self) -> bool {
-        self.misses < self.requests / 125 + 128
+        self.misses < 2 * (64 + self.requests.isqrt())
     }
 }
 
@@ -102,10 +115,11 @@ impl State {
         let granule = BLOCK_GRANULE_BYTES.max(block_granularity_bytes);
         let needed = bytes.next_multiple_of(granule);
         let peak = self.ranges.reserved_bytes_peak();
+        let limit = peak.max(self.ranges.used_bytes_peak() + SLACK_BYTES);
         let reserved = self.ranges.reserved_bytes();
         let is_refusal = self.ranges.smallest_idle_fit(bytes).is_some();
-        if is_refusal && reserved - self.ranges.idle_bytes() + needed > peak {
-            // To refuse must never raise the peak.
+        if is_refusal && reserved - self.ranges.idle_bytes() + needed > limit {
+            // To refuse must never raise the limit.
             return Plan::TakeAnyFit;
         }
         let share_of = |whole: u64| {
@@ -118,7 +132,7 @@ impl State {
         let guard = self.ranges.used_bytes_peak() / 100 * GUARD_PERCENT;
         let mut evicted = Vec::new();
         if self.allowance.may_evict() || reserved + wanted > guard {
-            evicted = self.release_idle(|_, reserved| reserved + wanted > peak);
+            evicted = self.release_idle(|_, reserved| reserved + wanted > limit);
         }
         Plan::Create { evicted, bytes: wanted }
     }

@@ -28,14 +28,14 @@ use crate::clock::Clock;
 use crate::range::{BlockIndex, IdleBlock};
 use crate::raw::local::{self, PoolId};
 use crate::statistics::{ClassStatistics, PoolSnapshot, Tag, Tally};
-use crate::sync::{Mutex, Rank};
+use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use depot::Depot;
 use growth::{Fit, Plan};
 use layout::ClassIndex;
 use state::State;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use thread_cache::ClassSums;
+use thread_cache::{Batch, ClassSums};
 
 pub(crate) use thread_cache::ThreadCache;
 
@@ -181,6 +181,7 @@ pub(crate) struct Pool {
     clock: Clock,
     tally: Arc<Tally>,
     registry: Mutex<Registry>,
+    thread_count: AtomicU64,
     depot: Depot,
     state: Mutex<State>,
 }
@@ -193,6 +194,7 @@ impl Pool {
             clock,
             tally,
             registry: Mutex::new(Rank::Registry, Registry::default()),
+            thread_count: AtomicU64::new(0),
             depot: Depot::new(&layout),
             state: Mutex::new(Rank::PoolState, State::new(&layout)),
         })
@@ -229,10 +231,15 @@ impl Pool {
         if !request.is_cached() {
             return self.allocate_directly(request);
         }
-        let Some(cache) = local::cache_of(self) else { return self.allocate_directly(request) };
+        let found = local::with_or_make(self, |cache| self.refill(cache, request));
+        found.unwrap_or_else(|| self.allocate_directly(request))
+    }
+
+    /// Brings places to a cache that has run empty, and takes one; `None` if the pool must grow.
+    fn refill(&self, cache: &ThreadCache, request: Request) -> Option<Place> {
         let class = request.class();
-        let wanted = cache.grow(class);
-        let mut places = Vec::with_capacity(wanted);
+        let wanted = cache.grow(class, self.thread_count.load(Ordering::Relaxed));
+        let mut places = Batch::new();
         self.depot.take(class, wanted, &mut places);
         if places.is_empty() {
             let class_bytes = self.layout.class_bytes(class);
@@ -243,7 +250,10 @@ impl Pool {
         }
         cache.fill(class, &mut places);
         let place = cache.allocate(request);
-        self.evict(class, &mut places);
+        if !places.is_empty() {
+            self.depot.put(class, &mut places);
+            self.evict(class, places.drain(..));
+        }
         place.or_else(|| self.allocate_directly(request))
     }
 
@@ -270,16 +280,9 @@ impl Pool {
     fn free_slow(self: &Arc<Self>, place: Place, request: Request) -> Closing {
         // The pool must outlive the moment at which the place is counted as freed, until its locks are let go.
         let pool = Arc::clone(self);
-        if request.is_cached()
-            && let Some(cache) = local::cache_of(&pool)
-        {
-            let class = request.class();
-            cache.grow(class);
-            let mut places = Vec::new();
-            cache.take_half(class, &mut places);
-            pool.depot.put(class, &mut places);
-            pool.evict(class, &mut places);
-            if cache.free(place, request).is_some() {
+        if request.is_cached() {
+            let freed = local::with_or_make(&pool, |cache| pool.make_room(cache, place, request));
+            if freed == Some(true) {
                 return Closing::Orphans;
             }
         }
@@ -289,14 +292,26 @@ impl Pool {
         if is_last { Closing::Drained } else { Closing::Orphans }
     }
 
+    /// Takes half of a cache's full stack away, and frees a place to it; false if someone looks in.
+    fn make_room(&self, cache: &ThreadCache, place: Place, request: Request) -> bool {
+        let class = request.class();
+        cache.grow(class, self.thread_count.load(Ordering::Relaxed));
+        let mut places = Batch::new();
+        cache.take_half(class, &mut places);
+        self.depot.put(class, &mut places);
+        self.evict(class, places.drain(..));
+        cache.free(place, request).is_some()
+    }
+
     /// Gives places that a cache kept back to slabs and ranges.
-    fn evict(&self, class: ClassIndex, places: &mut Vec<Place>) {
-        if places.is_empty() {
+    fn evict(&self, class: ClassIndex, places: impl IntoIterator<Item = Place, IntoIter: ExactSizeIterator>) {
+        let places = places.into_iter();
+        if places.len() == 0 {
             return;
         }
         let now = self.clock.now_ms();
         let mut state = self.state.lock();
-        for place in places.drain(..) {
+        for place in places {
             state.evict(class, place, now);
         }
     }
@@ -310,10 +325,8 @@ impl Pool {
     /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth
     /// lock and has emptied the caches.
     pub(crate) fn plan_growth(&self, request: Request, block_granularity_bytes: u64) -> Growth {
-        let in_caches = self.thread_caches().iter().map(|cache| cache.allocation_count()).sum::<u64>();
+        self.count_requests();
         let mut state = self.state.lock();
-        let counted = state.classes.iter().map(|class| class.sums.allocations).sum::<u64>();
-        state.allowance.set_requests(counted + in_caches);
         match state.plan_growth(self.range_bytes(request), block_granularity_bytes) {
             Plan::TakeAnyFit => {
                 let bytes = request.bytes(&self.layout);
@@ -353,6 +366,24 @@ impl Pool {
         self.state.lock().release_idle(wants_more)
     }
 
+    /// Empties all caches if that has not been done too often.
+    pub(crate) fn flush_sometimes(&self) -> bool {
+        self.count_requests();
+        let may_flush = self.state.lock().allowance.take_flush();
+        if may_flush {
+            self.flush();
+        }
+        may_flush
+    }
+
+    /// Tells the allowance how many requests there were, most of which the thread caches have served without a word.
+    fn count_requests(&self) {
+        let in_caches = self.thread_caches().iter().map(|cache| cache.allocation_count()).sum::<u64>();
+        let mut state = self.state.lock();
+        let counted = state.classes.iter().map(|class| class.sums.allocations).sum::<u64>();
+        state.allowance.set_requests(counted + in_caches);
+    }
+
     /// Empties all caches, those of other threads too, so that what they kept can merge. Costs some microseconds,
     /// and a moment's work for each thread that is just allocating.
     pub(crate) fn flush(&self) {
@@ -363,7 +394,7 @@ impl Pool {
                 cache.readmit();
             }
         }
-        self.depot.drain(|class, mut places| self.evict(class, &mut places));
+        self.depot.drain(|class, places| self.evict(class, places));
     }
 
     fn empty(&self, cache: &ThreadCache) {
@@ -380,6 +411,7 @@ impl Pool {
         }
         let cache = Arc::new(ThreadCache::new(&self.layout, Arc::clone(&self.tally)));
         registry.caches.push(Arc::clone(&cache));
+        self.thread_count.fetch_add(1, Ordering::Relaxed);
         Some(cache)
     }
 
@@ -388,6 +420,7 @@ impl Pool {
         let mut registry = self.registry.lock();
         let Some(place) = registry.caches.iter().position(|other| Arc::ptr_eq(other, cache)) else { return };
         registry.caches.swap_remove(place);
+        self.thread_count.fetch_sub(1, Ordering::Relaxed);
         self.fold(cache);
     }
 
@@ -419,7 +452,7 @@ impl Pool {
         for cache in &caches {
             self.fold(cache);
         }
-        self.depot.drain(|class, mut places| self.evict(class, &mut places));
+        self.depot.drain(|class, places| self.evict(class, places));
         let mut state = self.state.lock();
         state.is_closed = true;
         state.orphans = state.classes.iter().map(|class| class.sums.allocations - class.sums.frees).sum();

@@ -4,7 +4,7 @@
 use super::growth::{Allowance, Fit};
 use super::layout::{BucketLayout, ClassIndex, GRANULE_BYTES};
 use super::slab::{self, Slabs};
-use super::thread_cache::ClassSums;
+use super::thread_cache::{Batch, ClassSums};
 use super::{Place, Request};
 use crate::range::Ranges;
 
@@ -69,7 +69,7 @@ impl State {
         class: ClassIndex,
         class_bytes: u64,
         count: usize,
-        places: &mut Vec<Place>,
+        places: &mut Batch,
     ) {
         if class_bytes <= slab::SLOT_BYTES_MAX {
             places.extend((0..count).map_while(|_| self.allocate_slot(class, class_bytes, Fit::Good)));

@@ -21,20 +21,32 @@
 //! One of the two sees the other's write, so they never work at the same time; the release stores, read with acquire,
 //! order what they did. An owner that must back off goes to the pool directly and does not wait.
 
-use super::layout::{BucketLayout, ClassIndex};
+use super::layout::{BucketLayout, CACHED_BYTES_MAX, ClassIndex};
 use super::{Place, Request};
 use crate::statistics::{LocalTally, Tally};
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, LightFence, Ordering, heavy_fence, yield_now};
+use arrayvec::ArrayVec;
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
-/// Most places one class keeps in one thread's cache, by count and by bytes.
-const CLASS_PLACES_MAX: u64 = 64;
-const CLASS_BYTES_MAX: u64 = 8 << 20;
-/// A class starts with room for so many, and doubles each time that was too few.
-const CLASS_PLACES_FIRST: u32 = 4;
-/// The most bytes one thread's cache may grow to keep, over all classes.
-const CACHE_BYTES_MAX: u64 = 64 << 20;
+/// Most places one class keeps in one thread's cache.
+const CLASS_PLACES_MAX: usize = 64;
+/// A class starts with room for so many, and doubles each time that was too few,
+const CLASS_PLACES_FIRST: u32 = 2;
+/// as long as all caches of the pool together, each growing to an even share of this, could not keep more bytes.
+const POOL_BYTES_MAX: u64 = 512 << 20;
+
+/// Places on their way between caches, the depot and the pool.
+pub(super) type Batch = ArrayVec<Place, CLASS_PLACES_MAX>;
+
+/// How many places of a class one cache keeps at most: 6 of 1 MiB, and twice as many for each eighth of the size.
+///
+/// A stack of `n` runs empty or full about once in `n * n / 4` uses, and keeps `n` times its class's bytes. The least
+/// sum of both over all classes is where `n` falls with the cube root of the size.
+fn class_places_max(class_bytes: u64) -> u32 {
+    let share = CACHED_BYTES_MAX as f64 / class_bytes as f64;
+    (6.0 * share.cbrt()).round().min(CLASS_PLACES_MAX as f64) as u32
+}
 
 /// A [`Place`] that one thread writes and another may read.
 #[derive(Debug, Default)]
@@ -100,7 +112,7 @@ pub(crate) struct ThreadCache {
     is_revoked: CachePadded<AtomicBool>,
     classes: Box<[ClassCell]>,
     places: Box<[PlaceCell]>,
-    /// What all classes may keep by their present capacities, in bytes.
+    /// What all classes may keep beyond what they started with, in bytes.
     capacity_bytes: AtomicU64,
     tally: LocalTally,
     shared_tally: Arc<Tally>,
@@ -119,18 +131,15 @@ impl Drop for Inside<'_> {
 impl ThreadCache {
     pub(crate) fn new(layout: &BucketLayout, shared_tally: Arc<Tally>) -> Self {
         let mut first_place = 0;
-        let mut capacity_bytes = 0;
         let classes: Box<[ClassCell]> = (0..layout.cached_class_count())
             .map(|class| {
                 let class_bytes = layout.class_bytes(class);
-                let capacity_max = (CLASS_BYTES_MAX / class_bytes).clamp(1, CLASS_PLACES_MAX) as u32;
-                let capacity = CLASS_PLACES_FIRST.min(capacity_max);
-                capacity_bytes += u64::from(capacity) * class_bytes;
+                let capacity_max = class_places_max(class_bytes);
                 let cell = ClassCell {
                     class_bytes,
                     first_place,
                     capacity_max,
-                    capacity: AtomicU32::new(capacity),
+                    capacity: AtomicU32::new(CLASS_PLACES_FIRST),
                     count: AtomicU32::new(0),
                     allocations: AtomicU64::new(0),
                     frees: AtomicU64::new(0),
@@ -147,7 +156,7 @@ impl ThreadCache {
             is_revoked: CachePadded::new(AtomicBool::new(false)),
             classes,
             places: (0..first_place).map(|_| PlaceCell::default()).collect(),
-            capacity_bytes: AtomicU64::new(capacity_bytes),
+            capacity_bytes: AtomicU64::new(0),
             tally: LocalTally::default(),
             shared_tally,
         }
@@ -194,21 +203,23 @@ impl ThreadCache {
         Some(())
     }
 
-    /// How many places to bring when a class has run empty. The class may keep more from now on.
-    pub(crate) fn grow(&self, class: ClassIndex) -> usize {
+    /// Lets a class keep more from now on, if what all `thread_count` caches may keep allows it. Answers how many places
+    /// to bring when it has run empty.
+    pub(crate) fn grow(&self, class: ClassIndex, thread_count: u64) -> usize {
         let cell = &self.classes[class];
         let capacity = cell.capacity.load(Ordering::Relaxed);
-        let more = capacity.min(cell.capacity_max - capacity);
-        let bytes = self.capacity_bytes.load(Ordering::Relaxed) + u64::from(more) * cell.class_bytes;
-        if more > 0 && bytes <= CACHE_BYTES_MAX {
-            cell.capacity.store(capacity + more, Ordering::Relaxed);
+        let wanted = (2 * capacity).min(cell.capacity_max);
+        let bytes =
+            self.capacity_bytes.load(Ordering::Relaxed) + u64::from(wanted - capacity) * cell.class_bytes;
+        if bytes <= POOL_BYTES_MAX / thread_count.max(1) {
+            cell.capacity.store(wanted, Ordering::Relaxed);
             self.capacity_bytes.store(bytes, Ordering::Relaxed);
         }
         (cell.capacity.load(Ordering::Relaxed) / 2).max(1) as usize
     }
 
     /// Puts places in, from the end of `places`, until the class is full.
-    pub(crate) fn fill(&self, class: ClassIndex, places: &mut Vec<Place>) {
+    pub(crate) fn fill(&self, class: ClassIndex, places: &mut Batch) {
         let cell = &self.classes[class];
         let Some(_inside) = self.enter() else { return };
         let mut count = cell.count.load(Ordering::Relaxed);
@@ -221,7 +232,7 @@ impl ThreadCache {
     }
 
     /// Takes the older half of a class out, to make room. The places used last stay: their memory is the warmest.
-    pub(crate) fn take_half(&self, class: ClassIndex, places: &mut Vec<Place>) {
+    pub(crate) fn take_half(&self, class: ClassIndex, places: &mut Batch) {
         let cell = &self.classes[class];
         let Some(_inside) = self.enter() else { return };
         let count = cell.count.load(Ordering::Relaxed);

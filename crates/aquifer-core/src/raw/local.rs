@@ -88,8 +88,8 @@ impl Drop for Locals {
     }
 }
 
-/// Calls `use_cache` with this thread's cache of the pool; `None` if it has none at hand. `use_cache` must not come back
-/// here.
+/// Calls `use_cache` with this thread's cache of the pool; `None` if it has none at hand. `use_cache` must not allocate
+/// or free through a manager.
 #[inline]
 pub(crate) fn with<R>(id: &PoolId, use_cache: impl FnOnce(&ThreadCache) -> Option<R>) -> Option<R> {
     let recent = RECENT.with(|recent| recent[id.number % RECENT_COUNT].get());
@@ -97,13 +97,21 @@ pub(crate) fn with<R>(id: &PoolId, use_cache: impl FnOnce(&ThreadCache) -> Optio
         return None;
     }
     // SAFETY: the entry points into an `Arc` in this thread's `LOCALS`. Entries of `LOCALS` are replaced only by
-    // `cache_of` and dropped only by `Locals::drop`, on this thread, and both overwrite the entry here first. Neither
-    // can run during `use_cache`, which calls methods of the cache only.
+    // `bring` and dropped only by `Locals::drop`, on this thread, and both overwrite the entry here first. Neither
+    // runs during `use_cache`: the thread is not ending, and `bring` is reached only by allocating or freeing, which
+    // the core's callers of this function, the only ones, do not do inside it.
     use_cache(unsafe { &*recent.cache })
 }
 
-/// This thread's cache of the pool, made if need be; `None` if the thread is ending or the pool has been closed.
-pub(crate) fn cache_of(pool: &Arc<Pool>) -> Option<Arc<ThreadCache>> {
+/// As [`with`], and makes the cache if there is none; `None` also if the thread is ending or the pool has been closed.
+pub(crate) fn with_or_make<R>(pool: &Arc<Pool>, use_cache: impl FnOnce(&ThreadCache) -> R) -> Option<R> {
+    let is_at_hand = with(pool.id(), |_| Some(())).is_some();
+    if is_at_hand || bring(pool) { with(pool.id(), |cache| Some(use_cache(cache))) } else { None }
+}
+
+/// Makes this thread's cache of the pool the one at hand; false if there can be none.
+#[cold]
+fn bring(pool: &Arc<Pool>) -> bool {
     let PoolId { number, identity } = *pool.id();
     let found = LOCALS.try_with(|locals| {
         let mut locals = locals.0.borrow_mut();
@@ -114,14 +122,13 @@ pub(crate) fn cache_of(pool: &Arc<Pool>) -> Option<Arc<ThreadCache>> {
             Some(local) if local.identity == identity => local,
             other => {
                 let cache = pool.enlist()?;
-                // The old one's pool is gone, or its number would not be used again.
                 RECENT.with(|recent| recent[number % RECENT_COUNT].set(NO_CACHE));
                 other.insert(Local { identity, cache, pool: Arc::downgrade(pool) })
             }
         };
         let recent = Recent { identity, cache: Arc::as_ptr(&local.cache) };
         RECENT.with(|entries| entries[number % RECENT_COUNT].set(recent));
-        Some(Arc::clone(&local.cache))
+        Some(())
     });
-    found.ok().flatten()
+    found.ok().flatten().is_some()
 }
