@@ -3,7 +3,7 @@
 use crate::pool::GRANULE_BYTES;
 use crate::statistics::Tag;
 
-/// Options of one allocation. A plain value: make it once, use it often.
+/// Options of one allocation. A plain value of one word: make it once, use it often.
 ///
 /// ```
 /// use aquifer_core::MemoryOptions;
@@ -11,9 +11,12 @@ use crate::statistics::Tag;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryOptions {
+    /// In bytes, as asked for, right or wrong; what is too large for the field is wrong in any case.
+    alignment: u32,
     pub(crate) tag: Tag,
-    pub(crate) alignment: u64,
     pub(crate) is_zeroed: bool,
+    /// Whether nothing but a tag is asked for, so that the hot path need look at one field only.
+    pub(crate) is_plain: bool,
 }
 
 impl Default for MemoryOptions {
@@ -24,10 +27,11 @@ impl Default for MemoryOptions {
 
 impl MemoryOptions {
     /// Untagged, aligned to 256 bytes, content unspecified.
-    pub const DEFAULT: Self = Self { tag: Tag::UNTAGGED, alignment: GRANULE_BYTES, is_zeroed: false };
+    pub const DEFAULT: Self =
+        Self { tag: Tag::UNTAGGED, alignment: GRANULE_BYTES as u32, is_zeroed: false, is_plain: true };
 
     /// All bytes zero, those that rounding adds too.
-    pub const ZEROED: Self = Self { is_zeroed: true, ..Self::DEFAULT };
+    pub const ZEROED: Self = Self::DEFAULT.zeroed(true);
 
     /// Counted under `tag`.
     #[must_use]
@@ -40,12 +44,23 @@ impl MemoryOptions {
     /// bytes; more than that goes past the thread caches.
     #[must_use]
     pub const fn alignment(self, bytes: u64) -> Self {
-        Self { alignment: bytes, ..self }
+        let alignment = if bytes > u32::MAX as u64 { u32::MAX } else { bytes as u32 };
+        Self { alignment, ..self }.classified()
     }
 
     /// Zeroed or not.
     #[must_use]
     pub const fn zeroed(self, is_zeroed: bool) -> Self {
-        Self { is_zeroed, ..self }
+        Self { is_zeroed, ..self }.classified()
+    }
+
+    pub(crate) const fn alignment_bytes(self) -> u64 {
+        self.alignment as u64
+    }
+
+    const fn classified(self) -> Self {
+        let is_plain =
+            !self.is_zeroed && self.alignment.is_power_of_two() && self.alignment_bytes() <= GRANULE_BYTES;
+        Self { is_plain, ..self }
     }
 }

@@ -100,7 +100,7 @@ impl<B: Backend> Shared<B> {
                 format!("{bytes} bytes asked for; the largest block has {most}"),
             );
         }
-        let (alignment, most) = (options.alignment, self.backend.properties().alignment_bytes_min);
+        let (alignment, most) = (options.alignment_bytes(), self.backend.properties().alignment_bytes_min);
         if !alignment.is_power_of_two() {
             let message =
                 format!("alignment of {alignment} bytes asked for; use a power of two up to {most}");
@@ -270,8 +270,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Whether an allocation must be cleared before it is handed out.
-    #[inline]
-    pub(crate) fn must_clear(&self, options: &MemoryOptions) -> bool {
+    fn must_clear(&self, options: &MemoryOptions) -> bool {
         options.is_zeroed || self.config.zero_policy == ZeroPolicy::OnReuse
     }
 
@@ -380,14 +379,13 @@ pub(crate) fn allocate<B: Backend>(
     options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
     let layout = owner.pools[MEMORY_TYPE].pool.layout();
-    let request = || Request::new(layout, MEMORY_TYPE as u8, bytes, options.alignment, options.tag);
-    let is_plain = bytes.wrapping_sub(1) < CACHED_BYTES_MAX
-        && options.alignment <= GRANULE_BYTES
-        && options.alignment.is_power_of_two()
-        && !owner.must_clear(&options)
-        && !owner.observers.are_active();
-    if is_plain {
-        let request = request();
+    let request = || Request::new(layout, MEMORY_TYPE as u8, bytes, options.alignment_bytes(), options.tag);
+    if bytes.wrapping_sub(1) < CACHED_BYTES_MAX
+        && options.is_plain
+        && owner.config.zero_policy == ZeroPolicy::OnRequest
+        && !owner.observers.are_active()
+    {
+        let request = Request::new(layout, MEMORY_TYPE as u8, bytes, GRANULE_BYTES, options.tag);
         if let Some(place) = owner.pools[MEMORY_TYPE].pool.allocate_cached(request) {
             return Ok(owner.adopt(place, request));
         }
@@ -403,7 +401,8 @@ pub(crate) fn allocate<B: Backend>(
 fn allocate_slow<B: Backend>(owner: &Owner<B>, bytes: u64, options: MemoryOptions) -> Result<Place, Error> {
     owner.check(bytes, &options)?;
     let pool = &owner.pools[MEMORY_TYPE].pool;
-    let request = Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, options.alignment, options.tag);
+    let request =
+        Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, options.alignment_bytes(), options.tag);
     let (place, is_fresh) = match pool.allocate(request) {
         Some(place) => (place, false),
         None => owner.grow(request)?,

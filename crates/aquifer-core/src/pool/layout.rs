@@ -106,7 +106,8 @@ impl BucketLayout {
         if granules_less_one >> self.sub_classes_log2 == 0 {
             return granules_less_one as ClassIndex;
         }
-        let shift = granules_less_one.ilog2() - self.sub_classes_log2;
+        // At least one bit is set here; the 1 spares the check.
+        let shift = (granules_less_one | 1).ilog2() - self.sub_classes_log2;
         ((u64::from(shift) << self.sub_classes_log2) + (granules_less_one >> shift)) as ClassIndex
     }
 

@@ -70,12 +70,11 @@ impl PlaceCell {
     }
 }
 
-/// One class: its stack and its counters, in one cache line. Each owner's write is one plain store.
+/// One class: its counters in one cache line, and its stack. Each owner's write is one plain store.
 #[derive(Debug)]
-#[cfg_attr(not(loom), repr(align(64)))]
+#[cfg_attr(not(loom), repr(C, align(64)))]
 struct ClassCell {
     class_bytes: u64,
-    first_place: u32,
     capacity_max: u32,
     capacity: AtomicU32,
     count: AtomicU32,
@@ -83,6 +82,20 @@ struct ClassCell {
     frees: AtomicU64,
     requested_allocated: AtomicU64,
     requested_freed: AtomicU64,
+    places: [PlaceCell; CLASS_PLACES_MAX],
+}
+
+impl ClassCell {
+    /// The place at a height of the stack, below [`CLASS_PLACES_MAX`].
+    #[inline]
+    fn place(&self, height: u32) -> &PlaceCell {
+        // Heights never reach the limit; the remainder spares the check.
+        &self.places[height as usize % CLASS_PLACES_MAX]
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> {
+        self.places[..self.count.load(Ordering::Relaxed) as usize].iter().filter_map(PlaceCell::load)
+    }
 }
 
 /// Sums over time of one class, as one thread or the pool saw them.
@@ -111,7 +124,6 @@ pub(crate) struct ThreadCache {
     is_busy: CachePadded<AtomicBool>,
     is_revoked: CachePadded<AtomicBool>,
     classes: Box<[ClassCell]>,
-    places: Box<[PlaceCell]>,
     /// What all classes may keep beyond what they started with, in bytes.
     capacity_bytes: AtomicU64,
     tally: LocalTally,
@@ -130,24 +142,20 @@ impl Drop for Inside<'_> {
 
 impl ThreadCache {
     pub(crate) fn new(layout: &BucketLayout, shared_tally: Arc<Tally>) -> Self {
-        let mut first_place = 0;
         let classes: Box<[ClassCell]> = (0..layout.cached_class_count())
             .map(|class| {
                 let class_bytes = layout.class_bytes(class);
-                let capacity_max = class_places_max(class_bytes);
-                let cell = ClassCell {
+                ClassCell {
                     class_bytes,
-                    first_place,
-                    capacity_max,
+                    capacity_max: class_places_max(class_bytes),
                     capacity: AtomicU32::new(CLASS_PLACES_FIRST),
                     count: AtomicU32::new(0),
                     allocations: AtomicU64::new(0),
                     frees: AtomicU64::new(0),
                     requested_allocated: AtomicU64::new(0),
                     requested_freed: AtomicU64::new(0),
-                };
-                first_place += capacity_max;
-                cell
+                    places: std::array::from_fn(|_| PlaceCell::default()),
+                }
             })
             .collect();
         Self {
@@ -155,7 +163,6 @@ impl ThreadCache {
             is_busy: CachePadded::new(AtomicBool::new(false)),
             is_revoked: CachePadded::new(AtomicBool::new(false)),
             classes,
-            places: (0..first_place).map(|_| PlaceCell::default()).collect(),
             capacity_bytes: AtomicU64::new(0),
             tally: LocalTally::default(),
             shared_tally,
@@ -178,7 +185,7 @@ impl ThreadCache {
         let cell = &self.classes[request.class()];
         let _inside = self.enter()?;
         let count = cell.count.load(Ordering::Relaxed).checked_sub(1)?;
-        let place = self.places[(cell.first_place + count) as usize].load();
+        let place = cell.place(count).load();
         cell.count.store(count, Ordering::Relaxed);
         add(&cell.allocations, 1);
         add(&cell.requested_allocated, request.requested_bytes);
@@ -195,7 +202,7 @@ impl ThreadCache {
         if count == cell.capacity.load(Ordering::Relaxed) {
             return None;
         }
-        self.places[(cell.first_place + count) as usize].store(place);
+        cell.place(count).store(place);
         cell.count.store(count + 1, Ordering::Relaxed);
         add(&cell.frees, 1);
         add(&cell.requested_freed, request.requested_bytes);
@@ -225,7 +232,7 @@ impl ThreadCache {
         let mut count = cell.count.load(Ordering::Relaxed);
         while count < cell.capacity.load(Ordering::Relaxed) {
             let Some(place) = places.pop() else { break };
-            self.places[(cell.first_place + count) as usize].store(place);
+            cell.place(count).store(place);
             count += 1;
         }
         cell.count.store(count, Ordering::Relaxed);
@@ -237,12 +244,9 @@ impl ThreadCache {
         let Some(_inside) = self.enter() else { return };
         let count = cell.count.load(Ordering::Relaxed);
         let taken = count.div_ceil(2);
-        let first = cell.first_place as usize;
-        places.extend(self.places[first..first + taken as usize].iter().filter_map(PlaceCell::load));
-        for index in taken..count {
-            if let Some(place) = self.places[first + index as usize].load() {
-                self.places[first + (index - taken) as usize].store(place);
-            }
+        places.extend(cell.places().take(taken as usize));
+        for (height, place) in cell.places().skip(taken as usize).enumerate() {
+            cell.places[height].store(place);
         }
         cell.count.store(count - taken, Ordering::Relaxed);
     }
@@ -277,11 +281,7 @@ impl ThreadCache {
     /// Takes everything out. The owner must be kept out, or be the caller.
     pub(crate) fn drain(&self, mut take: impl FnMut(ClassIndex, Place)) {
         for (class, cell) in self.classes.iter().enumerate() {
-            let first = cell.first_place as usize;
-            let count = cell.count.load(Ordering::Relaxed) as usize;
-            for place in self.places[first..first + count].iter().filter_map(PlaceCell::load) {
-                take(class, place);
-            }
+            cell.places().for_each(|place| take(class, place));
             cell.count.store(0, Ordering::Relaxed);
         }
     }

@@ -20,15 +20,21 @@ pub(crate) struct LocalGauge {
 }
 
 impl LocalGauge {
-    /// Adds `bytes` and answers whether it is time to publish. Only the owner may call.
+    /// Adds `bytes` and answers whether that is a new high, which the caller then notes with [`LocalGauge::note_high`].
+    /// Only the owner may call.
     #[inline]
     pub(crate) fn rise(&self, bytes: u64) -> bool {
         let untold = self.untold.load(Ordering::Relaxed).wrapping_add(bytes as i64);
         self.untold.store(untold, Ordering::Relaxed);
-        if untold <= self.highest.load(Ordering::Relaxed) {
-            return false;
+        untold > self.highest.load(Ordering::Relaxed)
+    }
+
+    /// Notes a new high, if it is one, and answers whether it is time to publish. Only the owner may call.
+    pub(crate) fn note_high(&self) -> bool {
+        let untold = self.untold.load(Ordering::Relaxed);
+        if untold > self.highest.load(Ordering::Relaxed) {
+            self.highest.store(untold, Ordering::Relaxed);
         }
-        self.highest.store(untold, Ordering::Relaxed);
         untold > UNTOLD_BYTES_MAX
     }
 
@@ -97,7 +103,11 @@ mod tests {
             let bytes = bytes.max(-current);
             current += bytes;
             peak = peak.max(current);
-            let is_due = if bytes > 0 { local.rise(bytes as u64) } else { local.fall(bytes.unsigned_abs()) };
+            let is_due = if bytes > 0 {
+                local.rise(bytes as u64) && local.note_high()
+            } else {
+                local.fall(bytes.unsigned_abs())
+            };
             if is_due {
                 local.publish(&shared);
             }
@@ -108,8 +118,8 @@ mod tests {
     #[test]
     fn a_large_change_asks_to_be_published() {
         let local = LocalGauge::default();
-        assert!(!local.rise(UNTOLD_BYTES_MAX as u64));
-        assert!(local.rise(1));
+        assert!(local.rise(UNTOLD_BYTES_MAX as u64) && !local.note_high());
+        assert!(local.rise(1) && local.note_high());
         assert!(!local.fall(2 * UNTOLD_BYTES_MAX as u64 + 1));
         assert!(local.fall(1));
     }

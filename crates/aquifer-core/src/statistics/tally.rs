@@ -45,7 +45,7 @@ impl Tally {
 pub(crate) struct LocalTally {
     pub(crate) requested: LocalGauge,
     pub(crate) allocated: LocalGauge,
-    pub(crate) tags: Box<[LocalGauge]>,
+    pub(crate) tags: Box<[LocalGauge; TAGS_MAX]>,
 }
 
 impl Default for LocalTally {
@@ -53,17 +53,32 @@ impl Default for LocalTally {
         Self {
             requested: LocalGauge::default(),
             allocated: LocalGauge::default(),
-            tags: (0..TAGS_MAX).map(|_| LocalGauge::default()).collect(),
+            tags: Box::new(std::array::from_fn(|_| LocalGauge::default())),
         }
     }
 }
 
 impl LocalTally {
+    #[inline]
+    fn of(&self, tag: Tag) -> &LocalGauge {
+        // No tag has a larger index; the remainder spares the check.
+        &self.tags[tag.index() % TAGS_MAX]
+    }
+
     /// Adds an allocation to this thread's part; publishes to `shared` if that has become due.
     #[inline]
     pub(crate) fn rise(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag, shared: &Tally) {
-        let of_tag = self.tags[tag.index()].rise(requested_bytes);
+        let of_tag = self.of(tag).rise(requested_bytes);
         if of_tag | self.requested.rise(requested_bytes) | self.allocated.rise(allocated_bytes) {
+            self.note_highs(tag, shared);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note_highs(&self, tag: Tag, shared: &Tally) {
+        let of_tag = self.of(tag).note_high();
+        if of_tag | self.requested.note_high() | self.allocated.note_high() {
             self.publish_one(tag, shared);
         }
     }
@@ -71,7 +86,7 @@ impl LocalTally {
     /// Takes an allocation away from this thread's part; publishes to `shared` if that has become due.
     #[inline]
     pub(crate) fn fall(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag, shared: &Tally) {
-        let of_tag = self.tags[tag.index()].fall(requested_bytes);
+        let of_tag = self.of(tag).fall(requested_bytes);
         if of_tag | self.requested.fall(requested_bytes) | self.allocated.fall(allocated_bytes) {
             self.publish_one(tag, shared);
         }
