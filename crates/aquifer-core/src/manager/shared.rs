@@ -5,7 +5,7 @@ use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
 use super::tags::TagNames;
-use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Growth, Place, Pool, Request};
+use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Growth, Place, Pool, PoolKey, Request};
 use crate::range::{BlockIndex, IdleBlock};
 use crate::raw::allocation::{Allocation, Owner, destroy_block};
 use crate::statistics::{DriverCalls, Tally};
@@ -39,6 +39,8 @@ struct CallCounters {
 pub(crate) struct Shared<B: Backend> {
     pub(crate) backend: B,
     pub(crate) pools: Box<[TypedPool<B::Block>]>,
+    /// The pool of ordinary buffers: that of the first memory type, the best for them.
+    ordinary: PoolKey,
     pub(crate) ledgers: Box<[Ledger]>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: TagNames,
@@ -76,6 +78,7 @@ impl<B: Backend> Shared<B> {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2),
             keepers: AtomicUsize::new(1 + pools.len()),
+            ordinary: PoolKey { identity: pools[0].pool.identity(), memory_type: 0 },
             backend,
             pools,
             ledgers: ledgers.into(),
@@ -85,6 +88,12 @@ impl<B: Backend> Shared<B> {
             config,
             calls: CallCounters::default(),
         })
+    }
+
+    /// A checked request for ordinary memory.
+    #[inline]
+    fn request(&self, bytes: u64, options: MemoryOptions) -> Request {
+        Request::new(&self.config.layout, self.ordinary, bytes, options.alignment_bytes(), options.tag)
     }
 
     /// Checks a request, once, at the edge.
@@ -364,9 +373,6 @@ impl<T> TypedPool<T> {
     }
 }
 
-/// Ordinary buffers use the first memory type, the best for them.
-const MEMORY_TYPE: usize = 0;
-
 /// Allocates: from this thread's cache if that can be, else the slow way.
 ///
 /// Both ways end in two registers. If the slow one returned a whole allocation, the fast one would have to build its
@@ -378,20 +384,19 @@ pub(crate) fn allocate<B: Backend>(
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
-    let layout = owner.pools[MEMORY_TYPE].pool.layout();
-    let request = || Request::new(layout, MEMORY_TYPE as u8, bytes, options.alignment_bytes(), options.tag);
+    let shared = &**owner;
     if bytes.wrapping_sub(1) < CACHED_BYTES_MAX
         && options.is_plain
-        && owner.config.zero_policy == ZeroPolicy::OnRequest
-        && !owner.observers.are_active()
+        && shared.config.zero_policy == ZeroPolicy::OnRequest
+        && !shared.observers.are_active()
     {
-        let request = Request::new(layout, MEMORY_TYPE as u8, bytes, GRANULE_BYTES, options.tag);
-        if let Some(place) = owner.pools[MEMORY_TYPE].pool.allocate_cached(request) {
+        let request = Request::new(&shared.config.layout, shared.ordinary, bytes, GRANULE_BYTES, options.tag);
+        if let Some(place) = request.allocate_cached(shared.ordinary.identity) {
             return Ok(owner.adopt(place, request));
         }
     }
     let place = allocate_slow(owner, bytes, options)?;
-    Ok(owner.adopt(place, request()))
+    Ok(owner.adopt(place, shared.request(bytes, options)))
 }
 
 /// Checks, asks the pool, grows it if need be, clears, and tells who watches.
@@ -400,10 +405,8 @@ pub(crate) fn allocate<B: Backend>(
 #[track_caller]
 fn allocate_slow<B: Backend>(owner: &Owner<B>, bytes: u64, options: MemoryOptions) -> Result<Place, Error> {
     owner.check(bytes, &options)?;
-    let pool = &owner.pools[MEMORY_TYPE].pool;
-    let request =
-        Request::new(pool.layout(), MEMORY_TYPE as u8, bytes, options.alignment_bytes(), options.tag);
-    let (place, is_fresh) = match pool.allocate(request) {
+    let request = owner.request(bytes, options);
+    let (place, is_fresh) = match owner.pools[request.memory_type()].pool.allocate(request) {
         Some(place) => (place, false),
         None => owner.grow(request)?,
     };

@@ -26,7 +26,7 @@ pub(crate) use layout::CACHED_BYTES_MAX;
 
 use crate::clock::Clock;
 use crate::range::{BlockIndex, IdleBlock};
-use crate::raw::local::{self, PoolId};
+use crate::raw::local::{self, PoolId, PoolIdentity};
 use crate::statistics::{ClassStatistics, PoolSnapshot, Tag, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use depot::Depot;
@@ -84,8 +84,16 @@ impl Place {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) requested_bytes: u64,
-    /// Lowest bits first: class 16, tag 16, logarithm of the alignment 8, whether it is cached 8, memory type 8.
+    /// See [`Request::new`].
     parts: u64,
+}
+
+/// A pool as requests name it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolKey {
+    pub(crate) identity: PoolIdentity,
+    /// At most 15.
+    pub(crate) memory_type: u8,
 }
 
 impl Request {
@@ -93,7 +101,7 @@ impl Request {
     #[inline]
     pub(crate) fn new(
         layout: &BucketLayout,
-        memory_type: u8,
+        key: PoolKey,
         requested_bytes: u64,
         alignment: u64,
         tag: Tag,
@@ -105,11 +113,16 @@ impl Request {
             layout.class_count()
         };
         let alignment_log2 = alignment.max(GRANULE_BYTES).trailing_zeros();
+        // Lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4, identity 32.
+        debug_assert!(
+            class < 1 << 11 && tag.index() < 1 << 10 && alignment_log2 < 1 << 6 && key.memory_type < 1 << 4
+        );
         let parts = class as u64
-            | (tag.index() as u64) << 16
-            | u64::from(alignment_log2) << 32
-            | u64::from(is_cached) << 40
-            | u64::from(memory_type) << 48;
+            | (tag.index() as u64) << 11
+            | u64::from(alignment_log2) << 21
+            | u64::from(is_cached) << 27
+            | u64::from(key.memory_type) << 28
+            | u64::from(key.identity.bits()) << 32;
         Self { requested_bytes, parts }
     }
 
@@ -121,28 +134,47 @@ impl Request {
     /// The class that it is counted under; that it is served from, if it is cached.
     #[inline]
     pub(crate) fn class(self) -> ClassIndex {
-        ClassIndex::from(self.parts as u16)
+        (self.parts & 0x7ff) as ClassIndex
     }
 
     #[inline]
     pub(crate) fn tag(self) -> Tag {
-        Tag((self.parts >> 16) as u16)
+        Tag((self.parts >> 11 & 0x3ff) as u16)
     }
 
     /// At least [`GRANULE_BYTES`].
     pub(crate) fn alignment(self) -> u64 {
-        1 << (self.parts >> 32) as u8
+        1 << (self.parts >> 21 & 0x3f)
     }
 
     /// Whether thread caches keep places for it.
     #[inline]
     pub(crate) fn is_cached(self) -> bool {
-        (self.parts >> 40) as u8 != 0
+        self.parts >> 27 & 1 != 0
     }
 
     #[inline]
     pub(crate) fn memory_type(self) -> usize {
-        usize::from((self.parts >> 48) as u8)
+        (self.parts >> 28 & 0xf) as usize
+    }
+
+    #[inline]
+    fn identity(self) -> PoolIdentity {
+        PoolIdentity::from_bits((self.parts >> 32) as u32)
+    }
+
+    /// Finds a place in this thread's cache of the pool, for a request that is cached. The identity is the request's:
+    /// taken from there, the search for the cache would wait for the class to be computed.
+    #[inline]
+    pub(crate) fn allocate_cached(self, identity: PoolIdentity) -> Option<Place> {
+        local::with(identity, |cache| cache.allocate(self))
+    }
+
+    /// Frees a place to this thread's cache; `None` if that cannot be. After that the place's pool may be gone, unless
+    /// the caller holds the manager.
+    #[inline]
+    pub(crate) fn free_cached(self, place: Place) -> Option<()> {
+        if self.is_cached() { local::with(self.identity(), |cache| cache.free(place, self)) } else { None }
     }
 }
 
@@ -204,30 +236,17 @@ impl Pool {
         &self.id
     }
 
+    pub(crate) fn identity(&self) -> PoolIdentity {
+        self.id.identity
+    }
+
     #[inline]
     pub(crate) fn layout(&self) -> &BucketLayout {
         &self.layout
     }
 
-    /// Finds a place in what is reserved; `None` if the pool must grow.
-    #[inline]
+    /// Finds a place in what is reserved, past this thread's cache if that has none; `None` if the pool must grow.
     pub(crate) fn allocate(self: &Arc<Self>, request: Request) -> Option<Place> {
-        let place = self.allocate_cached(request);
-        if place.is_some() { place } else { self.allocate_slow(request) }
-    }
-
-    /// Finds a place in this thread's cache.
-    #[inline]
-    pub(crate) fn allocate_cached(&self, request: Request) -> Option<Place> {
-        if !request.is_cached() {
-            return None;
-        }
-        local::with(&self.id, |cache| cache.allocate(request))
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn allocate_slow(self: &Arc<Self>, request: Request) -> Option<Place> {
         if !request.is_cached() {
             return self.allocate_directly(request);
         }
@@ -265,19 +284,9 @@ impl Pool {
         Some(place)
     }
 
-    /// Frees a place. Once this has returned, or another thread has closed the pool, the pool may be gone: whoever
-    /// calls must not use it again, unless it holds the manager.
-    #[inline]
+    /// Frees a place that this thread's cache had no room for. After this the pool may be gone, unless the caller holds
+    /// the manager.
     pub(crate) fn free(self: &Arc<Self>, place: Place, request: Request) -> Closing {
-        if request.is_cached() && local::with(&self.id, |cache| cache.free(place, request)).is_some() {
-            return Closing::Orphans;
-        }
-        self.free_slow(place, request)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn free_slow(self: &Arc<Self>, place: Place, request: Request) -> Closing {
         // The pool must outlive the moment at which the place is counted as freed, until its locks are let go.
         let pool = Arc::clone(self);
         if request.is_cached() {

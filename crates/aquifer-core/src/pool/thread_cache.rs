@@ -50,6 +50,7 @@ fn class_places_max(class_bytes: u64) -> u32 {
 
 /// A [`Place`] that one thread writes and another may read.
 #[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(align(16)))]
 struct PlaceCell {
     offset: AtomicU64,
     /// 0 until it is first written.

@@ -107,14 +107,22 @@ impl<B: Backend> Drop for Allocation<B> {
         if shared.observers.are_active() {
             shared.observers.freed(self.place, self.request);
         }
-        let pool = &shared.pools[self.request.memory_type()].pool;
-        if pool.free(self.place, self.request) == Closing::Drained {
-            self.shared.release(1);
+        if self.request.free_cached(self.place).is_none() {
+            self.free_slow();
         }
     }
 }
 
 impl<B: Backend> Allocation<B> {
+    #[cold]
+    #[inline(never)]
+    fn free_slow(&self) {
+        let pool = &self.shared.pools[self.request.memory_type()].pool;
+        if pool.free(self.place, self.request) == Closing::Drained {
+            self.shared.release(1);
+        }
+    }
+
     pub(crate) fn requested_bytes(&self) -> u64 {
         self.request.requested_bytes
     }

@@ -1,25 +1,42 @@
 //! Which cache this thread has of which pool.
 //!
-//! Pools are numbered, and numbers are used again; a thread finds its cache of a pool by the pool's number and makes
-//! sure by the pool's identity, which is never used again. When the thread ends, its caches go back to their pools.
+//! A pool has an identity, which is never used again, and a number, its own until it is dropped. A thread keeps its
+//! caches in a list by number. When it ends, they go back to their pools.
 //!
-//! The thread's list of caches is behind a `RefCell`. Its borrow count is written and read back four times a pair,
-//! each time waiting for the store before: with it a hot pair took 26 ns, without it RECENT_NS. So the caches used
-//! last are also in [`RECENT`], as plain pointers.
+//! The list is behind a `RefCell`, whose borrow count is written and read back four times a pair, each time waiting for
+//! the store before: a hot pair took 26 ns with it, and 20 ns without. So the caches used last are also in [`RECENT`],
+//! as plain pointers, found by identity alone: a buffer carries its pool's identity and need not ask the pool.
 
-use crate::pool::Pool;
-use crate::pool::ThreadCache;
-use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
+use crate::pool::{Pool, ThreadCache};
+use crate::sync::{AtomicU32, Mutex, Ordering, Rank};
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::{Arc, LazyLock, Weak};
 
-/// A pool's number, its own until it is dropped, and its identity.
+/// Tells a pool from every other that was or will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PoolIdentity(u32);
+
+impl PoolIdentity {
+    /// Of no pool.
+    const NONE: Self = Self(0);
+
+    #[inline]
+    pub(crate) fn bits(self) -> u32 {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
+
+/// A pool's identity and number.
 #[derive(Debug)]
 pub(crate) struct PoolId {
+    pub(crate) identity: PoolIdentity,
     number: usize,
-    /// Never 0.
-    identity: u64,
 }
 
 /// Numbers that are free again, below the first one never used.
@@ -30,16 +47,21 @@ struct Numbers {
 
 static NUMBERS: LazyLock<Mutex<Numbers>> =
     LazyLock::new(|| Mutex::new(Rank::Leaf, Numbers { unused: Vec::new(), next: 0 }));
-static IDENTITIES: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(1));
+static IDENTITIES: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(PoolIdentity::NONE.0 + 1));
 
 impl PoolId {
+    /// # Panics
+    ///
+    /// After 2^32 - 1 pools, since two alike would be one thread's cache for both.
     pub(crate) fn new() -> Self {
         let mut numbers = NUMBERS.lock();
         let number = numbers.unused.pop().unwrap_or_else(|| {
             numbers.next += 1;
             numbers.next - 1
         });
-        Self { number, identity: IDENTITIES.fetch_add(1, Ordering::Relaxed) }
+        let next = |identity: u32| identity.checked_add(1);
+        let identity = IDENTITIES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        Self { identity: PoolIdentity(identity.expect("fewer than 2^32 pools in one process")), number }
     }
 }
 
@@ -51,7 +73,7 @@ impl Drop for PoolId {
 
 #[derive(Debug)]
 struct Local {
-    identity: u64,
+    identity: PoolIdentity,
     cache: Arc<ThreadCache>,
     pool: Weak<Pool>,
 }
@@ -60,16 +82,16 @@ struct Local {
 #[derive(Debug, Default)]
 struct Locals(RefCell<Vec<Option<Local>>>);
 
-/// A cache of this thread and the pool it is of; null, of pool 0, which does not exist, where there is none.
+/// A cache of this thread and the pool it is of.
 #[derive(Debug, Clone, Copy)]
 struct Recent {
-    identity: u64,
+    identity: PoolIdentity,
     cache: *const ThreadCache,
 }
 
-const NO_CACHE: Recent = Recent { identity: 0, cache: ptr::null() };
-/// How many caches of a thread can be reached fast: those of pools whose numbers differ modulo this.
-const RECENT_COUNT: usize = 8;
+const NO_CACHE: Recent = Recent { identity: PoolIdentity::NONE, cache: ptr::null() };
+/// How many caches of a thread can be reached fast: those of pools whose identities differ modulo this.
+const RECENT_COUNT: usize = 32;
 
 thread_local! {
     static LOCALS: Locals = const { Locals(RefCell::new(Vec::new())) };
@@ -91,9 +113,12 @@ impl Drop for Locals {
 /// Calls `use_cache` with this thread's cache of the pool; `None` if it has none at hand. `use_cache` must not allocate
 /// or free through a manager.
 #[inline]
-pub(crate) fn with<R>(id: &PoolId, use_cache: impl FnOnce(&ThreadCache) -> Option<R>) -> Option<R> {
-    let recent = RECENT.with(|recent| recent[id.number % RECENT_COUNT].get());
-    if recent.identity != id.identity {
+pub(crate) fn with<R>(
+    identity: PoolIdentity,
+    use_cache: impl FnOnce(&ThreadCache) -> Option<R>,
+) -> Option<R> {
+    let recent = RECENT.with(|recent| recent[identity.0 as usize % RECENT_COUNT].get());
+    if recent.identity != identity {
         return None;
     }
     // SAFETY: the entry points into an `Arc` in this thread's `LOCALS`. Entries of `LOCALS` are replaced only by
@@ -105,14 +130,15 @@ pub(crate) fn with<R>(id: &PoolId, use_cache: impl FnOnce(&ThreadCache) -> Optio
 
 /// As [`with`], and makes the cache if there is none; `None` also if the thread is ending or the pool has been closed.
 pub(crate) fn with_or_make<R>(pool: &Arc<Pool>, use_cache: impl FnOnce(&ThreadCache) -> R) -> Option<R> {
-    let is_at_hand = with(pool.id(), |_| Some(())).is_some();
-    if is_at_hand || bring(pool) { with(pool.id(), |cache| Some(use_cache(cache))) } else { None }
+    let is_at_hand = with(pool.identity(), |_| Some(())).is_some();
+    if is_at_hand || bring(pool) { with(pool.identity(), |cache| Some(use_cache(cache))) } else { None }
 }
 
 /// Makes this thread's cache of the pool the one at hand; false if there can be none.
 #[cold]
 fn bring(pool: &Arc<Pool>) -> bool {
     let PoolId { number, identity } = *pool.id();
+    let entry = identity.0 as usize % RECENT_COUNT;
     let found = LOCALS.try_with(|locals| {
         let mut locals = locals.0.borrow_mut();
         if locals.len() <= number {
@@ -122,12 +148,15 @@ fn bring(pool: &Arc<Pool>) -> bool {
             Some(local) if local.identity == identity => local,
             other => {
                 let cache = pool.enlist()?;
-                RECENT.with(|recent| recent[number % RECENT_COUNT].set(NO_CACHE));
+                if let Some(gone) = other.take() {
+                    let entry = gone.identity.0 as usize % RECENT_COUNT;
+                    RECENT.with(|recent| recent[entry].set(NO_CACHE));
+                }
                 other.insert(Local { identity, cache, pool: Arc::downgrade(pool) })
             }
         };
         let recent = Recent { identity, cache: Arc::as_ptr(&local.cache) };
-        RECENT.with(|entries| entries[number % RECENT_COUNT].set(recent));
+        RECENT.with(|entries| entries[entry].set(recent));
         Some(())
     });
     found.ok().flatten().is_some()

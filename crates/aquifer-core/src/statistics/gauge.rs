@@ -2,8 +2,8 @@
 //!
 //! A thread adds to its own [`LocalGauge`], which no other thread writes: two plain stores. Only when what it has not
 //! told yet grows past [`UNTOLD_BYTES_MAX`] does it publish to the [`SharedGauge`] with two read-modify-writes. The
-//! current value is exact at any time it is read at rest. The peak is exact while one thread at a time uses the
-//! manager; with `n` threads at once it may be too low by up to `n` times [`UNTOLD_BYTES_MAX`], never too high.
+//! current value is exact at any time it is read at rest. The peak is exact while one thread uses the manager; with `n`
+//! threads it may be off by up to `n` times [`UNTOLD_BYTES_MAX`], since what others have not told is missing.
 
 use crate::sync::{AtomicI64, Ordering};
 
@@ -20,18 +20,11 @@ pub(crate) struct LocalGauge {
 }
 
 impl LocalGauge {
-    /// Adds `bytes` and answers whether that is a new high, which the caller then notes with [`LocalGauge::note_high`].
-    /// Only the owner may call.
+    /// Adds `bytes` and answers whether it is time to publish. Only the owner may call.
     #[inline]
     pub(crate) fn rise(&self, bytes: u64) -> bool {
         let untold = self.untold.load(Ordering::Relaxed).wrapping_add(bytes as i64);
         self.untold.store(untold, Ordering::Relaxed);
-        untold > self.highest.load(Ordering::Relaxed)
-    }
-
-    /// Notes a new high, if it is one, and answers whether it is time to publish. Only the owner may call.
-    pub(crate) fn note_high(&self) -> bool {
-        let untold = self.untold.load(Ordering::Relaxed);
         if untold > self.highest.load(Ordering::Relaxed) {
             self.highest.store(untold, Ordering::Relaxed);
         }
@@ -103,11 +96,7 @@ mod tests {
             let bytes = bytes.max(-current);
             current += bytes;
             peak = peak.max(current);
-            let is_due = if bytes > 0 {
-                local.rise(bytes as u64) && local.note_high()
-            } else {
-                local.fall(bytes.unsigned_abs())
-            };
+            let is_due = if bytes > 0 { local.rise(bytes as u64) } else { local.fall(bytes.unsigned_abs()) };
             if is_due {
                 local.publish(&shared);
             }
@@ -118,8 +107,8 @@ mod tests {
     #[test]
     fn a_large_change_asks_to_be_published() {
         let local = LocalGauge::default();
-        assert!(local.rise(UNTOLD_BYTES_MAX as u64) && !local.note_high());
-        assert!(local.rise(1) && local.note_high());
+        assert!(!local.rise(UNTOLD_BYTES_MAX as u64));
+        assert!(local.rise(1));
         assert!(!local.fall(2 * UNTOLD_BYTES_MAX as u64 + 1));
         assert!(local.fall(1));
     }

@@ -70,15 +70,6 @@ impl LocalTally {
     pub(crate) fn rise(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag, shared: &Tally) {
         let of_tag = self.of(tag).rise(requested_bytes);
         if of_tag | self.requested.rise(requested_bytes) | self.allocated.rise(allocated_bytes) {
-            self.note_highs(tag, shared);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn note_highs(&self, tag: Tag, shared: &Tally) {
-        let of_tag = self.of(tag).note_high();
-        if of_tag | self.requested.note_high() | self.allocated.note_high() {
             self.publish_one(tag, shared);
         }
     }
