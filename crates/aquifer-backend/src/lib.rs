@@ -24,7 +24,7 @@
 //! - **requested**, **allocated**, **reserved**: bytes the user asked for; the same after rounding; bytes in blocks.
 //!   Always `requested <= allocated <= reserved`.
 //! - **live**, **cached**, **free**: the three parts of reserved bytes: held by users; kept ready in caches; the rest.
-//! - **trim**: to give blocks that hold no allocation back to the driver.
+//! - **trim**: to give blocks that hold no allocation back to the driver, and free ranges of others where it can.
 //! - **physical page**: the unit in which memory backs addresses. Never just "page".
 
 mod error;
@@ -95,7 +95,8 @@ impl<T> fmt::Debug for DestroyError<T> {
 ///
 /// - a created block is `desc.bytes` long and overlaps no other block that has not been destroyed;
 /// - [`Backend::host_pointer`] of a block answers the same each time it is asked; where it is `Some`, all
-///   `desc.bytes` bytes from it are readable, writable and initialised until the block is destroyed, and the pointer
+///   `desc.bytes` bytes from it are readable, writable and initialised until the block is destroyed (or the range is
+///   released), and the pointer
 ///   is a multiple of [`Properties::alignment_bytes_min`];
 /// - [`Backend::properties`] never changes.
 pub unsafe trait Backend: 'static {
@@ -132,6 +133,24 @@ pub unsafe trait Backend: 'static {
     ///
     /// - No range of the block is in use, by the device or through a reference made from its host pointer.
     unsafe fn destroy_block(&self, block: Self::Block) -> Result<(), DestroyError<Self::Block>>;
+
+    /// Gives the physical memory of a part of a block back for good; its addresses stay the block's until the block is
+    /// destroyed. Obliged by [`Capabilities::RELEASE_RANGE`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::Driver`] if the driver refused, and nothing has
+    /// changed.
+    ///
+    /// # Safety
+    ///
+    /// - The range lies in its block, and begins and ends at multiples of [`Properties::block_granularity_bytes`].
+    /// - Nobody uses it, now or until the block is destroyed.
+    unsafe fn release_range(&self, range: BlockRange<'_, Self::Block>) -> Result<(), Error> {
+        let message = format!("the {} backend gives back whole blocks only", self.properties().backend);
+        let _ = range;
+        Err(Error::new(ErrorKind::Unsupported, "release_range", message))
+    }
 
     /// The address at which the host can read and write the block; `None` where its memory type is not
     /// [`MemoryFlags::HOST_VISIBLE`].

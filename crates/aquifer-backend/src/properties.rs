@@ -58,6 +58,8 @@ bit_set! {
         ZEROED_BLOCKS = 1;
         /// A block takes physical memory only where it has been touched.
         COMMIT_ON_TOUCH = 1 << 1;
+        /// The memory of a part of a block can be given back: [`Backend::release_range`](crate::Backend::release_range).
+        RELEASE_RANGE = 1 << 2;
     }
 }
 

@@ -56,7 +56,9 @@ impl Host {
             block_bytes_max: BLOCK_BYTES_MAX,
             block_count_max: facts::block_count_max(root, BLOCK_BYTES_MAX, page_bytes),
             alignment_bytes_min: page_bytes,
-            capabilities: Capabilities::ZEROED_BLOCKS | Capabilities::COMMIT_ON_TOUCH,
+            capabilities: Capabilities::ZEROED_BLOCKS
+                | Capabilities::COMMIT_ON_TOUCH
+                | Capabilities::RELEASE_RANGE,
         };
         Ok(Self { properties })
     }
@@ -118,6 +120,17 @@ unsafe impl Backend for Host {
                 block,
                 error: Error::new(ErrorKind::Driver, "destroy_block", message).with_source(errno),
             }
+        })
+    }
+
+    unsafe fn release_range(&self, range: BlockRange<'_, HostBlock>) -> Result<(), Error> {
+        // SAFETY: the caller vouches that the range lies in its block.
+        let start = unsafe { at(range.block, range.offset) };
+        // SAFETY: a block is one mapping; the caller vouches that the range begins and ends at OS pages, our granule, and
+        // that nobody uses it.
+        unsafe { sys::release(start, range.bytes as usize) }.map_err(|errno| {
+            let message = format!("the system did not take {} bytes of a block back", range.bytes);
+            Error::new(ErrorKind::Driver, "release_range", message).with_source(errno)
         })
     }
 

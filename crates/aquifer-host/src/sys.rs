@@ -50,3 +50,31 @@ pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) -> Resu
     // SAFETY: the caller vouches for the range, and this advice never changes what memory holds.
     unsafe { rustix::mm::madvise(start.as_ptr().cast::<c_void>(), bytes, rustix::mm::Advice::LinuxHugepage) }
 }
+
+/// Gives the memory behind a part of a mapping back; the addresses stay mapped and read as zero.
+///
+/// # Safety
+///
+/// - The part lies in one mapping of [`map`] and begins and ends at OS pages.
+/// - Nobody uses it.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    // SAFETY: the caller vouches for the range and that nobody misses what it holds.
+    unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxDontNeed) }
+}
+
+/// Gives the memory behind a part of a mapping back, by mapping it anew: elsewhere `madvise` only hints.
+///
+/// # Safety
+///
+/// - The part lies in one mapping of [`map`] and begins and ends at OS pages.
+/// - Nobody uses it.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+    // SAFETY: the caller vouches that the range is ours and that nobody misses what it holds.
+    unsafe {
+        mm::mmap_anonymous(start.as_ptr().cast(), bytes, mm::ProtFlags::READ | mm::ProtFlags::WRITE, flags)
+    }?;
+    Ok(())
+}

@@ -112,8 +112,9 @@ impl<B: Backend> MemoryManager<B> {
         self.owner.tags.intern(name)
     }
 
-    /// Empties all caches and gives every block that then holds nothing back to the driver. Returns the bytes given
-    /// back. Blocks on the driver.
+    /// Empties all caches and gives every block that then holds nothing back to the driver, and of the others the free
+    /// ranges, where the backend can ([`RELEASE_RANGE`](aquifer_backend::Capabilities::RELEASE_RANGE)). Returns the
+    /// bytes given back. Blocks on the driver.
     pub fn trim(&self) -> u64 {
         self.trim_to(0)
     }

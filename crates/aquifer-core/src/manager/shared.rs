@@ -7,7 +7,7 @@ use super::options::MemoryOptions;
 use super::tags::TagNames;
 use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Growth, Place, Pool, PoolKey, Request};
 use crate::range::{BlockIndex, IdleBlock};
-use crate::raw::allocation::{Allocation, Owner, destroy_block};
+use crate::raw::allocation::{Allocation, Owner, destroy_block, release_range};
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Rank};
 use aquifer_backend::{
@@ -19,6 +19,9 @@ use tracing::{debug, error, warn};
 
 /// How many tags an out-of-memory report names.
 const REPORTED_TAGS: usize = 5;
+
+/// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
+const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
 
 /// One memory type: its pool, its blocks, and the lock under which it grows and shrinks.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub(crate) struct TypedPool<T> {
 struct CallCounters {
     create: AtomicU64,
     destroy: AtomicU64,
+    release: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -165,6 +169,7 @@ impl<B: Backend> Shared<B> {
                 // The driver has less than the budget says. Give back all that can go and ask for no more than needed.
                 let idle = typed.pool.release_idle(|_, _| true);
                 self.destroy(typed, idle);
+                self.release_holes(typed);
                 let again = ledger
                     .charge(bytes_min)
                     .then(|| self.create(typed, BlockDesc { bytes: bytes_min, memory_type_index }));
@@ -198,12 +203,15 @@ impl<B: Backend> Shared<B> {
             let mut reserved = ledger.reserved_bytes();
             let idle = typed.pool.release_idle(|idle, _| {
                 let is_needed = reserved > room;
-                reserved -= if is_needed { idle.bytes } else { 0 };
+                reserved -= if is_needed { idle.reserved_bytes } else { 0 };
                 is_needed
             });
             self.destroy(typed, idle);
             if !ledger.charge(bytes_min) {
-                return None;
+                self.release_holes(typed);
+                if !ledger.charge(bytes_min) {
+                    return None;
+                }
             }
         }
         Some(bytes_min)
@@ -235,9 +243,9 @@ impl<B: Backend> Shared<B> {
             match destroy_block(&self.backend, block) {
                 Ok(()) => {
                     self.calls.destroy.fetch_add(1, Ordering::Relaxed);
-                    self.ledgers[typed.heap_index].refund(idle.bytes);
-                    bytes += idle.bytes;
-                    debug!(bytes = idle.bytes, "destroyed a block");
+                    self.ledgers[typed.heap_index].refund(idle.reserved_bytes);
+                    bytes += idle.reserved_bytes;
+                    debug!(bytes = idle.reserved_bytes, "destroyed a block");
                 }
                 Err(DestroyError { block, error }) => {
                     self.calls.failed.fetch_add(1, Ordering::Relaxed);
@@ -250,13 +258,41 @@ impl<B: Backend> Shared<B> {
         bytes
     }
 
+    /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
+    /// The caller holds the growth lock.
+    fn release_holes(&self, typed: &TypedPool<B::Block>) -> u64 {
+        let properties = self.backend.properties();
+        if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {
+            return 0;
+        }
+        let mut bytes = 0;
+        for range in typed.pool.release_holes(RELEASE_GRANULE_BYTES.max(properties.block_granularity_bytes)) {
+            match release_range(&self.backend, &typed.block(range.block), &range) {
+                Ok(()) => {
+                    self.calls.release.fetch_add(1, Ordering::Relaxed);
+                    self.ledgers[typed.heap_index].refund(range.bytes);
+                    bytes += range.bytes;
+                    debug!(bytes = range.bytes, "released a range");
+                }
+                Err(error) => {
+                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                    warn!(bytes = range.bytes, %error, "the driver would not take a range back");
+                    typed.pool.unrelease(range);
+                }
+            }
+        }
+        bytes
+    }
+
     /// Gives back idle blocks until no more than `reserved_bytes` are reserved of each heap, or none is left.
     pub(crate) fn trim_to(&self, reserved_bytes: u64) -> u64 {
         let trim_one = |typed: &TypedPool<B::Block>| {
             let _growing = typed.growth.lock();
             typed.pool.flush();
             let idle = typed.pool.release_idle(|_, reserved| reserved > reserved_bytes);
-            self.destroy(typed, idle)
+            let bytes = self.destroy(typed, idle);
+            let is_enough = self.ledgers[typed.heap_index].reserved_bytes() <= reserved_bytes;
+            bytes + if is_enough { 0 } else { self.release_holes(typed) }
         };
         self.pools.iter().map(trim_one).sum()
     }
@@ -287,6 +323,7 @@ impl<B: Backend> Shared<B> {
         DriverCalls {
             create: self.calls.create.load(Ordering::Relaxed),
             destroy: self.calls.destroy.load(Ordering::Relaxed),
+            release: self.calls.release.load(Ordering::Relaxed),
             failed: self.calls.failed.load(Ordering::Relaxed),
         }
     }

@@ -25,7 +25,7 @@ pub use layout::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub(crate) use layout::CACHED_BYTES_MAX;
 
 use crate::clock::Clock;
-use crate::range::{BlockIndex, IdleBlock};
+use crate::range::{BlockIndex, IdleBlock, Range};
 use crate::raw::local::{self, PoolId, PoolIdentity};
 use crate::statistics::{ClassStatistics, PoolSnapshot, Tag, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
@@ -366,13 +366,23 @@ impl Pool {
 
     /// Takes a block back that the pool had let go and the driver refused.
     pub(crate) fn restore(&self, idle: IdleBlock) {
-        self.state.lock().ranges.add_block(idle.block, idle.bytes, idle.since.time_ms);
+        self.state.lock().ranges.restore_block(idle);
     }
 
     /// Lets go of idle blocks, longest idle first, for as long as `wants_more` says so of the next one and of the
     /// bytes reserved now.
     pub(crate) fn release_idle(&self, wants_more: impl FnMut(&IdleBlock, u64) -> bool) -> Vec<IdleBlock> {
         self.state.lock().release_idle(wants_more)
+    }
+
+    /// Releases what whole multiples of `granule` bytes are free in blocks that are partly used.
+    pub(crate) fn release_holes(&self, granule: u64) -> Vec<Range> {
+        self.state.lock().ranges.release_holes(granule)
+    }
+
+    /// Takes a range back that the pool had released and the driver refused.
+    pub(crate) fn unrelease(&self, range: Range) {
+        self.state.lock().ranges.unrelease(range);
     }
 
     /// Empties all caches if that has not been done too often.

@@ -6,6 +6,9 @@
 //! the one in the oldest block, lowest first. Blocks that are wholly free, *idle*, are kept apart, so that the caller
 //! can leave them whole.
 //!
+//! A hole can be *released*: its memory goes back to the driver and only its addresses stay, unused, until its block is
+//! removed. A block with released ranges that becomes idle serves nothing more; it waits to be removed.
+//!
 //! ```text
 //! block 0  [used 4 KiB][free 12 KiB       ][used 48 KiB            ]
 //! block 1  [free 2 MiB                                             ]
@@ -38,15 +41,30 @@ struct Node {
     block: BlockIndex,
     previous: RangeIndex,
     next: RangeIndex,
-    is_free: bool,
+    state: RangeState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RangeState {
+    Used,
+    Free,
+    Released,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Block {
     bytes: u64,
     used_bytes: u64,
+    released_bytes: u64,
     first: RangeIndex,
     idle_since: Moment,
+}
+
+impl Block {
+    /// The bytes that the driver has not got back.
+    fn reserved_bytes(&self) -> u64 {
+        self.bytes - self.released_bytes
+    }
 }
 
 /// When a block became idle: the caller's time, and a number that tells apart what happened at the same time.
@@ -61,6 +79,8 @@ pub(crate) struct Moment {
 pub(crate) struct IdleBlock {
     pub(crate) block: BlockIndex,
     pub(crate) bytes: u64,
+    /// The bytes that the driver has not got back.
+    pub(crate) reserved_bytes: u64,
     pub(crate) since: Moment,
 }
 
@@ -93,25 +113,58 @@ impl Ranges {
             self.blocks.resize(place + 1, None);
         }
         assert!(self.blocks[place].is_none(), "block {block} exists");
-        let first =
-            self.new_node(Node { offset: 0, bytes, block, previous: NONE, next: NONE, is_free: true });
-        self.blocks[place] = Some(Block { bytes, used_bytes: 0, first, idle_since: Moment::default() });
+        let first = self.new_node(Node {
+            offset: 0,
+            bytes,
+            block,
+            previous: NONE,
+            next: NONE,
+            state: RangeState::Free,
+        });
+        self.blocks[place] =
+            Some(Block { bytes, used_bytes: 0, released_bytes: 0, first, idle_since: Moment::default() });
         self.reserved_bytes += bytes;
         self.reserved_bytes_peak = self.reserved_bytes_peak.max(self.reserved_bytes);
         self.make_idle(block, time_ms);
     }
 
-    /// Forgets a block if it is idle, and says how large it was.
+    /// Takes back in a block that was removed, as one that waits to be removed again.
+    pub(crate) fn restore_block(&mut self, idle: IdleBlock) {
+        self.add_block(idle.block, idle.bytes, idle.since.time_ms);
+        let released = idle.bytes - idle.reserved_bytes;
+        if released == 0 {
+            return;
+        }
+        // Where the released ranges were no longer matters: the block serves nothing more.
+        self.make_busy(idle.block);
+        let owner = self.blocks[idle.block as usize].as_mut().expect("the block exists");
+        owner.released_bytes = released;
+        let (first, at) = (owner.first, idle.reserved_bytes);
+        self.reserved_bytes -= released;
+        if at > 0 {
+            let rest = self.split(first, at);
+            self.nodes[rest as usize].state = RangeState::Released;
+        } else {
+            self.nodes[first as usize].state = RangeState::Released;
+        }
+        self.make_idle(idle.block, idle.since.time_ms);
+    }
+
+    /// Forgets a block if it is idle, and says how many bytes of it the driver has yet to get back.
     pub(crate) fn remove_block(&mut self, block: BlockIndex) -> Option<u64> {
-        let Block { bytes, used_bytes, first, .. } = (*self.blocks.get(block as usize)?)?;
-        if used_bytes > 0 {
+        let owner = (*self.blocks.get(block as usize)?)?;
+        if owner.used_bytes > 0 {
             return None;
         }
         self.make_busy(block);
-        self.unused_nodes.push(first);
+        let mut index = owner.first;
+        while index != NONE {
+            self.unused_nodes.push(index);
+            index = self.nodes[index as usize].next;
+        }
         self.blocks[block as usize] = None;
-        self.reserved_bytes -= bytes;
-        Some(bytes)
+        self.reserved_bytes -= owner.reserved_bytes();
+        Some(owner.reserved_bytes())
     }
 
     /// Takes the best fitting hole of a partly used block, cut to `bytes` at a multiple of `alignment`.
@@ -145,68 +198,118 @@ impl Ranges {
         Some(self.take(first, bytes, 1))
     }
 
-    /// Cuts a free range, which the caller has taken out of its set, to what was asked.
+    /// Makes a free range, which the caller has taken out of its set, a used one, cut to what was asked.
     fn take(&mut self, index: RangeIndex, bytes: u64, alignment: u64) -> Range {
-        let found = self.nodes[index as usize];
-        let padding = found.offset.next_multiple_of(alignment) - found.offset;
-        let index = if padding > 0 {
-            let aligned = self.split(index, padding);
-            self.holes.insert(self.key(index));
-            aligned
-        } else {
-            index
-        };
-        if self.nodes[index as usize].bytes > bytes {
-            let rest = self.split(index, bytes);
-            self.holes.insert(self.key(rest));
-        }
-        let node = &mut self.nodes[index as usize];
-        node.is_free = false;
-        let range = Range { index, block: node.block, offset: node.offset, bytes: node.bytes };
+        let offset = self.nodes[index as usize].offset;
+        let range = self.cut(index, offset.next_multiple_of(alignment) - offset, bytes);
+        self.nodes[range.index as usize].state = RangeState::Used;
         self.blocks[range.block as usize].as_mut().expect("a range's block exists").used_bytes += bytes;
         self.used_bytes += bytes;
         self.used_bytes_peak = self.used_bytes_peak.max(self.used_bytes);
         range
     }
 
+    /// Cuts `bytes` bytes after the first `before` out of a free range that is in no set; what is left of it on either
+    /// side becomes a hole.
+    fn cut(&mut self, index: RangeIndex, before: u64, bytes: u64) -> Range {
+        let mut middle = index;
+        if before > 0 {
+            middle = self.split(index, before);
+            self.holes.insert(self.key(index));
+        }
+        if self.nodes[middle as usize].bytes > bytes {
+            let rest = self.split(middle, bytes);
+            self.holes.insert(self.key(rest));
+        }
+        let node = &self.nodes[middle as usize];
+        Range { index: middle, block: node.block, offset: node.offset, bytes: node.bytes }
+    }
+
     /// Frees a used range and merges it with free neighbours.
     pub(crate) fn free(&mut self, index: RangeIndex, time_ms: u64) {
-        let Node { bytes, block, previous, next, is_free, .. } = self.nodes[index as usize];
-        debug_assert!(!is_free, "range {index} freed twice");
-        self.nodes[index as usize].is_free = true;
+        let Node { bytes, block, state, .. } = self.nodes[index as usize];
+        debug_assert_eq!(state, RangeState::Used, "range {index} freed twice");
+        self.used_bytes -= bytes;
+        let merged = self.make_free(index);
+        let owner = self.blocks[block as usize].as_mut().expect("a range's block exists");
+        owner.used_bytes -= bytes;
+        if owner.used_bytes > 0 {
+            self.holes.insert(self.key(merged));
+        } else {
+            self.make_idle(block, time_ms);
+        }
+    }
+
+    /// Makes a range free and merges it with free neighbours; returns the whole, which is in no set yet.
+    fn make_free(&mut self, index: RangeIndex) -> RangeIndex {
+        let Node { previous, next, .. } = self.nodes[index as usize];
+        self.nodes[index as usize].state = RangeState::Free;
         if self.is_free(next) {
             self.holes.remove(&self.key(next));
             self.merge_with_next(index);
         }
-        let mut merged = index;
-        if self.is_free(previous) {
-            self.holes.remove(&self.key(previous));
-            self.merge_with_next(previous);
-            merged = previous;
+        if !self.is_free(previous) {
+            return index;
         }
-        self.used_bytes -= bytes;
-        let owner = self.blocks[block as usize].as_mut().expect("a range's block exists");
-        owner.used_bytes -= bytes;
-        if owner.used_bytes == 0 {
-            self.make_idle(block, time_ms);
-        } else {
-            self.holes.insert(self.key(merged));
-        }
+        self.holes.remove(&self.key(previous));
+        self.merge_with_next(previous);
+        previous
     }
 
+    /// Releases what whole multiples of `granule` there are in the holes. The caller gives their memory back, and undoes
+    /// with [`Ranges::unrelease`] what the driver refuses.
+    pub(crate) fn release_holes(&mut self, granule: u64) -> Vec<Range> {
+        let is_large = |&(bytes, ..): &(u64, BlockIndex, u64, RangeIndex)| bytes >= granule;
+        let large: Vec<_> = self.holes.range((granule, 0, 0, 0)..).copied().filter(is_large).collect();
+        let mut released = Vec::new();
+        for (bytes, block, offset, index) in large {
+            let (start, end) = (offset.next_multiple_of(granule), (offset + bytes) / granule * granule);
+            if start >= end {
+                continue;
+            }
+            self.holes.remove(&(bytes, block, offset, index));
+            let range = self.cut(index, start - offset, end - start);
+            self.nodes[range.index as usize].state = RangeState::Released;
+            self.blocks[block as usize].as_mut().expect("a hole's block exists").released_bytes +=
+                range.bytes;
+            self.reserved_bytes -= range.bytes;
+            released.push(range);
+        }
+        released
+    }
+
+    /// Makes a released range a hole again.
+    pub(crate) fn unrelease(&mut self, range: Range) {
+        let owner = self.blocks[range.block as usize].as_mut().expect("a released range's block exists");
+        owner.released_bytes -= range.bytes;
+        self.reserved_bytes += range.bytes;
+        let merged = self.make_free(range.index);
+        self.holes.insert(self.key(merged));
+    }
+
+    /// Enters a block whose last used range was freed. None of its free ranges is a hole any more.
     fn make_idle(&mut self, block: BlockIndex, time_ms: u64) {
         self.sequence += 1;
         let since = Moment { time_ms, sequence: self.sequence };
         let owner = self.blocks[block as usize].as_mut().expect("the block exists");
         owner.idle_since = since;
-        self.idle_bytes += owner.bytes;
-        self.idle_by_size.insert((owner.bytes, block));
+        let owner = *owner;
+        self.idle_bytes += owner.reserved_bytes();
         self.idle_by_age.insert((since, block));
+        if owner.released_bytes == 0 {
+            self.idle_by_size.insert((owner.bytes, block));
+            return;
+        }
+        let mut index = owner.first;
+        while index != NONE {
+            self.holes.remove(&self.key(index));
+            index = self.nodes[index as usize].next;
+        }
     }
 
     fn make_busy(&mut self, block: BlockIndex) {
         let owner = self.blocks[block as usize].expect("the block exists");
-        self.idle_bytes -= owner.bytes;
+        self.idle_bytes -= owner.reserved_bytes();
         self.idle_by_size.remove(&(owner.bytes, block));
         self.idle_by_age.remove(&(owner.idle_since, block));
     }
@@ -214,8 +317,8 @@ impl Ranges {
     /// The block that has been idle longest.
     pub(crate) fn longest_idle(&self) -> Option<IdleBlock> {
         let &(since, block) = self.idle_by_age.first()?;
-        let bytes = self.blocks[block as usize].expect("an idle block exists").bytes;
-        Some(IdleBlock { block, bytes, since })
+        let owner = self.blocks[block as usize].expect("an idle block exists");
+        Some(IdleBlock { block, bytes: owner.bytes, reserved_bytes: owner.reserved_bytes(), since })
     }
 
     pub(crate) fn idle_bytes(&self) -> u64 {
@@ -252,7 +355,7 @@ impl Ranges {
     }
 
     fn is_free(&self, index: RangeIndex) -> bool {
-        index != NONE && self.nodes[index as usize].is_free
+        index != NONE && self.nodes[index as usize].state == RangeState::Free
     }
 
     fn new_node(&mut self, node: Node) -> RangeIndex {
@@ -306,29 +409,33 @@ impl Ranges {
         let (mut reserved, mut used, mut hole_count, mut idle) = (0, 0, 0, 0);
         for (place, block) in self.blocks.iter().enumerate() {
             let Some(block) = block else { continue };
-            let (mut index, mut previous, mut offset, mut block_used) = (block.first, NONE, 0, 0);
+            let (mut index, mut previous, mut offset, mut block_used, mut released) =
+                (block.first, NONE, 0, 0, 0);
             while index != NONE {
                 let node = self.nodes[index as usize];
                 assert_eq!((node.offset, node.block as usize, node.previous), (offset, place, previous));
                 assert!(node.bytes > 0);
-                assert!(!(node.is_free && self.is_free(previous)), "free neighbours");
-                let is_hole = node.is_free && block.used_bytes > 0;
+                let is_free = node.state == RangeState::Free;
+                assert!(!(is_free && self.is_free(previous)), "free neighbours");
+                let is_hole = is_free && block.used_bytes > 0;
                 assert_eq!(is_hole, self.holes.contains(&self.key(index)));
                 hole_count += usize::from(is_hole);
-                block_used += if node.is_free { 0 } else { node.bytes };
+                block_used += if node.state == RangeState::Used { node.bytes } else { 0 };
+                released += if node.state == RangeState::Released { node.bytes } else { 0 };
                 offset += node.bytes;
                 (previous, index) = (index, node.next);
             }
-            assert_eq!((offset, block_used), (block.bytes, block.used_bytes));
+            assert_eq!((offset, block_used, released), (block.bytes, block.used_bytes, block.released_bytes));
             let is_idle = block_used == 0;
-            assert_eq!(is_idle, self.idle_by_size.contains(&(block.bytes, place as BlockIndex)));
+            let serves = is_idle && released == 0;
+            assert_eq!(serves, self.idle_by_size.contains(&(block.bytes, place as BlockIndex)));
             assert_eq!(is_idle, self.idle_by_age.contains(&(block.idle_since, place as BlockIndex)));
-            reserved += block.bytes;
+            reserved += block.reserved_bytes();
             used += block_used;
-            idle += if is_idle { block.bytes } else { 0 };
+            idle += if is_idle { block.reserved_bytes() } else { 0 };
         }
         assert_eq!((reserved, used, hole_count), (self.reserved_bytes, self.used_bytes, self.holes.len()));
-        assert_eq!((idle, self.idle_by_size.len()), (self.idle_bytes, self.idle_by_age.len()));
+        assert_eq!(idle, self.idle_bytes);
     }
 }
 

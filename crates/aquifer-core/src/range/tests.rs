@@ -59,6 +59,7 @@ enum Step {
     Allocate { granules: u64, alignment_log2: u32 },
     Free { which: usize },
     RemoveIdle,
+    Release { undo: bool },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -66,6 +67,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1_u64..40, 8_u32..13).prop_map(|(granules, alignment_log2)| Step::Allocate { granules, alignment_log2 }),
         3 => any::<usize>().prop_map(|which| Step::Free { which }),
         1 => Just(Step::RemoveIdle),
+        1 => any::<bool>().prop_map(|undo| Step::Release { undo }),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -82,6 +84,7 @@ proptest! {
             ranges.add_block(block as BlockIndex, bytes, 0);
         }
         let mut used: Vec<Range> = Vec::new();
+        let mut released: Vec<Range> = Vec::new();
         for step in steps {
             match step {
                 Step::Allocate { granules, alignment_log2 } => {
@@ -91,13 +94,21 @@ proptest! {
                             prop_assert_eq!((range.bytes, range.offset % alignment), (bytes, 0));
                             prop_assert!(range.offset + bytes <= block_bytes[range.block as usize]);
                             prop_assert!(present[range.block as usize]);
-                            for other in used.iter().filter(|other| other.block == range.block) {
+                            for other in used.iter().chain(&released).filter(|other| other.block == range.block) {
                                 prop_assert!(other.offset + other.bytes <= range.offset
                                     || range.offset + range.bytes <= other.offset);
                             }
                             used.push(range);
                         }
-                        None => prop_assert!(!has_room(&block_bytes, &present, &used, bytes, alignment)),
+                        None => {
+                            let taken: Vec<Range> = used.iter().chain(&released).copied().collect();
+                            let serves: Vec<bool> = (0..3).map(|block| {
+                                let of_block = |range: &&Range| range.block == block;
+                                present[block as usize]
+                                    && (used.iter().any(|range| of_block(&range)) || !released.iter().any(|range| of_block(&range)))
+                            }).collect();
+                            prop_assert!(!has_room(&block_bytes, &serves, &taken, bytes, alignment));
+                        }
                     }
                 }
                 Step::Free { which } if !used.is_empty() => {
@@ -108,8 +119,17 @@ proptest! {
                 Step::RemoveIdle => {
                     while let Some(idle) = ranges.longest_idle() {
                         prop_assert!(used.iter().all(|range| range.block != idle.block));
-                        prop_assert_eq!(ranges.remove_block(idle.block), Some(idle.bytes));
+                        let gone: u64 = released.iter().filter(|range| range.block == idle.block).map(|range| range.bytes).sum();
+                        prop_assert_eq!(idle.reserved_bytes, idle.bytes - gone);
+                        prop_assert_eq!(ranges.remove_block(idle.block), Some(idle.reserved_bytes));
+                        released.retain(|range| range.block != idle.block);
                         present[idle.block as usize] = false;
+                    }
+                }
+                Step::Release { undo } => {
+                    for range in ranges.release_holes(1024) {
+                        prop_assert_eq!((range.offset % 1024, range.bytes % 1024), (0, 0));
+                        if undo { ranges.unrelease(range) } else { released.push(range) }
                     }
                 }
             }

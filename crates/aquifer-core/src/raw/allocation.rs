@@ -21,6 +21,7 @@
 
 use crate::manager::Shared;
 use crate::pool::{Closing, Place, Request};
+use crate::range as ranges;
 use crate::statistics::Tag;
 use crate::sync::Ordering;
 use aquifer_backend::{Backend, BlockRange, Error};
@@ -217,4 +218,15 @@ pub(crate) fn destroy_block<B: Backend>(
     // SAFETY: a pool lets go only of blocks without a used range, and every reference into a block belongs to a used
     // range.
     unsafe { backend.destroy_block(block) }
+}
+
+/// Gives a part of a block back to the driver. The pool has released it.
+pub(crate) fn release_range<B: Backend>(
+    backend: &B,
+    block: &B::Block,
+    range: &ranges::Range,
+) -> Result<(), Error> {
+    let range = BlockRange { block, offset: range.offset, bytes: range.bytes };
+    // SAFETY: a pool releases only holes, which nobody uses, cut to whole granules, and hands them out no more.
+    unsafe { backend.release_range(range) }
 }

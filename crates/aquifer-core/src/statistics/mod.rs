@@ -39,7 +39,9 @@ pub struct DriverCalls {
     pub create: u64,
     /// Calls that gave a block back.
     pub destroy: u64,
-    /// Calls of either kind that failed; they are counted here only.
+    /// Calls that gave a part of a block back.
+    pub release: u64,
+    /// Calls of any kind that failed; they are counted here only.
     pub failed: u64,
 }
 
@@ -47,7 +49,7 @@ impl DriverCalls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.create + self.destroy + self.failed
+        self.create + self.destroy + self.release + self.failed
     }
 }
 
