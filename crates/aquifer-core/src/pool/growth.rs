@@ -3,9 +3,10 @@
 //! The rule, in five sentences. Holes of partly used blocks are tried before idle blocks. An idle block much larger
 //! than the request is refused, so that large blocks stay whole for large requests. When nothing fits, a block is
 //! made: of just the size asked for from [`EXACT_BYTES_MIN`] up, a share of the peak below. If that would raise
-//! reserved bytes above their peak so far, idle blocks are given back first, longest idle first, until it would not.
-//! Refusing and giving back cost driver calls, so both stop when the share of requests that missed is used up, and new
-//! blocks are then larger; what always holds is one of "few requests miss" and "reserved is near the peak of used".
+//! reserved bytes above their limit (the peak so far, or a little more than was ever used), idle blocks are given back
+//! first, longest idle first, until it would not. Refusing and giving back cost driver calls, so both stop when an
+//! allowance of misses is used up, and new blocks are then larger; what always holds is one of "few requests miss" and
+//! "reserved is near the peak of used".
 //!
 //! ARCHITECTURE.md has the figures behind the constants; which of them matter is said at each.
 
@@ -26,19 +27,20 @@ const REFUSE_ABOVE_BYTES: u64 = 32 << 20;
 /// and this share of the peak.
 const REFUSE_ABOVE_SHARE: u64 = 64;
 /// Reserved bytes may exceed the peak of used bytes by so many before anything is given back.
-const SLACK_BYTES: u64 = 64 << 20;
+const SLACK_BYTES: u64 = 32 << 20;
 /// Reserved bytes may always be held down to this many percent of the peak of used bytes, whatever it costs.
 const GUARD_PERCENT: u64 = 115;
 
 /// How many requests there were, and how many of them missed.
 ///
 /// What misses buy is memory, so they are allowed, but ever fewer: with the square root of the requests, the cost of a
-/// long run's misses vanishes beside its requests, while a recorded run of 100,000 requests may spend 400, or 800.
+/// long run's misses vanishes beside its requests, while a recorded run of 100,000 requests may spend 380 on refusing
+/// and 570 in all.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
     requests: u64,
     misses: u64,
-    flushes: u64,
+    flushed_places: u64,
 }
 
 impl Allowance {
@@ -55,11 +57,14 @@ impl Allowance {
         self.misses += 1;
     }
 
-    /// Whether the caches may be emptied, which costs every thread a refill; counts it if so.
-    pub(super) fn take_flush(&mut self) -> bool {
-        let may_flush = self.flushes < 16 + self.requests.isqrt() / 64;
-        self.flushes += u64::from(may_flush);
-        may_flush
+    /// Whether the caches may be emptied: each place that they lose costs a search for another, so up to one place in
+    /// 256 requests, and 20,000 to start with.
+    pub(super) fn may_flush(&self) -> bool {
+        self.flushed_places < 20_000 + self.requests / 256
+    }
+
+    pub(super) fn count_flushed(&mut self, places: u64) {
+        self.flushed_places += places;
     }
 
     /// Whether blocks may be refused.
@@ -69,7 +74,7 @@ impl Allowance {
 
     /// Whether blocks may be given back to hold the peak.
     fn may_evict(&self) -> bool {
-        self.misses < 2 * (64 + self.requests.isqrt())
+        self.misses < 3 * (64 + self.requests.isqrt()) / 2
     }
 }
 

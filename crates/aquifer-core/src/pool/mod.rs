@@ -388,9 +388,10 @@ impl Pool {
     /// Empties all caches if that has not been done too often.
     pub(crate) fn flush_sometimes(&self) -> bool {
         self.count_requests();
-        let may_flush = self.state.lock().allowance.take_flush();
+        let may_flush = self.state.lock().allowance.may_flush();
         if may_flush {
-            self.flush();
+            let places = self.flush();
+            self.state.lock().allowance.count_flushed(places);
         }
         may_flush
     }
@@ -404,22 +405,37 @@ impl Pool {
     }
 
     /// Empties all caches, those of other threads too, so that what they kept can merge. Costs some microseconds,
-    /// and a moment's work for each thread that is just allocating.
-    pub(crate) fn flush(&self) {
+    /// and a moment's work for each thread that is just allocating. Returns how many places they lost.
+    pub(crate) fn flush(&self) -> u64 {
         let registry = self.registry.lock();
+        let mut places = 0;
         if ThreadCache::revoke_all(&registry.caches) {
             for cache in &registry.caches {
-                self.empty(cache);
+                places += self.empty(cache);
                 cache.readmit();
             }
         }
-        self.depot.drain(|class, places| self.evict(class, places));
+        places + self.empty_depot()
     }
 
-    fn empty(&self, cache: &ThreadCache) {
+    fn empty(&self, cache: &ThreadCache) -> u64 {
         let now = self.clock.now_ms();
         let mut state = self.state.lock();
-        cache.drain(|class, place| state.evict(class, place, now));
+        let mut count = 0;
+        cache.drain(|class, place| {
+            state.evict(class, place, now);
+            count += 1;
+        });
+        count
+    }
+
+    fn empty_depot(&self) -> u64 {
+        let mut count = 0;
+        self.depot.drain(|class, places| {
+            count += places.len() as u64;
+            self.evict(class, places);
+        });
+        count
     }
 
     /// A new cache for the calling thread; `None` once the pool is closed.
@@ -471,7 +487,7 @@ impl Pool {
         for cache in &caches {
             self.fold(cache);
         }
-        self.depot.drain(|class, places| self.evict(class, places));
+        self.empty_depot();
         let mut state = self.state.lock();
         state.is_closed = true;
         state.orphans = state.classes.iter().map(|class| class.sums.allocations - class.sums.frees).sum();
