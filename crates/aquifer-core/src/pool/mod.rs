@@ -261,8 +261,21 @@ impl Pool {
     fn allocate_directly(&self, request: Request) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
         let place = self.state.lock().allocate(request, bytes, Fit::Good)?;
-        self.tally.rise(request.requested_bytes, bytes, request.tag());
+        self.count_rise(request, bytes);
         Some(place)
+    }
+
+    /// Counts an allocation that no thread cache has counted.
+    fn count_rise(&self, request: Request, bytes: u64) {
+        self.publish_own(request.tag());
+        self.tally.rise(request.requested_bytes, bytes, request.tag());
+    }
+
+    fn publish_own(&self, tag: Tag) {
+        local::with(&self.id, |cache| {
+            cache.publish_one(tag);
+            Some(())
+        });
     }
 
     /// Frees a place. Once this has returned, or another thread has closed the pool, the pool may be gone: whoever
@@ -287,6 +300,7 @@ impl Pool {
             }
         }
         let bytes = request.bytes(&pool.layout);
+        pool.publish_own(request.tag());
         pool.tally.fall(request.requested_bytes, bytes, request.tag());
         let is_last = pool.state.lock().free(place, request, bytes, pool.clock.now_ms());
         if is_last { Closing::Drained } else { Closing::Orphans }
@@ -333,7 +347,7 @@ impl Pool {
                 let place =
                     state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
                 drop(state);
-                self.tally.rise(request.requested_bytes, bytes, request.tag());
+                self.count_rise(request, bytes);
                 Growth::Placed(place)
             }
             Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes },
@@ -351,7 +365,7 @@ impl Pool {
             .allocate(request, bytes, Fit::Any)
             .expect("a new block holds the request that it was made for");
         drop(state);
-        self.tally.rise(request.requested_bytes, bytes, request.tag());
+        self.count_rise(request, bytes);
         place
     }
 

@@ -25,8 +25,8 @@ impl Tag {
 pub struct ByteCounter {
     /// Now.
     pub current: u64,
-    /// The highest `current` has been. Exact while one thread at a time uses the manager; with `n` threads at once it
-    /// may be too low by up to `n` times 4 MiB, never too high. Of reserved bytes it is always exact.
+    /// The highest `current` has been. Exact if one thread uses the manager; with `n` threads it may be off by up to
+    /// `n` times 4 MiB. Of reserved bytes it is always exact.
     pub peak: u64,
     /// Everything ever added.
     pub total: u64,
