@@ -312,13 +312,20 @@ impl<B: Backend> Shared<B> {
         Error::new(kind, "allocate", message).with_out_of_memory(report)
     }
 
-    /// Ends allocation; returns how many pools have nothing live.
+    /// Ends allocation and gives back what nobody uses; returns how many pools have nothing live.
     pub(crate) fn close(&self) -> usize {
         let leaks = self.leak_report();
         if leaks.live_count > 0 {
             warn!("the manager is dropped with allocations live, which keep their blocks:\n{leaks}");
         }
-        self.pools.iter().filter(|typed| typed.pool.close() == Closing::Drained).count()
+        let close_one = |typed: &TypedPool<B::Block>| {
+            let closing = typed.pool.close();
+            let _growing = typed.growth.lock();
+            let idle = typed.pool.release_idle(|_, _| true);
+            self.destroy(typed, idle);
+            closing
+        };
+        self.pools.iter().map(close_one).filter(|&closing| closing == Closing::Drained).count()
     }
 }
 
