@@ -83,9 +83,10 @@ impl LocalTally {
         }
     }
 
+    /// Publishes what one tag's allocations count in.
     #[cold]
     #[inline(never)]
-    fn publish_one(&self, tag: Tag, shared: &Tally) {
+    pub(crate) fn publish_one(&self, tag: Tag, shared: &Tally) {
         self.requested.publish(&shared.requested);
         self.allocated.publish(&shared.allocated);
         self.tags[tag.index()].publish(&shared.tags[tag.index()]);

@@ -107,6 +107,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
     /// # Errors
     ///
     /// The first [`TraceError`] that writing met; nothing was written after it.
+    #[expect(clippy::missing_panics_doc, reason = "the writer is given up only for a failure, which is kept")]
     pub fn finish(mut self) -> Result<(u64, W), TraceError> {
         self.end();
         let mut state = self.recording.state.lock();
