@@ -1,7 +1,7 @@
 //! hot
 use aquifer::*;
 fn main() {
-    let m = MemoryManager::with_backend(Host::new().unwrap()).unwrap();
+    let m = HostMemoryManager::new().unwrap();
     let o = MemoryOptions::DEFAULT.tag(m.tag("x").unwrap());
     let n = std::env::args().nth(1).map_or(50_000_000u64, |a| a.parse().unwrap());
     let t = std::time::Instant::now();
