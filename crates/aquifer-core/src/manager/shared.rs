@@ -159,7 +159,7 @@ impl<B: Backend> Shared<B> {
         if let Some(place) = typed.pool.allocate(request) {
             return Ok((place, false));
         }
-        if typed.pool.flush_sometimes()
+        if typed.pool.flush_for(request)
             && let Some(place) = typed.pool.allocate(request)
         {
             return Ok((place, false));

@@ -413,15 +413,15 @@ impl Pool {
         self.state.lock().ranges.unrelease(range);
     }
 
-    /// Empties all caches if that has not been done too often.
-    pub(crate) fn flush_sometimes(&self) -> bool {
+    /// Empties all caches if that is worth it to make room for a request; says whether it did.
+    pub(crate) fn flush_for(&self, request: Request) -> bool {
         self.count_requests();
-        let may_flush = self.state.lock().allowance.may_flush();
-        if may_flush {
+        let should_flush = self.state.lock().should_flush(self.range_bytes(request));
+        if should_flush {
             let places = self.flush();
             self.state.lock().allowance.count_flushed(places);
         }
-        may_flush
+        should_flush
     }
 
     /// Tells the allowance how many requests there were, most of which the thread caches have served without a word.
