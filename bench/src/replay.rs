@@ -150,7 +150,7 @@ impl<P: RangePeer> Replayer for HighestOffset<P> {
     type Handle = P::Handle;
 
     #[inline]
-    fn allocate(&mut self, bytes: u64, _: u32) -> Option<P::Handle> {
+    fn allocate(&mut self, bytes: u64, _: u64) -> Option<P::Handle> {
         let handle = self.peer.allocate(bytes)?;
         let end = self.peer.offset_bytes(&handle) + bytes.next_multiple_of(UNIT_BYTES);
         self.highest = self.highest.max(end);
