@@ -56,13 +56,8 @@ fn operations(name: String, trace: &aquifer::trace::Trace) -> Trace {
             TraceOp::Free | TraceOp::FreeCompleted => operations.push(Operation::Free { id }),
         }
     }
-    Trace {
-        name,
-        events: events.len(),
-        operations,
-        ids,
-        requested_bytes_peak: trace.summary().live_bytes_peak,
-    }
+    let requested_bytes_peak = trace.summary().live_bytes_peak;
+    Trace { name, events: events.len(), operations, ids: numbers.len() as u32, requested_bytes_peak }
 }
 
 #[cfg(test)]
