@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::pool::BucketLayout;
 use aquifer_backend::{Backend, DefaultDevice, Error};
 use std::marker::PhantomData;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Sets a manager up, from [`MemoryManager::builder`]. Each method is one setting of [`Config`], where it is explained.
@@ -51,6 +52,12 @@ impl<B: Backend> MemoryManagerBuilder<B> {
     /// [`Config::idle_decay`].
     pub fn idle_decay(mut self, decay: Duration) -> Self {
         self.config.idle_decay = Some(decay);
+        self
+    }
+
+    /// [`Config::record_to`].
+    pub fn record_to(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.record_to = Some(path.into());
         self
     }
 

@@ -81,7 +81,8 @@ impl<B: Backend> MemoryManager<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Driver`] if the backend cannot say how much memory there is and `config` sets no budget.
+    /// [`ErrorKind::Driver`] if the backend cannot say how much memory there is and `config` sets no budget;
+    /// [`ErrorKind::Configuration`] if it names a file to record to that cannot be written.
     pub fn with_config(backend: B, config: Config) -> Result<Self, Error> {
         Ok(Self { owner: Arc::new(Owner::new(Shared::new(backend, config)?)) })
     }

@@ -10,6 +10,7 @@ use crate::range::{BlockIndex, IdleBlock};
 use crate::raw::allocation::{Allocation, Owner, destroy_block, release_range};
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Rank};
+use crate::trace::lasting_sink;
 use aquifer_backend::{
     Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
 };
@@ -97,6 +98,13 @@ impl<B: Backend> Shared<B> {
                 growth: Mutex::new(Rank::Growth, ()),
             })
             .collect();
+        let observers = Observers::new(config.tracking);
+        if let Some(path) = &config.record_to {
+            let sink = lasting_sink(path).map_err(|error| {
+                Error::new(ErrorKind::Configuration, "record_to", error.to_string()).with_source(error)
+            })?;
+            observers.attach(sink);
+        }
         Ok(Self {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
@@ -108,7 +116,7 @@ impl<B: Backend> Shared<B> {
             ledgers: ledgers.into(),
             tally,
             tags: TagNames::default(),
-            observers: Observers::new(config.tracking),
+            observers,
             config,
             calls: CallCounters::default(),
         })
