@@ -57,7 +57,7 @@ pub(super) fn slice(bytes: &[u8], range: Range<u64>) -> &[u8] {
     &bytes[range.start as usize..range.end as usize]
 }
 
-/// As [`slice`], to be written.
+/// As [`slice()`], to be written.
 pub(super) fn slice_mut(bytes: &mut [u8], range: Range<u64>) -> &mut [u8] {
     &mut bytes[range.start as usize..range.end as usize]
 }
