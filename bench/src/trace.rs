@@ -5,6 +5,8 @@ use std::path::Path;
 
 use aquifer::trace::{TraceError, TraceOp};
 
+use crate::mix::Random;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Allocate {
@@ -58,6 +60,39 @@ fn operations(name: String, trace: &aquifer::trace::Trace) -> Trace {
     }
     let requested_bytes_peak = trace.summary().live_bytes_peak;
     Trace { name, events: events.len(), operations, ids: numbers.len() as u32, requested_bytes_peak }
+}
+
+/// What a variant scales all sizes by.
+const SCALES: [f64; 5] = [1.0, 0.5, 2.0, 0.2, 3.0];
+/// How far from 1 a distinct size's own factor may be.
+const SPREADS: [f64; 4] = [0.02, 0.1, 0.2, 0.25];
+
+impl Trace {
+    /// The trace with other sizes, by `number`: a scale, and for each distinct size a factor of its own.
+    pub(crate) fn variant(&self, number: u64) -> Self {
+        let scale = SCALES[(number % SCALES.len() as u64) as usize];
+        let spread = SPREADS[(number / SCALES.len() as u64 % SPREADS.len() as u64) as usize];
+        let resize = |bytes: u64| {
+            let own = Random::new(bytes ^ number << 48).unit() * 2.0 - 1.0;
+            ((bytes as f64 * scale * (1.0 + spread * own)) as u64).max(1)
+        };
+        let mut live = vec![0; self.ids as usize];
+        let (mut requested, mut requested_bytes_peak) = (0, 0);
+        let mut operations = self.operations.clone();
+        for operation in &mut operations {
+            match operation {
+                Operation::Allocate { id, bytes, .. } => {
+                    *bytes = resize(*bytes);
+                    live[*id as usize] = *bytes;
+                    requested += *bytes;
+                    requested_bytes_peak = requested_bytes_peak.max(requested);
+                }
+                Operation::Free { id } => requested -= live[*id as usize],
+            }
+        }
+        let name = format!("{}~{number}", self.name);
+        Self { name, events: self.events, operations, ids: self.ids, requested_bytes_peak }
+    }
 }
 
 #[cfg(test)]
