@@ -554,3 +554,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -333,3 +333,6 @@ fn add(counter: &AtomicU64, value: u64) {
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Acquire)
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;
