@@ -7,6 +7,8 @@
 #![deny(unsafe_code)]
 
 mod clock;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod manager;
 mod pool;
 mod range;

@@ -1,4 +1,7 @@
-//! Every atomic, lock and fence of the core, so that loom can stand in for them.
+//! Every atomic, lock, fence and thread-local of the core, so that loom can stand in for them.
+//!
+//! Left out are what loom has no model of or no use for: statics ([`StaticMutex`]), and the locks around names,
+//! blocks and observers, under which nothing of this module is used, so that to loom they are never contended.
 //!
 //! # Locks
 //!
@@ -27,6 +30,27 @@ pub(crate) use loom::thread::yield_now;
 #[cfg(not(loom))]
 pub(crate) use std::thread::yield_now;
 
+/// Loom's thread-locals, in the form of `std`'s that begin with a constant, which loom's own macro does not take.
+#[cfg(loom)]
+macro_rules! loom_thread_local {
+    ($(static $name:ident: $type:ty = const $value:block;)+) => {
+        loom::thread_local! { $(static $name: $type = $value;)+ }
+    };
+}
+#[cfg(loom)]
+pub(crate) use loom_thread_local as thread_local;
+#[cfg(not(loom))]
+pub(crate) use std::thread_local;
+
+/// A lock for statics. They outlive a run of a model, so loom cannot stand in for it. A leaf: nothing of this module
+/// is used under it.
+pub(crate) use parking_lot::Mutex as StaticMutex;
+
+/// The size of a table: `size`, or `in_models` under loom, which makes every atomic anew in every run.
+pub(crate) const fn table_size(size: u64, in_models: u64) -> u64 {
+    if cfg!(loom) { in_models } else { size }
+}
+
 /// The order in which locks may be taken, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
@@ -38,8 +62,6 @@ pub(crate) enum Rank {
     Depot,
     /// A pool's ranges, slabs and counters.
     PoolState,
-    /// Leaves: nothing is locked under them.
-    Leaf,
 }
 
 /// A mutual exclusion lock with a rank. It has no poison: no code of the user's runs under it.

@@ -68,3 +68,49 @@ mod tests {
         assert_eq!(ledger.counter(), ByteCounter { current: 60, peak: 60, total: 60 });
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::loom_tests::explore;
+    use loom::thread;
+    use std::sync::Arc;
+
+    /// Three charges by two threads, of which the budget holds two at a time; some are confirmed, one is refused by
+    /// the driver. Whoever looks never sees more reserved than the budget; refunds restore the budget in full; the
+    /// peak is at least what one charge made it and at most the budget; the total is the sum of what was confirmed.
+    #[test]
+    fn what_is_reserved_stays_within_the_budget() {
+        explore(3, || {
+            let ledger = Arc::new(Ledger::new(100));
+            let other = thread::spawn({
+                let ledger = Arc::clone(&ledger);
+                move || {
+                    let is_charged = ledger.charge(60);
+                    if is_charged {
+                        ledger.confirm(60);
+                        ledger.refund(60);
+                    }
+                    u64::from(is_charged) * 60
+                }
+            });
+            let mut confirmed = 0;
+            if ledger.charge(50) {
+                assert!((50..=100).contains(&ledger.reserved_bytes()));
+                ledger.refund(50);
+            }
+            if ledger.charge(40) {
+                ledger.confirm(40);
+                assert!((40..=100).contains(&ledger.reserved_bytes()));
+                ledger.refund(40);
+                confirmed += 40;
+            }
+            let confirmed_by_other = other.join().expect("the other thread ends");
+            let counter = ledger.counter();
+            assert_eq!(counter.current, 0);
+            assert_eq!(counter.total, confirmed + confirmed_by_other);
+            assert!((confirmed.max(confirmed_by_other)..=100).contains(&counter.peak));
+            assert!(ledger.charge(100), "refunds restore the budget");
+        });
+    }
+}

@@ -437,6 +437,8 @@ impl<B: Backend> Shared<B> {
 impl<B: Backend> Drop for Shared<B> {
     fn drop(&mut self) {
         for typed in &self.pools {
+            // A free that was under way when the pool was closed may have moved places to the depot after that.
+            typed.pool.flush();
             let idle = typed.pool.release_idle(|_, _| true);
             for block in idle {
                 if let Err(refused) = destroy_block(&self.backend, typed.take_block(block.block)) {

@@ -6,11 +6,11 @@
 use super::Place;
 use super::layout::{BucketLayout, ClassIndex};
 use super::thread_cache::Batch;
-use crate::sync::{Mutex, Rank};
+use crate::sync::{Mutex, Rank, table_size};
 use crossbeam_utils::CachePadded;
 
 /// Most places one class keeps, by count and by bytes.
-const CLASS_PLACES_MAX: u64 = 256;
+const CLASS_PLACES_MAX: u64 = table_size(256, 2);
 const CLASS_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug)]

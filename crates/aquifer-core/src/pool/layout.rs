@@ -9,6 +9,7 @@
 //! N = 1:   256 512 | 1024 | 2048 | 4096 | …                                the mission's pool
 //! ```
 
+use crate::sync::table_size;
 use aquifer_backend::{Error, ErrorKind};
 
 /// The smallest class, the step between the smallest classes, and the alignment every allocation has, in bytes.
@@ -44,7 +45,7 @@ impl Default for BucketLayout {
 ///
 /// A cached range cannot merge with its neighbours. Above 1 MiB what that costs in memory is more than what the cache
 /// saves in time.
-pub(crate) const CACHED_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const CACHED_BYTES_MAX: u64 = table_size(1 << 20, 512);
 
 /// Sizes above the last class are rounded up to this many bytes.
 const EXACT_GRANULE_BYTES: u64 = 4096;
@@ -134,7 +135,7 @@ impl BucketLayout {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

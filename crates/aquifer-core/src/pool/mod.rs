@@ -582,3 +582,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

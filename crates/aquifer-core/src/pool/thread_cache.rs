@@ -24,15 +24,17 @@
 use super::layout::{BucketLayout, CACHED_BYTES_MAX, ClassIndex};
 use super::{Place, Request};
 use crate::statistics::{LocalTally, Tag, Tally};
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, LightFence, Ordering, heavy_fence, yield_now};
+use crate::sync::{
+    AtomicBool, AtomicU32, AtomicU64, LightFence, Ordering, heavy_fence, table_size, yield_now,
+};
 use arrayvec::ArrayVec;
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
 /// Most places one class keeps in one thread's cache.
-const CLASS_PLACES_MAX: usize = 64;
+const CLASS_PLACES_MAX: usize = table_size(64, 4) as usize;
 /// A class starts with room for so many, and doubles each time that was too few,
-const CLASS_PLACES_FIRST: u32 = 2;
+const CLASS_PLACES_FIRST: u32 = table_size(2, 1) as u32;
 /// as long as all caches of the pool together, each growing to an even share of this, could not keep more bytes.
 const POOL_BYTES_MAX: u64 = 512 << 20;
 
@@ -338,3 +340,6 @@ fn add(counter: &AtomicU64, value: u64) {
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Acquire)
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;

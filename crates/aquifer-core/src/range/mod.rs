@@ -404,7 +404,7 @@ impl Ranges {
     }
 
     /// Checks every promise of the module's text; for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn validate(&self) {
         let (mut reserved, mut used, mut hole_count, mut idle) = (0, 0, 0, 0);
         for (place, block) in self.blocks.iter().enumerate() {

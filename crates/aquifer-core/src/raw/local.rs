@@ -8,10 +8,10 @@
 //! as plain pointers, found by identity alone: a buffer carries its pool's identity and need not ask the pool.
 
 use crate::pool::{Pool, ThreadCache};
-use crate::sync::{AtomicU32, Mutex, Ordering, Rank};
+use crate::sync::{StaticMutex, thread_local};
 use std::cell::{Cell, RefCell};
 use std::ptr;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 
 /// Tells a pool from every other that was or will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,35 +39,36 @@ pub(crate) struct PoolId {
     number: usize,
 }
 
-/// Numbers that are free again, below the first one never used.
-struct Numbers {
+/// What the next pool is called.
+struct Next {
+    identity: u32,
+    /// Numbers that are free again, below the first one never used.
     unused: Vec<usize>,
-    next: usize,
+    number: usize,
 }
 
-static NUMBERS: LazyLock<Mutex<Numbers>> =
-    LazyLock::new(|| Mutex::new(Rank::Leaf, Numbers { unused: Vec::new(), next: 0 }));
-static IDENTITIES: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(PoolIdentity::NONE.0 + 1));
+static NEXT: StaticMutex<Next> =
+    StaticMutex::new(Next { identity: PoolIdentity::NONE.0 + 1, unused: Vec::new(), number: 0 });
 
 impl PoolId {
     /// # Panics
     ///
     /// After 2^32 - 1 pools, since two alike would be one thread's cache for both.
     pub(crate) fn new() -> Self {
-        let mut numbers = NUMBERS.lock();
-        let number = numbers.unused.pop().unwrap_or_else(|| {
-            numbers.next += 1;
-            numbers.next - 1
+        let mut next = NEXT.lock();
+        let identity = PoolIdentity(next.identity);
+        next.identity = identity.0.checked_add(1).expect("fewer than 2^32 pools in one process");
+        let number = next.unused.pop().unwrap_or_else(|| {
+            next.number += 1;
+            next.number - 1
         });
-        let next = |identity: u32| identity.checked_add(1);
-        let identity = IDENTITIES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        Self { identity: PoolIdentity(identity.expect("fewer than 2^32 pools in one process")), number }
+        Self { identity, number }
     }
 }
 
 impl Drop for PoolId {
     fn drop(&mut self) {
-        NUMBERS.lock().unused.push(self.number);
+        NEXT.lock().unused.push(self.number);
     }
 }
 
@@ -100,8 +101,9 @@ thread_local! {
 
 impl Drop for Locals {
     fn drop(&mut self) {
-        // `RECENT` has no destructor and may still be read after this.
-        RECENT.with(|recent| recent.iter().for_each(|entry| entry.set(NO_CACHE)));
+        // `RECENT` has no destructor and may still be read after this. It is gone only in models, where every
+        // thread-local ends with its thread.
+        let _ = RECENT.try_with(|recent| recent.iter().for_each(|entry| entry.set(NO_CACHE)));
         for local in self.0.get_mut().drain(..).flatten() {
             if let Some(pool) = local.pool.upgrade() {
                 pool.retire(&local.cache);

@@ -115,3 +115,63 @@ mod tests {
         assert!(local.fall(1));
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::loom_tests::explore;
+    use loom::thread;
+    use std::sync::Arc;
+
+    /// Two threads add and publish while a third reads.
+    ///
+    /// At rest the sum is exact. The peak is at least the highest that either thread had of its own, and at most what
+    /// both had at their highest together: the most that is known without an order between them. What is read
+    /// meanwhile may be off by what is being published, and disturbs nothing.
+    #[test]
+    fn the_sum_is_exact_at_rest_whoever_read_meanwhile() {
+        explore(2, || {
+            let gauges = Arc::new((SharedGauge::default(), [LocalGauge::default(), LocalGauge::default()]));
+            let add = |index: usize, rise: u64, fall: u64| {
+                let gauges = Arc::clone(&gauges);
+                move || {
+                    let (shared, locals) = &*gauges;
+                    locals[index].rise(rise);
+                    locals[index].publish(shared);
+                    if fall > 0 {
+                        locals[index].fall(fall);
+                        locals[index].publish(shared);
+                    }
+                }
+            };
+            let threads = [thread::spawn(add(0, 100, 99)), thread::spawn(add(1, 10, 0))];
+            gauges.0.read(gauges.1.iter());
+            for thread in threads {
+                thread.join().expect("a publishing thread ends");
+            }
+            let (current, peak) = gauges.0.read(gauges.1.iter());
+            assert_eq!(current, 11);
+            assert!((100..=110).contains(&peak));
+        });
+    }
+
+    /// While one thread uses a gauge its peak is exact, though another reads.
+    #[test]
+    fn one_threads_peak_is_exact_though_another_reads() {
+        explore(3, || {
+            let gauges = Arc::new((SharedGauge::default(), LocalGauge::default()));
+            let reader = thread::spawn({
+                let gauges = Arc::clone(&gauges);
+                move || gauges.0.read([&gauges.1].into_iter())
+            });
+            let (shared, local) = &*gauges;
+            local.rise(10);
+            local.publish(shared);
+            local.fall(4);
+            local.publish(shared);
+            local.rise(3);
+            reader.join().expect("the reader ends");
+            assert_eq!(shared.read([local].into_iter()), (9, 10));
+        });
+    }
+}

@@ -2,9 +2,10 @@
 
 use super::Tag;
 use super::gauge::{LocalGauge, SharedGauge};
+use crate::sync::table_size;
 
 /// How many tags a manager can have, "untagged" included.
-pub(crate) const TAGS_MAX: usize = 1024;
+pub(crate) const TAGS_MAX: usize = table_size(1024, 2) as usize;
 
 /// The shared part, one per manager.
 #[derive(Debug)]

@@ -91,5 +91,5 @@ const COLUMNS: [&str; 5] = ["t_us", "op", "id", "bytes", "stream"];
 /// What the line that names the version begins with.
 const VERSION_PREFIX: &str = "# aquifer-trace ";
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

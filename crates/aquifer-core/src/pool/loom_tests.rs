@@ -1,0 +1,185 @@
+//! Models of the depot and of a whole pool, reached as managers reach it: through each thread's own cache.
+#![expect(clippy::arc_with_non_send_sync, reason = "loom's cells are not `Sync`, nor do its threads ask")]
+
+use super::*;
+use crate::loom_tests::explore;
+use crate::sync::AtomicUsize;
+use loom::cell::UnsafeCell;
+use loom::thread::{self, JoinHandle};
+
+const BYTES: u64 = 256;
+const BLOCK_BYTES: u64 = 2 << 20;
+/// The slots of one slab, of which no model here needs more.
+const SLOT_COUNT: usize = 64;
+
+/// A pool of one block, and for each of its slots a cell that only who holds the slot may touch.
+struct Model {
+    pool: Arc<Pool>,
+    request: Request,
+    slots: Vec<UnsafeCell<()>>,
+}
+
+impl Model {
+    /// The second part is a live allocation: a block comes into a pool with one.
+    fn new() -> (Arc<Self>, Place) {
+        let layout = BucketLayout::power_of_two();
+        let pool = Pool::new(layout, Clock::manual(), Arc::default());
+        let key = PoolKey { identity: pool.identity(), memory_type: 0 };
+        let request = Request::new(&layout, key, BYTES, 1, Tag::UNTAGGED);
+        let slots = (0..SLOT_COUNT).map(|_| UnsafeCell::new(())).collect();
+        let model = Arc::new(Self { pool, request, slots });
+        let first = model.pool.grow(0, BLOCK_BYTES, request);
+        model.touch(first);
+        (model, first)
+    }
+
+    fn spawn<R: 'static>(self: &Arc<Self>, work: impl FnOnce(&Self) -> R + 'static) -> JoinHandle<R> {
+        let model = Arc::clone(self);
+        thread::spawn(move || work(&model))
+    }
+
+    /// Loom panics unless all that other holders of the slot did happens before this, or after.
+    fn touch(&self, place: Place) {
+        self.slots[(place.offset / BYTES) as usize].with_mut(|_| {});
+    }
+
+    fn allocate(&self) -> Place {
+        let place = self.request.allocate_cached(self.pool.identity());
+        let place = place.or_else(|| self.pool.allocate(self.request)).expect("the slab has free slots");
+        self.touch(place);
+        place
+    }
+
+    fn free(&self, place: Place) -> Closing {
+        self.touch(place);
+        match self.request.free_cached(place) {
+            Some(()) => Closing::Orphans,
+            None => self.pool.free(place, self.request),
+        }
+    }
+
+    /// At rest: live, cached and free bytes make up the block, and the counters say how many are live.
+    fn check_sums(&self, live_count: u64) {
+        let snapshot = self.pool.snapshot();
+        let class = &snapshot.classes[self.request.class()];
+        assert_eq!(class.allocations - class.deallocations, live_count);
+        assert_eq!(class.requested_bytes, live_count * BYTES);
+        assert_eq!(class.allocated_bytes, live_count * BYTES);
+        assert_eq!(class.allocated_bytes + snapshot.cached_bytes + snapshot.free_bytes, BLOCK_BYTES);
+        let (live_bytes, _) = {
+            let caches = self.pool.thread_caches();
+            self.pool.tally.allocated.read(caches.iter().map(|cache| &cache.tally().allocated))
+        };
+        assert_eq!(live_bytes, live_count * BYTES);
+    }
+
+    /// Nothing is live: every place finds its way back, and the block can go.
+    fn check_empty(&self) {
+        self.check_sums(0);
+        self.pool.flush();
+        assert_eq!(self.pool.release_idle(|_, _| true).len(), 1, "a place was lost on its way");
+    }
+}
+
+/// Two threads put places in and take places out at the same time: each place is at the end in one thread's hands or
+/// in the depot, once, and no more are kept than may be.
+#[test]
+fn the_depot_keeps_each_place_once() {
+    explore(3, || {
+        let depot = Arc::new(Depot::new(&BucketLayout::power_of_two()));
+        let exchange = |first: u32| {
+            let depot = Arc::clone(&depot);
+            move || {
+                let mut places: Batch = (first..first + 2).map(|number| Place::new(number, 0, 0)).collect();
+                depot.put(0, &mut places);
+                depot.take(0, 1, &mut places);
+                places.to_vec()
+            }
+        };
+        let other = thread::spawn(exchange(0));
+        let mut all = exchange(2)();
+        all.extend(other.join().expect("the other thread ends"));
+        assert!(depot.place_count(0) <= 2);
+        depot.drain(|_, places| all.extend(places));
+        let mut numbers: Vec<_> = all.into_iter().map(Place::source).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1, 2, 3]);
+    });
+}
+
+/// Two threads allocate and free through their caches and the depot: no slot has two holders at a time, a slot that
+/// changes hands brings along what its last holder did, and the sums are right at the end.
+#[test]
+fn two_threads_never_hold_the_same_slot() {
+    explore(3, || {
+        let (model, first) = Model::new();
+        let churn = move |model: &Model| {
+            let places = [model.allocate(), model.allocate()];
+            places.into_iter().for_each(|place| _ = model.free(place));
+        };
+        let other = model.spawn(churn);
+        churn(&model);
+        other.join().expect("the other thread ends");
+        model.check_sums(1);
+        model.free(first);
+        model.check_empty();
+    });
+}
+
+/// One thread empties all caches while another allocates, frees and ends, which takes its cache in.
+#[test]
+fn a_flush_takes_nothing_that_is_in_use() {
+    explore(3, || {
+        let (model, first) = Model::new();
+        let other = model.spawn(|model| {
+            let places = [model.allocate(), model.allocate()];
+            places.into_iter().for_each(|place| _ = model.free(place));
+        });
+        model.pool.flush();
+        model.free(first);
+        other.join().expect("the other thread ends");
+        model.check_empty();
+    });
+}
+
+/// What [`crate::raw::allocation`] does with keepers. True if these were the last, so that the caller destroys.
+fn give_back(keepers: &AtomicUsize, count: usize) -> bool {
+    count > 0 && keepers.fetch_sub(count, Ordering::AcqRel) == count
+}
+
+/// A pool is closed while one thread frees three places, of which the last finds its cache full, and another thread
+/// frees one. One party alone learns that the pool is drained, and one alone gives the last keeper back. By then all
+/// that any of them did has happened, the counters say that nothing is live, and no place is still on its way.
+#[test]
+fn one_party_learns_that_a_closed_pool_is_drained() {
+    explore(2, || {
+        let (model, first) = Model::new();
+        let (second, third, fourth) = (model.allocate(), model.allocate(), model.allocate());
+        let keepers = Arc::new(AtomicUsize::new(2));
+        let destroyer = |places: Vec<Place>| {
+            let keepers = Arc::clone(&keepers);
+            move |model: &Model| {
+                let drained =
+                    places.into_iter().filter(|&place| model.free(place) == Closing::Drained).count();
+                let is_last = give_back(&keepers, drained);
+                if is_last {
+                    model.slots.iter().for_each(|slot| slot.with_mut(|_| {}));
+                    model.check_empty();
+                }
+                (drained, is_last)
+            }
+        };
+        let others =
+            [model.spawn(destroyer(vec![first, second, third])), model.spawn(destroyer(vec![fourth]))];
+        let drained = usize::from(model.pool.close() == Closing::Drained);
+        let is_last = give_back(&keepers, drained + 1);
+        if is_last {
+            model.slots.iter().for_each(|slot| slot.with_mut(|_| {}));
+            model.check_empty();
+        }
+        let mut outcomes = others.map(|other| other.join().expect("a freeing thread ends")).to_vec();
+        outcomes.push((drained, is_last));
+        assert_eq!(outcomes.iter().map(|outcome| outcome.0).sum::<usize>(), 1);
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.1).count(), 1);
+    });
+}
