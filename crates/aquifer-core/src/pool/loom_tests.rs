@@ -68,6 +68,7 @@ impl Model {
         assert_eq!(class.allocated_bytes + snapshot.cached_bytes + snapshot.free_bytes, BLOCK_BYTES);
         let (live_bytes, _) = {
             let caches = self.pool.thread_caches();
+            let _still = self.pool.tally.hold_still();
             self.pool.tally.allocated.read(caches.iter().map(|cache| &cache.tally().allocated))
         };
         assert_eq!(live_bytes, live_count * BYTES);
