@@ -74,7 +74,8 @@ impl<B: Backend> Shared<B> {
             .collect();
         Ok(Self {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
-            request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2),
+            request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
+                & !(properties.block_granularity_bytes - 1),
             keepers: AtomicUsize::new(1 + pools.len()),
             backend,
             pools,
@@ -93,8 +94,8 @@ impl<B: Backend> Shared<B> {
         if bytes == 0 {
             return refuse(ErrorKind::InvalidArgument, "0 bytes asked for; ask for 1 or more".into());
         }
-        if bytes > self.request_bytes_max {
-            let most = self.request_bytes_max;
+        let most = self.request_bytes_max;
+        if self.pools[MEMORY_TYPE].pool.layout().round_up(bytes).is_none_or(|rounded| rounded > most) {
             return refuse(
                 ErrorKind::CanNeverFit,
                 format!("{bytes} bytes asked for; the largest block has {most}"),
@@ -133,8 +134,16 @@ impl<B: Backend> Shared<B> {
         }
         self.release_decayed(typed);
         let granularity = self.backend.properties().block_granularity_bytes;
-        let bytes_min = typed.pool.range_bytes(request).next_multiple_of(granularity);
-        if bytes_min > ledger.budget_bytes() {
+        let block_bytes_max = self.backend.properties().block_bytes_max / granularity * granularity;
+        // A slab, if the request is for a slot; at worst a block for this request alone.
+        let bytes_least = typed.pool.bytes(request).next_multiple_of(granularity);
+        let bytes_min = typed
+            .pool
+            .range_bytes(request)
+            .next_multiple_of(granularity)
+            .min(block_bytes_max)
+            .max(bytes_least);
+        if bytes_least > ledger.budget_bytes() {
             let message = format!("{} bytes asked for; raise the budget", request.requested_bytes);
             return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, typed, request));
         }
@@ -143,9 +152,16 @@ impl<B: Backend> Shared<B> {
             Growth::Create { evicted, bytes } => (evicted, bytes),
         };
         self.destroy(typed, evicted);
-        let bytes =
-            bytes.min(self.backend.properties().block_bytes_max / granularity * granularity).max(bytes_min);
-        let Some(bytes) = self.charge(typed, bytes, bytes_min) else {
+        let bytes = bytes.min(block_bytes_max).max(bytes_min);
+        let mut charged = self.charge(typed, bytes, bytes_min);
+        if charged.is_none() {
+            // Before anything fails, what caches keep must merge, however often that has been done.
+            if let Some(place) = typed.pool.flush_and_allocate(request) {
+                return Ok((place, false));
+            }
+            charged = self.charge(typed, bytes_min, bytes_least);
+        }
+        let Some(bytes) = charged else {
             let message = "the budget is spent; free something, trim, or raise the budget".into();
             return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request));
         };
@@ -154,13 +170,16 @@ impl<B: Backend> Shared<B> {
             Ok(block) => (block, bytes),
             Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => {
                 // The driver has less than the budget says. Give back all that can go and ask for no more than needed.
+                if let Some(place) = typed.pool.flush_and_allocate(request) {
+                    return Ok((place, false));
+                }
                 let idle = typed.pool.release_idle(|_, _| true);
                 self.destroy(typed, idle);
                 let again = ledger
-                    .charge(bytes_min)
-                    .then(|| self.create(typed, BlockDesc { bytes: bytes_min, memory_type_index }));
+                    .charge(bytes_least)
+                    .then(|| self.create(typed, BlockDesc { bytes: bytes_least, memory_type_index }));
                 match again {
-                    Some(Ok(block)) => (block, bytes_min),
+                    Some(Ok(block)) => (block, bytes_least),
                     _ => {
                         let message = format!("the driver has no more: {refusal}");
                         let error = self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request);
@@ -185,7 +204,7 @@ impl<B: Backend> Shared<B> {
             return Some(bytes);
         }
         if !ledger.charge(bytes_min) {
-            let room = ledger.budget_bytes() - bytes_min;
+            let room = ledger.budget_bytes().checked_sub(bytes_min)?;
             let mut reserved = ledger.reserved_bytes();
             let idle = typed.pool.release_idle(|idle, _| {
                 let is_needed = reserved > room;

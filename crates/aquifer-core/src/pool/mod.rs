@@ -330,6 +330,20 @@ impl Pool {
         }
     }
 
+    /// Empties all caches, and finds a place wherever there is one: the last resort before a request fails.
+    pub(crate) fn flush_and_allocate(&self, request: Request) -> Option<Place> {
+        self.flush();
+        let bytes = request.bytes(&self.layout);
+        let place = self.state.lock().allocate(request, bytes, Fit::Any)?;
+        self.count_rise(request, bytes);
+        Some(place)
+    }
+
+    /// What a request occupies, in bytes.
+    pub(crate) fn bytes(&self, request: Request) -> u64 {
+        request.bytes(&self.layout)
+    }
+
     /// The size of the range that a request needs when no slab has room for it.
     pub(crate) fn range_bytes(&self, request: Request) -> u64 {
         let bytes = request.bytes(&self.layout);
