@@ -1,6 +1,6 @@
 //! Parts of a buffer that share it.
 
-use super::buffer::{Buffer, check_one_manager, checked_range, not_visible, slice, slice_mut};
+use super::buffer::{Buffer, backwards, check_one_manager, checked_range, not_visible, slice, slice_mut};
 use crate::raw::allocation::Allocation;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -57,8 +57,7 @@ impl<B: Backend> BufferView<B> {
     /// [`ErrorKind::OutOfBounds`] if the range is not in this view.
     pub fn view(&self, range: Range<u64>) -> Result<Self, Error> {
         if range.start > range.end {
-            let message = format!("{}..{} ends before it starts", range.start, range.end);
-            return Err(Error::new(ErrorKind::OutOfBounds, "view", message));
+            return Err(backwards("view", &range));
         }
         let range = checked_range("view", range.start, range.end - range.start, self.bytes)?;
         Ok(Self {
