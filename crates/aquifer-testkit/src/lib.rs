@@ -1,1 +1,37 @@
-//! TODO
+//! Tests for Aquifer's backends and managers, and the parts to write more of them.
+//!
+//! - [`conformance!`] attaches a backend to the whole suite in one line; [`mod@conformance`] holds the cases.
+//! - [`Op`] is one thing that a program does with a manager, [`World`] does it and knows what must come of it, and
+//!   [`Oracle`] is the naive bookkeeping behind that: a sorted list of live ranges.
+//! - [`Faulty`] is a backend around a backend that fails when it is told to, and counts.
+//! - [`Pattern`] tells one buffer's content from another's, [`Random`] is a seeded source of numbers, and [`Channel`]
+//!   takes buffers from thread to thread.
+//!
+//! Everything here panics where what it checks does not hold: it is for tests.
+
+#[allow(clippy::missing_panics_doc, reason = "to panic is how a case says that the backend fails it")]
+pub mod conformance;
+
+mod channel;
+mod faulty;
+mod ops;
+mod oracle;
+mod pattern;
+mod random;
+
+pub use channel::Channel;
+pub use faulty::{DriverCall, FaultMode, Faults, Faulty, FaultyBlock};
+pub use ops::{Op, World, WorldDesc, ops};
+pub use oracle::{Oracle, assert_balanced};
+pub use pattern::Pattern;
+pub use random::Random;
+
+use aquifer_core::Config;
+
+/// A configuration with a budget, whatever the environment and the device say, so that a test does the same anywhere.
+#[must_use]
+pub fn config_with_budget(budget_bytes: u64) -> Config {
+    let mut config = Config::default();
+    config.budget_bytes = Some(budget_bytes);
+    config
+}

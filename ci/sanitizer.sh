@@ -1,0 +1,25 @@
+# What ci/asan and ci/tsan share; they source it. Needs the name of the sanitizer in $sanitizer.
+#
+# The sanitizers are a feature of the nightly compiler. AQUIFER_NIGHTLY names another toolchain than "nightly".
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+toolchain=${AQUIFER_NIGHTLY:-nightly}
+if ! command -v rustup >/dev/null || ! rustup run "$toolchain" rustc --version >/dev/null 2>&1; then
+    echo "ci/$sanitizer: the $toolchain toolchain is not installed; rustup toolchain install $toolchain" >&2
+    exit 2
+fi
+host=$(rustup run "$toolchain" rustc -vV | sed -n 's/^host: //p')
+if [[ $host != *-linux-gnu ]]; then
+    echo "ci/$sanitizer: runs on Linux only, this is $host" >&2
+    exit 2
+fi
+
+# Reads the arguments of the script, which go to each test program: a name to run only the tests that have it.
+run_tests() {
+    local arguments=(--target "$host" --target-dir "target/$sanitizer")
+    arguments+=(-p aquifer-backend -p aquifer-core -p aquifer-host -p aquifer-testkit --lib --tests)
+    # An explicit target keeps build scripts and procedural macros out of it. Lines are kept for readable reports.
+    CARGO_PROFILE_TEST_OPT_LEVEL=1 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only \
+        CARGO_PROFILE_TEST_DEBUG=line-tables-only CARGO_INCREMENTAL=0 \
+        cargo "+$toolchain" test --no-fail-fast "${arguments[@]}" -- "$@"
+}

@@ -1,0 +1,196 @@
+//! The suite that every backend must pass.
+//!
+//! A case is a plain generic function: it takes what makes a backend, and panics if the backend, or the core on it,
+//! does something else than the contract says. [`conformance!`](crate::conformance!) makes a test of each.
+//!
+//! Cases use a few hundred MiB of addresses, and touch few of them.
+
+pub mod allocation;
+pub mod basic;
+pub mod exhaustion;
+pub mod statistics;
+pub mod threads;
+
+use crate::config_with_budget;
+use aquifer_backend::{Backend, Capabilities, MemoryFlags, Properties};
+use aquifer_core::MemoryManager;
+
+/// What a backend must be able to do for a case to make sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: the case runs on every backend.
+    Nothing,
+    /// The host can see memory of the first type, which buffers get.
+    HostVisible,
+    /// The host cannot see it.
+    HostInvisible,
+    /// The host can see it, and the backend promises that new blocks are zero.
+    ZeroedBlocks,
+    /// A block takes physical memory only where it is touched, so that a case may ask for much.
+    CommitOnTouch,
+}
+
+impl Need {
+    /// Whether a device can do it; if not, why not.
+    ///
+    /// # Errors
+    ///
+    /// The reason in words.
+    pub fn is_met(self, properties: &Properties) -> Result<(), &'static str> {
+        let is_visible = properties.memory_types[0].flags.contains(MemoryFlags::HOST_VISIBLE);
+        let has = |capability| properties.capabilities.contains(capability);
+        let (is_met, reason) = match self {
+            Self::Nothing => (true, ""),
+            Self::HostVisible => (is_visible, "the host cannot see the memory"),
+            Self::HostInvisible => (!is_visible, "the host can see the memory"),
+            Self::ZeroedBlocks => (
+                is_visible && has(Capabilities::ZEROED_BLOCKS),
+                "new blocks are not promised to be zero, or the host cannot see them",
+            ),
+            Self::CommitOnTouch => {
+                (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
+            }
+        };
+        if is_met { Ok(()) } else { Err(reason) }
+    }
+}
+
+/// Runs a case if the backend can do what it needs; else prints why it is skipped.
+///
+/// # Panics
+///
+/// If the case does.
+pub fn run<B: Backend, M: Fn() -> B>(name: &str, need: Need, make: M, case: impl FnOnce(M)) {
+    match need.is_met(make().properties()) {
+        Ok(()) => case(make),
+        Err(reason) => println!("{name} skipped: {reason}"),
+    }
+}
+
+/// Checks that a suite is not passed by skipping all of it.
+///
+/// # Panics
+///
+/// If the backend can do nothing that any case needs but [`Need::HostInvisible`] ones.
+pub fn assert_some_run<B: Backend>(make: impl Fn() -> B, needs: &[Need]) {
+    let properties = make().properties().clone();
+    let count = needs.iter().filter(|need| need.is_met(&properties).is_ok()).count();
+    println!("{count} of {} cases run on {}", needs.len(), properties.backend);
+    assert!(count > 0, "every case is skipped");
+}
+
+/// The budget of the cases that do not care.
+const BUDGET_BYTES: u64 = 1 << 30;
+
+/// A manager with [`BUDGET_BYTES`].
+fn manager<B: Backend>(backend: B) -> MemoryManager<B> {
+    MemoryManager::with_config(backend, config_with_budget(BUDGET_BYTES)).expect("the budget is given")
+}
+
+/// Tests a backend with the whole suite: one `#[test]` for each case, and one that fails if every case was skipped.
+///
+/// The argument is an expression that makes a backend; it is used many times. `single_threaded` before it leaves the
+/// cases out that move buffers between threads, for backends whose types are not `Send` and `Sync`.
+///
+/// ```
+/// mod host {
+///     aquifer_testkit::conformance!(aquifer_host::Host::new().expect("the system says how much memory it has"));
+/// }
+/// ```
+#[macro_export]
+macro_rules! conformance {
+    (single_threaded $make:expr) => {
+        $crate::conformance_tests! { $make;
+            basic {
+                a_device_is_described_sanely: Nothing,
+                budgets_are_sane: Nothing,
+                blocks_are_aligned_and_do_not_overlap: HostVisible,
+                new_blocks_are_zero: ZeroedBlocks,
+                host_pointers_follow_the_flags: Nothing,
+                copy_and_fill_touch_just_their_range: HostVisible,
+                values_come_back: HostVisible,
+                memory_is_seen_as_values: HostVisible,
+                out_of_bounds_changes_nothing: HostVisible,
+                views_have_bounds_of_their_own: HostVisible,
+                views_keep_the_buffer: HostVisible,
+                copies_arrive: HostVisible,
+                invisible_memory_refuses_the_host: HostInvisible,
+                fill_and_copy_need_no_host: Nothing,
+                senseless_requests_are_refused: Nothing,
+            }
+            allocation {
+                every_size_is_served: HostVisible,
+                every_alignment_is_kept: HostVisible,
+                zeroed_memory_is_zero: HostVisible,
+                reused_memory_is_zero_by_policy: HostVisible,
+                live_buffers_do_not_overlap: HostVisible,
+                freed_memory_is_used_again: Nothing,
+                large_requests_are_dedicated: CommitOnTouch,
+                tags_are_names: Nothing,
+                buffers_outlive_their_manager: Nothing,
+            }
+            statistics {
+                everything_adds_up_after_each_phase: Nothing,
+                counts_match_an_oracle: Nothing,
+                peaks_are_exact: Nothing,
+                reserved_is_what_the_driver_gave: Nothing,
+                live_allocations_are_listed: Nothing,
+            }
+            exhaustion {
+                more_than_the_budget_can_never_fit: Nothing,
+                a_spent_budget_is_reported_truly: Nothing,
+                freeing_makes_room_again: Nothing,
+                caches_hide_no_memory: Nothing,
+                the_budget_is_never_exceeded: Nothing,
+                trim_gives_everything_back: Nothing,
+                trim_to_stops_in_time: Nothing,
+            }
+        }
+    };
+    ($make:expr) => {
+        $crate::conformance!(single_threaded $make);
+        $crate::conformance_tests! { @cases $make;
+            threads {
+                buffers_are_freed_on_other_threads: HostVisible,
+                threads_may_end_with_buffers_alive: HostVisible,
+                the_manager_may_go_first: HostVisible,
+                trimming_disturbs_nobody: HostVisible,
+                caches_of_other_threads_are_found: Nothing,
+                every_thread_is_counted: Nothing,
+            }
+        }
+    };
+}
+
+/// The expansion of [`conformance!`](crate::conformance!).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:expr; $($module:ident { $($case:ident: $need:ident,)+ })+) => {
+        #[test]
+        fn some_case_runs() {
+            let needs = [$($($crate::conformance::Need::$need),+),+];
+            $crate::conformance::assert_some_run(|| $make, &needs);
+        }
+        $crate::conformance_tests! { @cases $make; $($module { $($case: $need,)+ })+ }
+    };
+    (@cases $make:expr; $($module:ident { $($case:ident: $need:ident,)+ })+) => {
+        $($crate::conformance_tests! { @module $make; $module { $($case: $need,)+ } })+
+    };
+    (@module $make:expr; $module:ident { $($case:ident: $need:ident,)+ }) => {
+        mod $module {
+            #[allow(unused_imports, reason = "the expression may name what is around the macro, or not")]
+            use super::*;
+            $(
+                #[test]
+                fn $case() {
+                    let name = concat!(stringify!($module), "::", stringify!($case));
+                    let need = $crate::conformance::Need::$need;
+                    $crate::conformance::run(name, need, || $make, |make| {
+                        $crate::conformance::$module::$case(make);
+                    });
+                }
+            )+
+        }
+    };
+}

@@ -1,0 +1,112 @@
+//! A process may end while buffers are alive: in a static, on a running thread, in a thread's own storage.
+//!
+//! Each test runs this file again as a process of its own, which does one thing and ends.
+
+#![cfg(any(target_os = "linux", target_os = "macos"))]
+
+use aquifer_core::{Buffer, MemoryManager};
+use aquifer_host::Host;
+use aquifer_testkit::{Channel, Pattern, config_with_budget};
+use parking_lot::Mutex;
+use std::cell::RefCell;
+use std::process::Command;
+use std::thread;
+
+/// Set in a process that is to do the work of the test of that name.
+const CHILD: &str = "AQUIFER_TEST_CHILD";
+
+type Kept = (MemoryManager<Host>, Vec<Buffer<Host>>);
+
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static OWN: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+}
+
+fn kept() -> Kept {
+    let host = Host::new().expect("the system says how much memory it has");
+    let manager = MemoryManager::with_config(host, config_with_budget(1 << 30)).expect("a budget");
+    let buffers = [100, 50_000, 3 << 20].map(|bytes| {
+        let mut buffer = manager.allocate(bytes).expect("there is room");
+        Pattern::new(bytes).write(&mut buffer);
+        buffer
+    });
+    (manager, buffers.into())
+}
+
+/// Runs the test `name` again, in a process in which `CHILD` says so, and checks that it ends well and says nothing.
+fn in_child(name: &str, work: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        work();
+        return;
+    }
+    let program = std::env::current_exe().expect("this program has a path");
+    let output = Command::new(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, name)
+        .output()
+        .expect("this program can be run again");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    assert!(errors.is_empty(), "{errors}");
+}
+
+/// A thread that holds buffers, keeps allocating and freeing, and is never asked to end.
+fn busy_thread() {
+    let is_busy = Channel::new(1);
+    let sender = is_busy.clone();
+    thread::spawn(move || {
+        let (manager, buffers) = kept();
+        for round in 0_u64.. {
+            for bytes in [100, 5000, 2 << 20] {
+                drop(manager.allocate(bytes).expect("there is room"));
+            }
+            if round < 10 {
+                sender.send(buffers.len());
+            }
+        }
+    });
+    for _ in 0..10 {
+        assert_eq!(is_busy.receive(), 3);
+    }
+}
+
+#[test]
+fn buffers_in_a_static() {
+    in_child("buffers_in_a_static", || KEPT.lock().push(kept()));
+}
+
+#[test]
+fn buffers_in_a_static_and_a_sudden_exit() {
+    in_child("buffers_in_a_static_and_a_sudden_exit", || {
+        KEPT.lock().push(kept());
+        std::process::exit(0);
+    });
+}
+
+#[test]
+fn buffers_on_a_running_thread() {
+    in_child("buffers_on_a_running_thread", busy_thread);
+}
+
+#[test]
+fn buffers_on_a_running_thread_and_a_sudden_exit() {
+    in_child("buffers_on_a_running_thread_and_a_sudden_exit", || {
+        busy_thread();
+        std::process::exit(0);
+    });
+}
+
+#[test]
+fn buffers_in_thread_storage() {
+    in_child("buffers_in_thread_storage", || {
+        // Of this thread and of one that ends: in each its storage goes before or after the thread's caches.
+        OWN.with_borrow_mut(|own| own.push(kept()));
+        let thread = thread::spawn(|| {
+            OWN.with_borrow_mut(|own| assert!(own.is_empty()));
+            let kept = kept();
+            OWN.with_borrow_mut(|own| own.push(kept));
+        });
+        thread.join().expect("there is room");
+    });
+}

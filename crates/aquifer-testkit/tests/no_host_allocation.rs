@@ -1,0 +1,117 @@
+//! A cache hit allocates nothing on the host.
+//!
+//! Nor does it take a lock or read a clock, which a reading of the way shows: `Pool::allocate_cached` and the first
+//! lines of `Pool::free` reach `ThreadCache::allocate` and `ThreadCache::free`, which use atomics of their own.
+
+#![cfg(any(target_os = "linux", target_os = "macos"))]
+
+use aquifer_core::{MemoryManager, MemoryOptions};
+use aquifer_host::Host;
+use aquifer_testkit::config_with_budget;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+/// The system's allocator, which counts each thread's calls.
+struct Counting;
+
+thread_local! {
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    CALLS.set(CALLS.get() + 1);
+}
+
+// SAFETY: every call is handed to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps to the contract of this very method.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn calls_of(work: impl FnOnce()) -> u64 {
+    let before = CALLS.get();
+    work();
+    CALLS.get() - before
+}
+
+const PAIRS: u64 = 10_000;
+const SIZES: [u64; 4] = [1, 4096, 65_536, 1 << 20];
+
+fn manager() -> MemoryManager<Host> {
+    let host = Host::new().expect("the system says how much memory it has");
+    MemoryManager::with_config(host, config_with_budget(1 << 30)).expect("a budget")
+}
+
+/// Pairs of one size, after one that warms the cache: no host allocation, and every one a hit.
+fn assert_pairs_are_free(manager: &MemoryManager<Host>, options: MemoryOptions) {
+    for bytes in SIZES {
+        drop(manager.allocate_with(bytes, options).expect("there is room"));
+        let before = manager.statistics();
+        let calls = calls_of(|| {
+            for _ in 0..PAIRS {
+                drop(black_box(manager.allocate_with(black_box(bytes), options).expect("there is room")));
+            }
+        });
+        assert_eq!(calls, 0, "host allocations in {PAIRS} pairs of {bytes} bytes");
+        let after = manager.statistics();
+        assert_eq!(after.allocation_count - before.allocation_count, PAIRS);
+        assert_eq!(after.driver_calls, before.driver_calls);
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(calls_of(|| drop(black_box(Box::new(1)))), 2);
+}
+
+#[test]
+fn pairs_allocate_nothing() {
+    assert_pairs_are_free(&manager(), MemoryOptions::DEFAULT);
+}
+
+#[test]
+fn pairs_with_a_tag_allocate_nothing() {
+    let manager = manager();
+    let tag = manager.tag("warm").expect("a tag");
+    assert_pairs_are_free(&manager, MemoryOptions::DEFAULT.tag(tag));
+}
+
+#[test]
+fn pairs_of_several_managers_allocate_nothing() {
+    let managers = [manager(), manager(), manager()];
+    let pair = |index: u64| {
+        let manager = &managers[(index % 3) as usize];
+        drop(black_box(manager.allocate(black_box(1000)).expect("there is room")));
+    };
+    (0..3).for_each(pair);
+    assert_eq!(calls_of(|| (0..PAIRS).for_each(pair)), 0);
+}
+
+#[test]
+fn a_few_live_buffers_allocate_nothing() {
+    let manager = manager();
+    let mut live = [const { None }; 2];
+    let mut round = |index: u64| live[(index % 2) as usize] = manager.allocate(black_box(5000)).ok();
+    // The first rounds fill the class's stack, which grows as it is used.
+    (0..100).for_each(&mut round);
+    assert_eq!(calls_of(|| (0..PAIRS).for_each(round)), 0);
+}
