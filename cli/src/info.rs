@@ -194,7 +194,10 @@ mod tests {
     #[test]
     fn bits_have_names() {
         let host = Host::new().unwrap();
-        assert_eq!(bit_names(&host.properties().capabilities), ["zeroed-blocks", "commit-on-touch", "release-range"]);
+        assert_eq!(
+            bit_names(&host.properties().capabilities),
+            ["zeroed-blocks", "commit-on-touch", "release-range"]
+        );
         assert!(bit_names(&std::collections::BTreeSet::<u8>::new()).is_empty());
     }
 }

@@ -80,6 +80,8 @@ pub(crate) fn run(arguments: &ReplayArguments) -> Result<Status, CliError> {
 /// The environment's settings, and the options' over them.
 fn configure(arguments: &ReplayArguments) -> Result<Config, CliError> {
     let mut config = Config::default().with_environment()?;
+    // What is replayed has been recorded already.
+    config.record_to = None;
     if let Some(layout) = arguments.layout() {
         config.layout = layout;
     }

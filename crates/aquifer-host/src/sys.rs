@@ -74,7 +74,12 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) -> Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
     // SAFETY: the caller vouches that the range is ours and that nobody misses what it holds.
     unsafe {
-        mm::mmap_anonymous(start.as_ptr().cast(), bytes, mm::ProtFlags::READ | mm::ProtFlags::WRITE, flags)
+        rustix::mm::mmap_anonymous(
+            start.as_ptr().cast::<c_void>(),
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            flags,
+        )
     }?;
     Ok(())
 }

@@ -12,11 +12,8 @@ fn manager(config: Config) -> Result<HostMemoryManager, aquifer::Error> {
 fn a_recording_holds_what_happened_while_it_lasted() -> Result<(), Box<dyn std::error::Error>> {
     let manager = manager(Config::default())?;
     let early = manager.allocate(100)?;
-    let recorder = manager.record(TraceWriter::new("memory", Vec::new(), TraceCompression::Gzip)?)?;
-    assert_eq!(
-        manager.record(TraceWriter::new("second", Vec::new(), TraceCompression::None)?).unwrap_err().kind(),
-        ErrorKind::InvalidArgument
-    );
+    let recorder = manager.record(TraceWriter::new("memory", Vec::new(), TraceCompression::Gzip)?);
+    let second = manager.record(TraceWriter::new("second", Vec::new(), TraceCompression::None)?);
     let kept = manager.allocate(5000)?;
     drop(manager.allocate(200 << 20)?);
     drop(early);
@@ -30,6 +27,7 @@ fn a_recording_holds_what_happened_while_it_lasted() -> Result<(), Box<dyn std::
         [(TraceOp::Allocate, 1, 5000), (TraceOp::Allocate, 2, 200 << 20), (TraceOp::Free, 2, 200 << 20)]
     );
     assert_eq!(event_count, 3);
+    assert_eq!(second.finish()?.0, 4, "the other one lasted longer");
     Ok(())
 }
 
@@ -37,7 +35,7 @@ fn a_recording_holds_what_happened_while_it_lasted() -> Result<(), Box<dyn std::
 fn threads_give_one_trace_in_which_every_free_follows_its_allocation()
 -> Result<(), Box<dyn std::error::Error>> {
     let manager = manager(Config::default())?;
-    let recorder = manager.record(TraceWriter::new("memory", Vec::new(), TraceCompression::None)?)?;
+    let recorder = manager.record(TraceWriter::new("memory", Vec::new(), TraceCompression::None)?);
     let (send, receive) = std::sync::mpsc::channel();
     let other = {
         let manager = manager.clone();
@@ -73,6 +71,50 @@ fn the_configuration_can_record_everything_to_a_file() -> Result<(), Box<dyn std
 }
 
 #[test]
+fn a_file_that_exists_is_not_overwritten() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("run.csv");
+    for bytes in [1, 22, 333] {
+        let mut config = Config::default();
+        config.record_to = Some(path.clone());
+        drop(manager(config)?.allocate(bytes)?);
+    }
+    let mut peaks = Vec::new();
+    for entry in std::fs::read_dir(folder.path())? {
+        peaks.push(Trace::open(entry?.path())?.summary().live_bytes_peak);
+    }
+    peaks.sort_unstable();
+    assert_eq!(peaks, [1, 22, 333]);
+    Ok(())
+}
+
+#[test]
+fn a_writer_may_use_the_manager_that_it_records() {
+    struct Allocates(HostMemoryManager);
+    impl Write for Allocates {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Large enough to make the pool grow.
+            drop(self.0.allocate(64 << 20).map_err(io::Error::other)?);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let manager = manager(Config::default()).expect("host memory can be had");
+    let writer =
+        TraceWriter::new("itself", Allocates(manager.clone()), TraceCompression::None).expect("it writes");
+    let recorder = manager.record(writer);
+    for _ in 0..2_000 {
+        drop(manager.allocate(1000).expect("there is room"));
+    }
+    let (event_count, _) = recorder.finish().expect("it writes");
+    assert_eq!(event_count, 4_000);
+    assert_eq!(manager.statistics().live_count(), 0);
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_an_error_at_once() {
     let mut config = Config::default();
     config.record_to = Some("/dev/null/run.csv".into());
@@ -98,7 +140,7 @@ fn a_writer_that_fails_does_not_disturb_the_manager_and_is_told_at_the_end() {
     let manager = manager(Config::default()).expect("host memory can be had");
     let writer =
         TraceWriter::new("full disk", Full(100_000), TraceCompression::None).expect("the header fits");
-    let recorder = manager.record(writer).expect("nothing else records");
+    let recorder = manager.record(writer);
     for _ in 0..20_000 {
         drop(manager.allocate(1000).expect("recording has no say in it"));
     }

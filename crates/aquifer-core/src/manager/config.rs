@@ -18,7 +18,7 @@ pub enum ZeroPolicy {
     OnReuse,
 }
 
-/// How much is remembered of each live allocation, for [`leaks`](crate::MemoryManager::live_allocations).
+/// How much is remembered of each live allocation, for [`live_allocations`](crate::MemoryManager::live_allocations).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Tracking {
@@ -37,7 +37,7 @@ pub enum Tracking {
 pub struct Config {
     /// How sizes are rounded.
     pub layout: BucketLayout,
-    /// The most bytes to reserve, counting every block. `None`: what the backend says this process may use.
+    /// The most bytes to reserve from each heap, counting every block. `None`: what the backend says this process may use.
     pub budget_bytes: Option<u64>,
     /// Whether memory is cleared before it is handed out.
     pub zero_policy: ZeroPolicy,
@@ -48,7 +48,8 @@ pub struct Config {
     /// [`release_idle`](crate::MemoryManager::release_idle).
     pub idle_decay: Option<Duration>,
     /// A file that everything is recorded to, as a trace, from the first allocation on; compressed if its name ends in
-    /// `.gz`. It is complete when the manager and its buffers are gone.
+    /// `.gz`. It is complete when the manager and its buffers are gone (a manager in a `static` never is). Nothing is
+    /// overwritten: if the file exists, the process's number and a count go before its extensions.
     pub record_to: Option<PathBuf>,
     /// Where the time comes from.
     pub clock: Clock,
@@ -87,7 +88,14 @@ impl Config {
         }
         if let Some((name, value)) = read("AQUIFER_SUB_CLASSES") {
             let count = value.parse().map_err(|_| nonsense(name, &value))?;
-            self.layout = BucketLayout::with_sub_classes(count).map_err(|_| nonsense(name, &value))?;
+            let layout = BucketLayout::with_sub_classes(count).map_err(|_| nonsense(name, &value))?;
+            if self.layout != BucketLayout::power_of_two() {
+                self.layout = layout;
+            } else if count != 1 {
+                let message =
+                    format!("{name}={value:?}, but the power-of-two policy has one class per bucket");
+                return Err(Error::new(ErrorKind::Configuration, "Config::with_environment", message));
+            }
         }
         if let Some((name, value)) = read("AQUIFER_ZERO") {
             self.zero_policy = match value.as_str() {

@@ -15,7 +15,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// A ledger of at most 2^62 bytes, so that sums of bytes fit signed counters too.
     pub(crate) fn new(budget_bytes: u64) -> Self {
+        let budget_bytes = budget_bytes.min(1 << 62);
         Self { budget_bytes, reserved: AtomicU64::new(0), peak: AtomicU64::new(0), total: AtomicU64::new(0) }
     }
 

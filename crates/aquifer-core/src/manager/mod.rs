@@ -3,12 +3,14 @@
 mod buffer;
 mod builder;
 mod config;
+mod growth;
 mod ledger;
 mod observers;
 mod options;
 mod report;
 mod shared;
 mod tags;
+mod typed_pool;
 mod view;
 
 pub use buffer::Buffer;
@@ -23,7 +25,7 @@ pub(crate) use shared::Shared;
 use crate::raw::allocation::Owner;
 use crate::statistics::{Statistics, Tag};
 use crate::trace::{Recorder, TraceWriter};
-use aquifer_backend::{Backend, DefaultDevice, Error, ErrorKind, Properties};
+use aquifer_backend::{Backend, DefaultDevice, Error, Properties};
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
@@ -161,24 +163,18 @@ impl<B: Backend> MemoryManager<B> {
     }
 
     /// Writes down every allocation and free from now on, until the [`Recorder`] is finished or dropped. The recorder
-    /// holds a handle of this manager.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidArgument`] if a recording is under way.
-    pub fn record<W>(&self, writer: TraceWriter<W>) -> Result<Recorder<W>, Error>
+    /// holds a handle of this manager. Several may record at the same time. What the writer itself allocates or frees
+    /// through a manager is not recorded.
+    pub fn record<W>(&self, writer: TraceWriter<W>) -> Recorder<W>
     where
         W: Write + Send + 'static,
         B: Send + Sync,
         B::Block: Send + Sync,
     {
         let (recorder, sink) = Recorder::new(writer);
-        if !self.owner.observers.attach(sink) {
-            let message = "a recording is under way; finish it first";
-            return Err(Error::new(ErrorKind::InvalidArgument, "record", message));
-        }
+        self.owner.observers.attach(Arc::clone(&sink));
         let manager = self.clone();
-        Ok(recorder.on_end(move || manager.owner.observers.detach()))
+        recorder.on_end(move || manager.owner.observers.detach(&sink))
     }
 
     /// The device's fixed facts.

@@ -2,6 +2,9 @@
 //!
 //! While nobody does, the hot path reads one flag. An allocation is told after its place was handed out and a free
 //! before its place goes back, so that of one place the events are in order.
+//!
+//! Recorders write to the user's writers. No lock of the manager is held meanwhile, and what a writer itself allocates or
+//! frees through a manager is not recorded.
 
 use super::config::Tracking;
 use crate::pool::{Place, Request};
@@ -10,6 +13,7 @@ use crate::sync::{AtomicBool, Ordering};
 use crate::trace::EventSink;
 use parking_lot::Mutex;
 use std::backtrace::Backtrace;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::Arc;
@@ -30,11 +34,24 @@ pub(crate) struct TrackedAllocation {
     pub(crate) backtrace: Option<Arc<Backtrace>>,
 }
 
+thread_local! {
+    static IS_TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends a telling, also when the user's writer panics.
+struct Telling;
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        IS_TELLING.set(false);
+    }
+}
+
 pub(crate) struct Observers {
     is_active: AtomicBool,
     tracking: Tracking,
     tracked: Mutex<HashMap<PlaceKey, TrackedAllocation>>,
-    recorder: Mutex<Option<Arc<dyn EventSink>>>,
+    recorders: Mutex<Arc<[Arc<dyn EventSink>]>>,
 }
 
 impl Observers {
@@ -43,7 +60,7 @@ impl Observers {
             is_active: AtomicBool::new(tracking != Tracking::Off),
             tracking,
             tracked: Mutex::new(HashMap::new()),
-            recorder: Mutex::new(None),
+            recorders: Mutex::new(Arc::new([])),
         }
     }
 
@@ -52,21 +69,31 @@ impl Observers {
         self.is_active.load(Ordering::Relaxed)
     }
 
-    /// Makes `sink` the recorder; false if there is one already.
-    pub(crate) fn attach(&self, sink: Arc<dyn EventSink>) -> bool {
-        let mut recorder = self.recorder.lock();
-        if recorder.is_some() {
-            return false;
-        }
-        *recorder = Some(sink);
+    pub(crate) fn attach(&self, sink: Arc<dyn EventSink>) {
+        let mut recorders = self.recorders.lock();
+        *recorders = recorders.iter().cloned().chain([sink]).collect();
         self.is_active.store(true, Ordering::Relaxed);
-        true
     }
 
-    pub(crate) fn detach(&self) {
-        let mut recorder = self.recorder.lock();
-        *recorder = None;
-        self.is_active.store(self.tracking != Tracking::Off, Ordering::Relaxed);
+    /// Ends the telling of a sink. An event that is just being told may still arrive.
+    pub(crate) fn detach(&self, sink: &Arc<dyn EventSink>) {
+        let mut recorders = self.recorders.lock();
+        // Dropped after the lock: it may hold the last share of the sink, and with it the user's writer.
+        let before = Arc::clone(&recorders);
+        *recorders = before.iter().filter(|other| !Arc::ptr_eq(other, sink)).cloned().collect();
+        self.is_active.store(self.tracking != Tracking::Off || !recorders.is_empty(), Ordering::Relaxed);
+        drop(recorders);
+    }
+
+    /// Tells all recorders, unless this thread is telling one already.
+    fn tell(&self, event: impl Fn(&dyn EventSink)) {
+        let recorders = Arc::clone(&self.recorders.lock());
+        if recorders.is_empty() || IS_TELLING.try_with(|is_telling| is_telling.replace(true)).unwrap_or(true)
+        {
+            return;
+        }
+        let _telling = Telling;
+        recorders.iter().for_each(|recorder| event(&**recorder));
     }
 
     #[cold]
@@ -84,9 +111,7 @@ impl Observers {
             };
             self.tracked.lock().insert(key, tracked);
         }
-        if let Some(recorder) = &*self.recorder.lock() {
-            recorder.allocated(key, request.requested_bytes);
-        }
+        self.tell(|recorder| recorder.allocated(key, request.requested_bytes));
     }
 
     #[cold]
@@ -95,9 +120,7 @@ impl Observers {
         if self.tracking != Tracking::Off {
             self.tracked.lock().remove(&key);
         }
-        if let Some(recorder) = &*self.recorder.lock() {
-            recorder.freed(key);
-        }
+        self.tell(|recorder| recorder.freed(key));
     }
 
     /// The live allocations; `None` if they are not tracked.

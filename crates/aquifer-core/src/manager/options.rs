@@ -33,7 +33,7 @@ impl MemoryOptions {
     /// All bytes zero, those that rounding adds too.
     pub const ZEROED: Self = Self::DEFAULT.zeroed(true);
 
-    /// Counted under `tag`.
+    /// Counted under `tag`, which must be of the manager that allocates: another's is counted under another name.
     #[must_use]
     pub const fn tag(self, tag: Tag) -> Self {
         Self { tag, ..self }
@@ -44,7 +44,12 @@ impl MemoryOptions {
     /// bytes; more than that goes past the thread caches.
     #[must_use]
     pub const fn alignment(self, bytes: u64) -> Self {
-        let alignment = if bytes > u32::MAX as u64 { u32::MAX } else { bytes as u32 };
+        let alignment = match (bytes > u32::MAX as u64, bytes.is_power_of_two()) {
+            (false, _) => bytes as u32,
+            // As wrong as what was asked for, and for the same reason.
+            (true, true) => 1 << 31,
+            (true, false) => u32::MAX,
+        };
         Self { alignment, ..self }.classified()
     }
 

@@ -139,8 +139,8 @@ impl fmt::Display for Report {
         let calls = &statistics.driver_calls;
         writeln!(
             f,
-            "driver calls: {} create, {} destroy, {} failed",
-            calls.create, calls.destroy, calls.failed
+            "driver calls: {} create, {} destroy, {} release, {} failed",
+            calls.create, calls.destroy, calls.release, calls.failed
         )?;
         for tag in statistics.tags.iter().filter(|tag| tag.peak_bytes > 0) {
             let [current, peak] = [tag.current_bytes, tag.peak_bytes].map(in_words);

@@ -1,63 +1,27 @@
-//! What all handles and buffers of one manager share, and the way from a request to the driver.
+//! What all handles and buffers of one manager share, and the fast way to a buffer. The slow one is in
+//! [`super::growth`].
 
 use super::config::{Config, ZeroPolicy};
 use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
 use super::tags::TagNames;
-use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Growth, Place, Pool, PoolKey, Request};
-use crate::range::{BlockIndex, IdleBlock};
-use crate::raw::allocation::{Allocation, Owner, destroy_block, release_range};
+use super::typed_pool::TypedPool;
+use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Place, Pool, PoolKey, Request};
+use crate::raw::allocation::{Allocation, Owner, destroy_block};
 use crate::statistics::{DriverCalls, Tally};
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Rank};
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 use crate::trace::lasting_sink;
-use aquifer_backend::{
-    Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
-};
-use parking_lot::RwLock;
+use aquifer_backend::{Backend, Error, ErrorKind};
 use std::sync::Arc;
-use tracing::{debug, error, warn};
-
-/// How many tags an out-of-memory report names.
-const REPORTED_TAGS: usize = 5;
-
-/// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
-const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
-
-/// One memory type: its pool, its blocks, and the lock under which it grows and shrinks.
-#[derive(Debug)]
-pub(crate) struct TypedPool<T> {
-    pub(crate) pool: Arc<Pool>,
-    pub(crate) heap_index: usize,
-    blocks: RwLock<Vec<Option<Arc<T>>>>,
-    growth: Mutex<()>,
-}
-
-/// The sizes that a new block for a request may have, in bytes.
-#[derive(Debug, Clone, Copy)]
-struct BlockSizes {
-    /// The largest that the driver makes.
-    most: u64,
-    /// That of a slab, if the request is for a slot; else as `least`.
-    ordinary: u64,
-    /// For this request alone.
-    least: u64,
-}
-
-/// Room for a request.
-enum Room<T> {
-    /// Found after all, here.
-    Place(Place),
-    /// For a new block.
-    Block(T),
-}
+use tracing::{error, warn};
 
 #[derive(Debug, Default)]
-struct CallCounters {
-    create: AtomicU64,
-    destroy: AtomicU64,
-    release: AtomicU64,
-    failed: AtomicU64,
+pub(super) struct CallCounters {
+    pub(super) create: AtomicU64,
+    pub(super) destroy: AtomicU64,
+    pub(super) release: AtomicU64,
+    pub(super) failed: AtomicU64,
 }
 
 pub(crate) struct Shared<B: Backend> {
@@ -71,7 +35,7 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) observers: Observers,
     pub(crate) config: Config,
     request_bytes_max: u64,
-    calls: CallCounters,
+    pub(super) calls: CallCounters,
     /// See [`crate::raw::allocation`].
     pub(crate) keepers: AtomicUsize,
 }
@@ -91,11 +55,9 @@ impl<B: Backend> Shared<B> {
         let pools: Box<[_]> = properties
             .memory_types
             .iter()
-            .map(|memory_type| TypedPool {
-                pool: Pool::new(config.layout, config.clock.clone(), Arc::clone(&tally)),
-                heap_index: memory_type.heap_index,
-                blocks: RwLock::new(Vec::new()),
-                growth: Mutex::new(Rank::Growth, ()),
+            .map(|memory_type| {
+                let pool = Pool::new(config.layout, config.clock.clone(), Arc::clone(&tally));
+                TypedPool::new(pool, memory_type.heap_index)
             })
             .collect();
         let observers = Observers::new(config.tracking);
@@ -155,225 +117,6 @@ impl<B: Backend> Shared<B> {
         Ok(())
     }
 
-    /// Makes room for a request that the pool has none for: the slow end of allocating.
-    ///
-    /// Answers whether the place is memory fresh from the driver.
-    #[cold]
-    pub(crate) fn grow(&self, request: Request) -> Result<(Place, bool), Error> {
-        let typed = &self.pools[request.memory_type()];
-        let ledger = &self.ledgers[typed.heap_index];
-        let _growing = typed.growth.lock();
-        // Another thread may have made room while this one waited; and what caches keep may do, once it has merged.
-        if let Some(place) = typed.pool.allocate(request) {
-            return Ok((place, false));
-        }
-        if typed.pool.flush_for(request)
-            && let Some(place) = typed.pool.allocate(request)
-        {
-            return Ok((place, false));
-        }
-        self.release_decayed(typed);
-        let sizes = self.block_sizes(typed, request);
-        if sizes.least > ledger.budget_bytes() {
-            let message = format!("{} bytes asked for; raise the budget", request.requested_bytes);
-            return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, typed, request));
-        }
-        let granularity = self.backend.properties().block_granularity_bytes;
-        let wanted = match typed.pool.plan_growth(request, granularity) {
-            Growth::Placed(place) => return Ok((place, false)),
-            Growth::Create { evicted, bytes } => {
-                self.destroy(typed, evicted);
-                bytes.min(sizes.most).max(sizes.ordinary)
-            }
-        };
-        let Some(room) = self.charge(typed, request, wanted, sizes) else {
-            let message = "the budget is spent; free something, trim, or raise the budget".into();
-            return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request));
-        };
-        let created = match room {
-            Room::Place(place) => return Ok((place, false)),
-            Room::Block(bytes) => self.create(typed, request, bytes).map(|block| Room::Block((block, bytes))),
-        };
-        let created = match created {
-            Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => {
-                self.create_at_all_costs(typed, request, sizes, refusal)?
-            }
-            other => other?,
-        };
-        let (block, bytes) = match created {
-            Room::Place(place) => return Ok((place, false)),
-            Room::Block((block, bytes)) => (block, bytes),
-        };
-        ledger.confirm(bytes);
-        let index = typed.insert_block(block);
-        let place = typed.pool.grow(index, bytes, request);
-        let is_fresh = place.block() == index
-            && self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);
-        Ok((place, is_fresh))
-    }
-
-    fn block_sizes(&self, typed: &TypedPool<B::Block>, request: Request) -> BlockSizes {
-        let Properties { block_granularity_bytes: granularity, block_bytes_max, .. } =
-            *self.backend.properties();
-        let most = block_bytes_max / granularity * granularity;
-        let least = typed.pool.bytes(request).next_multiple_of(granularity);
-        let ordinary = typed.pool.range_bytes(request).next_multiple_of(granularity).min(most).max(least);
-        BlockSizes { most, ordinary, least }
-    }
-
-    /// Charges a block of `wanted` bytes, or as many as there is room for; if there is none, makes room, the cheapest
-    /// ways first.
-    fn charge(
-        &self,
-        typed: &TypedPool<B::Block>,
-        request: Request,
-        wanted: u64,
-        sizes: BlockSizes,
-    ) -> Option<Room<u64>> {
-        let ledger = &self.ledgers[typed.heap_index];
-        let charge = |bytes: u64| ledger.charge(bytes).then_some(Room::Block(bytes));
-        if let Some(room) = charge(wanted).or_else(|| charge(sizes.ordinary)) {
-            return Some(room);
-        }
-        // Before anything fails, what caches keep must merge, however often that has been done.
-        if let Some(place) = typed.pool.flush_and_allocate(request) {
-            return Some(Room::Place(place));
-        }
-        let room = ledger.budget_bytes().saturating_sub(sizes.ordinary);
-        let mut reserved = ledger.reserved_bytes();
-        let idle = typed.pool.release_idle(|idle, _| {
-            let is_needed = reserved > room;
-            reserved -= if is_needed { idle.reserved_bytes } else { 0 };
-            is_needed
-        });
-        self.destroy(typed, idle);
-        charge(sizes.ordinary).or_else(|| {
-            self.release_holes(typed);
-            charge(sizes.ordinary).or_else(|| charge(sizes.least))
-        })
-    }
-
-    /// The driver has less than the budget says: gives back all that can go, and asks for no more than needed.
-    fn create_at_all_costs(
-        &self,
-        typed: &TypedPool<B::Block>,
-        request: Request,
-        sizes: BlockSizes,
-        refusal: Error,
-    ) -> Result<Room<(B::Block, u64)>, Error> {
-        if let Some(place) = typed.pool.flush_and_allocate(request) {
-            return Ok(Room::Place(place));
-        }
-        let idle = typed.pool.release_idle(|_, _| true);
-        self.destroy(typed, idle);
-        self.release_holes(typed);
-        if self.ledgers[typed.heap_index].charge(sizes.least)
-            && let Ok(block) = self.create(typed, request, sizes.least)
-        {
-            return Ok(Room::Block((block, sizes.least)));
-        }
-        let message = format!("the driver has no more: {refusal}");
-        Err(self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request).with_source(refusal))
-    }
-
-    /// Calls the driver for a block that has been charged; refunds it if the driver refuses.
-    fn create(&self, typed: &TypedPool<B::Block>, request: Request, bytes: u64) -> Result<B::Block, Error> {
-        let desc = BlockDesc { bytes, memory_type_index: request.memory_type() };
-        match self.backend.create_block(&desc) {
-            Ok(block) => {
-                self.calls.create.fetch_add(1, Ordering::Relaxed);
-                debug!(bytes = desc.bytes, memory_type = desc.memory_type_index, "created a block");
-                Ok(block)
-            }
-            Err(refusal) => {
-                self.calls.failed.fetch_add(1, Ordering::Relaxed);
-                self.ledgers[typed.heap_index].refund(desc.bytes);
-                warn!(bytes = desc.bytes, error = %refusal, "the driver refused a block");
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Destroys blocks that the pool has let go. Those that the driver refuses go back to the pool. Returns the bytes
-    /// given back. The caller holds the growth lock.
-    fn destroy(&self, typed: &TypedPool<B::Block>, idle_blocks: Vec<IdleBlock>) -> u64 {
-        let mut bytes = 0;
-        for idle in idle_blocks {
-            let block = typed.take_block(idle.block);
-            match destroy_block(&self.backend, block) {
-                Ok(()) => {
-                    self.calls.destroy.fetch_add(1, Ordering::Relaxed);
-                    self.ledgers[typed.heap_index].refund(idle.reserved_bytes);
-                    bytes += idle.reserved_bytes;
-                    debug!(bytes = idle.reserved_bytes, "destroyed a block");
-                }
-                Err(DestroyError { block, error }) => {
-                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
-                    warn!(bytes = idle.bytes, %error, "the driver would not take a block back");
-                    typed.put_block(idle.block, block);
-                    typed.pool.restore(idle);
-                }
-            }
-        }
-        bytes
-    }
-
-    /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
-    /// The caller holds the growth lock.
-    fn release_holes(&self, typed: &TypedPool<B::Block>) -> u64 {
-        let properties = self.backend.properties();
-        if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {
-            return 0;
-        }
-        let mut bytes = 0;
-        for range in typed.pool.release_holes(RELEASE_GRANULE_BYTES.max(properties.block_granularity_bytes)) {
-            match release_range(&self.backend, &typed.block(range.block), &range) {
-                Ok(()) => {
-                    self.calls.release.fetch_add(1, Ordering::Relaxed);
-                    self.ledgers[typed.heap_index].refund(range.bytes);
-                    bytes += range.bytes;
-                    debug!(bytes = range.bytes, "released a range");
-                }
-                Err(error) => {
-                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
-                    warn!(bytes = range.bytes, %error, "the driver would not take a range back");
-                    typed.pool.unrelease(range);
-                }
-            }
-        }
-        bytes
-    }
-
-    /// Gives back idle blocks until no more than `reserved_bytes` are reserved of each heap, or none is left.
-    pub(crate) fn trim_to(&self, reserved_bytes: u64) -> u64 {
-        let trim_one = |typed: &TypedPool<B::Block>| {
-            let _growing = typed.growth.lock();
-            typed.pool.flush();
-            let idle = typed.pool.release_idle(|_, reserved| reserved > reserved_bytes);
-            let bytes = self.destroy(typed, idle);
-            let is_enough = self.ledgers[typed.heap_index].reserved_bytes() <= reserved_bytes;
-            bytes + if is_enough { 0 } else { self.release_holes(typed) }
-        };
-        self.pools.iter().map(trim_one).sum()
-    }
-
-    /// Gives back blocks that have been idle for longer than the configuration allows.
-    pub(crate) fn release_idle(&self) -> u64 {
-        let release_one = |typed: &TypedPool<B::Block>| {
-            let _growing = typed.growth.lock();
-            typed.pool.flush();
-            self.release_decayed(typed)
-        };
-        self.pools.iter().map(release_one).sum()
-    }
-
-    fn release_decayed(&self, typed: &TypedPool<B::Block>) -> u64 {
-        let Some(decay) = self.config.idle_decay else { return 0 };
-        let Some(latest) = self.config.clock.now_ms().checked_sub(decay.as_millis() as u64) else { return 0 };
-        let idle = typed.pool.release_idle(|idle, _| idle.since.time_ms <= latest);
-        self.destroy(typed, idle)
-    }
-
     /// Whether an allocation must be cleared before it is handed out.
     fn must_clear(&self, options: &MemoryOptions) -> bool {
         options.is_zeroed || self.config.zero_policy == ZeroPolicy::OnReuse
@@ -388,35 +131,6 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    #[cold]
-    fn out_of_memory(
-        &self,
-        kind: ErrorKind,
-        message: String,
-        typed: &TypedPool<B::Block>,
-        request: Request,
-    ) -> Error {
-        let statistics = self.statistics();
-        let mut largest_tags: Vec<TagUsage> = statistics
-            .tags
-            .iter()
-            .filter(|tag| tag.current_bytes > 0)
-            .map(|tag| TagUsage { tag: tag.name.clone(), live_bytes: tag.current_bytes })
-            .collect();
-        largest_tags.sort_by_key(|usage| std::cmp::Reverse(usage.live_bytes));
-        largest_tags.truncate(REPORTED_TAGS);
-        let mut report = OutOfMemoryReport::default();
-        report.requested_bytes = request.requested_bytes;
-        report.budget_bytes = self.ledgers[typed.heap_index].budget_bytes();
-        report.reserved_bytes = statistics.reserved.current;
-        report.live_bytes = statistics.allocated.current;
-        report.cached_bytes = statistics.cached_bytes;
-        report.free_bytes = statistics.free_bytes;
-        report.largest_free_bytes = statistics.largest_free_bytes;
-        report.largest_tags = largest_tags;
-        Error::new(kind, "allocate", message).with_out_of_memory(report)
-    }
-
     /// Ends allocation and gives back what nobody uses; returns how many pools have nothing live.
     pub(crate) fn close(&self) -> usize {
         let leaks = self.leak_report();
@@ -425,9 +139,9 @@ impl<B: Backend> Shared<B> {
         }
         let close_one = |typed: &TypedPool<B::Block>| {
             let closing = typed.pool.close();
-            let _growing = typed.growth.lock();
-            let idle = typed.pool.release_idle(|_, _| true);
-            self.destroy(typed, idle);
+            let growing = &mut typed.lock_growth();
+            let idle = growing.pool.release_idle(|_, _| true);
+            self.destroy(growing, idle);
             closing
         };
         self.pools.iter().map(close_one).filter(|&closing| closing == Closing::Drained).count()
@@ -446,36 +160,6 @@ impl<B: Backend> Drop for Shared<B> {
                 }
             }
         }
-    }
-}
-
-impl<T> TypedPool<T> {
-    /// The block of a live allocation.
-    pub(crate) fn block(&self, index: BlockIndex) -> Arc<T> {
-        Arc::clone(
-            self.blocks.read()[index as usize].as_ref().expect("the block of a live allocation exists"),
-        )
-    }
-
-    /// Keeps a new block under a free index. The caller holds the growth lock.
-    fn insert_block(&self, block: T) -> BlockIndex {
-        let mut blocks = self.blocks.write();
-        let place = blocks.iter().position(Option::is_none).unwrap_or_else(|| {
-            blocks.push(None);
-            blocks.len() - 1
-        });
-        blocks[place] = Some(Arc::new(block));
-        BlockIndex::try_from(place).expect("fewer than 2^32 blocks")
-    }
-
-    fn put_block(&self, index: BlockIndex, block: T) {
-        self.blocks.write()[index as usize] = Some(Arc::new(block));
-    }
-
-    fn take_block(&self, index: BlockIndex) -> T {
-        let block = self.blocks.write()[index as usize].take().expect("an idle block exists");
-        Arc::into_inner(block)
-            .expect("only calls on live allocations borrow a block, and an idle block has none")
     }
 }
 
@@ -516,14 +200,15 @@ fn allocate_slow<B: Backend>(owner: &Owner<B>, bytes: u64, options: MemoryOption
         Some(place) => (place, false),
         None => owner.grow(request)?,
     };
+    // From here on the place is freed if anything fails, or panics.
+    let mut allocation = owner.adopt(place, request);
     if owner.must_clear(&options) && !is_fresh {
-        let mut allocation = owner.adopt(place, request);
         let bytes = allocation.allocated_bytes();
         allocation.fill(0..bytes, 0)?;
-        std::mem::forget(allocation);
     }
     if owner.observers.are_active() {
         owner.observers.allocated(place, request);
     }
+    std::mem::forget(allocation);
     Ok(place)
 }

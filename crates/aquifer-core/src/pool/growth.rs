@@ -160,7 +160,7 @@ impl State {
         while let Some(idle) = self.ranges.longest_idle()
             && wants_more(&idle, self.ranges.reserved_bytes())
         {
-            self.ranges.remove_block(idle.block);
+            self.ranges.remove_block(idle.block).expect("an idle block can be removed");
             released.push(idle);
         }
         released

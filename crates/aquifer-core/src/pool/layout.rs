@@ -90,11 +90,12 @@ impl BucketLayout {
         1 << self.sub_classes_log2
     }
 
-    /// How many bytes a request of `bytes` occupies; `None` if the sum does not fit a `u64`.
+    /// How many bytes a request of `bytes` occupies (of none, as many as one of 1 byte); `None` if the sum does not fit a
+    /// `u64`.
     #[must_use]
     pub fn round_up(&self, bytes: u64) -> Option<u64> {
         if bytes <= self.exact_above_bytes {
-            Some(self.class_bytes(self.class_of(bytes)))
+            Some(self.class_bytes(self.class_of(bytes.max(1))))
         } else {
             bytes.checked_next_multiple_of(EXACT_GRANULE_BYTES)
         }

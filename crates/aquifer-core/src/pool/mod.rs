@@ -256,6 +256,10 @@ impl Pool {
 
     /// Brings places to a cache that has run empty, and takes one; `None` if the pool must grow.
     fn refill(&self, cache: &ThreadCache, request: Request) -> Option<Place> {
+        // Those who come past the hot path find it full as often as not.
+        if let Some(place) = cache.allocate(request) {
+            return Some(place);
+        }
         let class = request.class();
         let wanted = cache.grow(class, self.thread_count.load(Ordering::Relaxed));
         let mut places = Batch::new();
@@ -299,24 +303,28 @@ impl Pool {
 
     /// Frees a place that this thread's cache had no room for. After this the pool may be gone, unless the caller holds
     /// the manager.
-    pub(crate) fn free(self: &Arc<Self>, place: Place, request: Request) -> Closing {
-        // The pool must outlive the moment at which the place is counted as freed, until its locks are let go.
-        let pool = Arc::clone(self);
+    ///
+    /// Takes a share of the pool, so that the pool outlives the moment at which the place is counted as freed, until its
+    /// locks are let go.
+    pub(crate) fn free(self: Arc<Self>, place: Place, request: Request) -> Closing {
         if request.is_cached() {
-            let freed = local::with_or_make(&pool, |cache| pool.make_room(cache, place, request));
+            let freed = local::with_or_make(&self, |cache| self.make_room(cache, place, request));
             if freed == Some(true) {
                 return Closing::Orphans;
             }
         }
-        let bytes = request.bytes(&pool.layout);
-        pool.publish_own(request.tag());
-        pool.tally.fall(request.requested_bytes, bytes, request.tag());
-        let is_last = pool.state.lock().free(place, request, bytes, pool.clock.now_ms());
+        let bytes = request.bytes(&self.layout);
+        self.publish_own(request.tag());
+        self.tally.fall(request.requested_bytes, bytes, request.tag());
+        let is_last = self.state.lock().free(place, request, bytes, self.clock.now_ms());
         if is_last { Closing::Drained } else { Closing::Orphans }
     }
 
     /// Takes half of a cache's full stack away, and frees a place to it; false if someone looks in.
     fn make_room(&self, cache: &ThreadCache, place: Place, request: Request) -> bool {
+        if cache.free(place, request).is_some() {
+            return true;
+        }
         let class = request.class();
         cache.grow(class, self.thread_count.load(Ordering::Relaxed));
         let mut places = Batch::new();

@@ -278,13 +278,21 @@ impl Ranges {
         released
     }
 
-    /// Makes a released range a hole again.
+    /// Makes a released range free again. Its block may have become idle meanwhile.
     pub(crate) fn unrelease(&mut self, range: Range) {
-        let owner = self.blocks[range.block as usize].as_mut().expect("a released range's block exists");
-        owner.released_bytes -= range.bytes;
+        let owner = self.blocks[range.block as usize].expect("a released range's block exists");
+        let is_idle = owner.used_bytes == 0;
+        if is_idle {
+            self.make_busy(range.block);
+        }
+        self.blocks[range.block as usize].as_mut().expect("as above").released_bytes -= range.bytes;
         self.reserved_bytes += range.bytes;
         let merged = self.make_free(range.index);
-        self.holes.insert(self.key(merged));
+        if is_idle {
+            self.make_idle(range.block, owner.idle_since.time_ms);
+        } else {
+            self.holes.insert(self.key(merged));
+        }
     }
 
     /// Enters a block whose last used range was freed. None of its free ranges is a hole any more.

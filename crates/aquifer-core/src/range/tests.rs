@@ -56,10 +56,19 @@ fn a_range_that_only_fits_because_it_is_aligned_is_found() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Allocate { granules: u64, alignment_log2: u32 },
-    Free { which: usize },
+    Allocate {
+        granules: u64,
+        alignment_log2: u32,
+    },
+    Free {
+        which: usize,
+    },
     RemoveIdle,
-    Release { undo: bool },
+    /// What is released, and how many used ranges are freed before some of it is undone.
+    Release {
+        undo: bool,
+        freed: usize,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -67,7 +76,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1_u64..40, 8_u32..13).prop_map(|(granules, alignment_log2)| Step::Allocate { granules, alignment_log2 }),
         3 => any::<usize>().prop_map(|which| Step::Free { which }),
         1 => Just(Step::RemoveIdle),
-        1 => any::<bool>().prop_map(|undo| Step::Release { undo }),
+        1 => (any::<bool>(), 0..4_usize).prop_map(|(undo, freed)| Step::Release { undo, freed }),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -126,9 +135,16 @@ proptest! {
                         present[idle.block as usize] = false;
                     }
                 }
-                Step::Release { undo } => {
-                    for range in ranges.release_holes(1024) {
+                Step::Release { undo, freed } => {
+                    let fresh = ranges.release_holes(1024);
+                    for range in &fresh {
                         prop_assert_eq!((range.offset % 1024, range.bytes % 1024), (0, 0));
+                    }
+                    // As another thread may while the driver is being asked.
+                    for range in used.drain(..freed.min(used.len())) {
+                        ranges.free(range.index, 0);
+                    }
+                    for range in fresh {
                         if undo { ranges.unrelease(range) } else { released.push(range) }
                     }
                 }

@@ -118,7 +118,7 @@ impl<B: Backend> Allocation<B> {
     #[cold]
     #[inline(never)]
     fn free_slow(&self) {
-        let pool = &self.shared.pools[self.request.memory_type()].pool;
+        let pool = Arc::clone(&self.shared.pools[self.request.memory_type()].pool);
         if pool.free(self.place, self.request) == Closing::Drained {
             self.shared.release(1);
         }

@@ -82,13 +82,13 @@ impl ClassStatistics {
     /// Allocations served without calling the driver.
     #[must_use]
     pub fn hits(&self) -> u64 {
-        self.allocations - self.misses
+        self.allocations.saturating_sub(self.misses)
     }
 
     /// Live bytes that rounding added.
     #[must_use]
     pub fn waste_bytes(&self) -> u64 {
-        self.allocated_bytes - self.requested_bytes
+        self.allocated_bytes.saturating_sub(self.requested_bytes)
     }
 }
 
@@ -159,7 +159,7 @@ impl Statistics {
     /// Allocations that are live.
     #[must_use]
     pub fn live_count(&self) -> u64 {
-        self.allocation_count - self.deallocation_count
+        self.allocation_count.saturating_sub(self.deallocation_count)
     }
 
     /// The share of allocations that were served without calling the driver, 0 to 1; 1 if there were none.
@@ -189,6 +189,6 @@ impl Statistics {
         if self.allocated.current == 0 {
             return 0.0;
         }
-        100.0 * (1.0 - self.requested.current as f64 / self.allocated.current as f64)
+        (100.0 * (1.0 - self.requested.current as f64 / self.allocated.current as f64)).max(0.0)
     }
 }

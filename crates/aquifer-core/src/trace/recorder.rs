@@ -1,10 +1,10 @@
 //! Writing down what a running manager does.
 
-use super::{TraceError, TraceEvent, TraceOp, TraceWriter};
+use super::{TraceError, TraceErrorKind, TraceEvent, TraceOp, TraceWriter};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::io::Write;
-use std::path::Path;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::error;
@@ -18,9 +18,27 @@ pub(crate) trait EventSink: Send + Sync {
     fn freed(&self, key: PlaceKey);
 }
 
-/// A recording that lasts as long as its manager: what the environment asks for.
+/// A recording that lasts as long as its manager: what the configuration or the environment asks for.
+///
+/// Overwrites nothing: if the file exists, the process's number and a count go before its extensions.
 pub(crate) fn lasting_sink(path: &Path) -> Result<Arc<dyn EventSink>, TraceError> {
-    Ok(Arc::new(Recording::new(TraceWriter::create(path)?)))
+    let mut chosen = path.to_path_buf();
+    for count in 0_u32.. {
+        match TraceWriter::create_new(&chosen) {
+            Err(error) if *error.kind() == TraceErrorKind::Unwritable(ErrorKind::AlreadyExists) => {
+                chosen = numbered(path, count);
+            }
+            writer => return Ok(Arc::new(Recording::new(writer?))),
+        }
+    }
+    unreachable!("there are fewer than 2^32 files")
+}
+
+/// `run.csv.gz` as `run.1234-0.csv.gz`, for process 1234.
+fn numbered(path: &Path, count: u32) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (stem, extensions) = name.split_at(name.find('.').unwrap_or(name.len()));
+    path.with_file_name(format!("{stem}.{}-{count}{extensions}", std::process::id()))
 }
 
 /// The events of one recording, on their way to a writer.

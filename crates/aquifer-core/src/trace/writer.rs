@@ -60,9 +60,21 @@ impl TraceWriter<File> {
     ///
     /// [`TraceErrorKind::Unwritable`] if the file cannot be created.
     pub fn create(path: impl AsRef<Path>) -> Result<Self, TraceError> {
-        let path = path.as_ref();
+        Self::to_file(path.as_ref(), |path| File::create(path))
+    }
+
+    /// As [`TraceWriter::create`], but never empties a file that is there.
+    ///
+    /// # Errors
+    ///
+    /// [`TraceErrorKind::Unwritable`] if the file exists or cannot be created.
+    pub fn create_new(path: impl AsRef<Path>) -> Result<Self, TraceError> {
+        Self::to_file(path.as_ref(), |path| File::create_new(path))
+    }
+
+    fn to_file(path: &Path, create: impl FnOnce(&Path) -> io::Result<File>) -> Result<Self, TraceError> {
         let name = path.display().to_string();
-        let file = File::create(path).map_err(|error| write_error(&name, error))?;
+        let file = create(path).map_err(|error| write_error(&name, error))?;
         let is_gzip = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
         Self::new(name, file, if is_gzip { TraceCompression::Gzip } else { TraceCompression::None })
     }

@@ -1,0 +1,301 @@
+//! The slow end of allocating: making room, the cheapest ways first; and giving memory back.
+//!
+//! Everything here happens under the pool's growth lock, one thread at a time, which [`Growing`] stands for.
+
+use super::shared::Shared;
+use super::typed_pool::{Growing, TypedPool};
+use crate::pool::{Growth, Place, Request};
+use crate::range::IdleBlock;
+use crate::raw::allocation::{destroy_block, release_range};
+use crate::sync::Ordering;
+use aquifer_backend::{
+    Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
+};
+
+/// How many tags an out-of-memory report names.
+const REPORTED_TAGS: usize = 5;
+
+/// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
+const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
+
+/// The sizes that a new block for a request may have, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct BlockSizes {
+    /// The largest that the driver makes.
+    most: u64,
+    /// That of a slab, if the request is for a slot; else as `least`.
+    ordinary: u64,
+    /// For this request alone.
+    least: u64,
+}
+
+/// Room for a request.
+enum Room<T> {
+    /// Found after all, here.
+    Place(Place),
+    /// For a new block.
+    Block(T),
+}
+
+impl<B: Backend> Shared<B> {
+    /// Makes room for a request that the pool has none for: the slow end of allocating.
+    ///
+    /// Answers whether the place is memory fresh from the driver.
+    #[cold]
+    pub(crate) fn grow(&self, request: Request) -> Result<(Place, bool), Error> {
+        let mut growing = self.pools[request.memory_type()].lock_growth();
+        let growing = &mut growing;
+        let ledger = &self.ledgers[growing.heap_index];
+        // Another thread may have made room while this one waited; and what caches keep may do, once it has merged.
+        if let Some(place) = growing.pool.allocate(request) {
+            return Ok((place, false));
+        }
+        if growing.pool.flush_for(request)
+            && let Some(place) = growing.pool.allocate(request)
+        {
+            return Ok((place, false));
+        }
+        self.release_decayed(growing);
+        let sizes = self.block_sizes(growing, request);
+        if sizes.least > ledger.budget_bytes() {
+            let message = format!("{} bytes asked for; raise the budget", request.requested_bytes);
+            return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, growing.heap_index, request));
+        }
+        let granularity = self.backend.properties().block_granularity_bytes;
+        let wanted = match growing.pool.plan_growth(request, granularity) {
+            Growth::Placed(place) => return Ok((place, false)),
+            Growth::Create { evicted, bytes } => {
+                self.destroy(growing, evicted);
+                bytes.min(sizes.most).max(sizes.ordinary)
+            }
+        };
+        let Some(room) = self.charge(growing, request, wanted, sizes) else {
+            let message = "the budget is spent; free something, trim, or raise the budget".into();
+            return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, growing.heap_index, request));
+        };
+        let created = match room {
+            Room::Place(place) => return Ok((place, false)),
+            Room::Block(bytes) => {
+                self.create(growing, request, bytes).map(|block| Room::Block((block, bytes)))
+            }
+        };
+        let created = match created {
+            Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => {
+                self.create_at_all_costs(growing, request, sizes, refusal)?
+            }
+            other => other?,
+        };
+        let (block, bytes) = match created {
+            Room::Place(place) => return Ok((place, false)),
+            Room::Block((block, bytes)) => (block, bytes),
+        };
+        ledger.confirm(bytes);
+        let index = growing.insert_block(block);
+        let place = growing.pool.grow(index, bytes, request);
+        let is_fresh = place.block() == index
+            && self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);
+        Ok((place, is_fresh))
+    }
+
+    fn block_sizes(&self, growing: &mut Growing<'_, B::Block>, request: Request) -> BlockSizes {
+        let Properties { block_granularity_bytes: granularity, block_bytes_max, .. } =
+            *self.backend.properties();
+        let most = block_bytes_max / granularity * granularity;
+        let least = growing.pool.bytes(request).next_multiple_of(granularity);
+        let ordinary = growing.pool.range_bytes(request).next_multiple_of(granularity).min(most).max(least);
+        BlockSizes { most, ordinary, least }
+    }
+
+    /// Charges a block of `wanted` bytes, or as many as there is room for; if there is none, makes room, the cheapest
+    /// ways first.
+    fn charge(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        wanted: u64,
+        sizes: BlockSizes,
+    ) -> Option<Room<u64>> {
+        let ledger = &self.ledgers[growing.heap_index];
+        let charge = |bytes: u64| ledger.charge(bytes).then_some(Room::Block(bytes));
+        if let Some(room) = charge(wanted).or_else(|| charge(sizes.ordinary)) {
+            return Some(room);
+        }
+        // Before anything fails, what caches keep must merge, however often that has been done.
+        if let Some(place) = growing.pool.flush_and_allocate(request) {
+            return Some(Room::Place(place));
+        }
+        let room = ledger.budget_bytes().saturating_sub(sizes.ordinary);
+        let mut reserved = ledger.reserved_bytes();
+        let idle = growing.pool.release_idle(|idle, _| {
+            let is_needed = reserved > room;
+            reserved -= if is_needed { idle.reserved_bytes } else { 0 };
+            is_needed
+        });
+        self.destroy(growing, idle);
+        charge(sizes.ordinary).or_else(|| {
+            self.release_holes(growing);
+            charge(sizes.ordinary).or_else(|| charge(sizes.least))
+        })
+    }
+
+    /// The driver has less than the budget says: gives back all that can go, and asks for no more than needed.
+    fn create_at_all_costs(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        sizes: BlockSizes,
+        refusal: Error,
+    ) -> Result<Room<(B::Block, u64)>, Error> {
+        if let Some(place) = growing.pool.flush_and_allocate(request) {
+            return Ok(Room::Place(place));
+        }
+        let idle = growing.pool.release_idle(|_, _| true);
+        self.destroy(growing, idle);
+        self.release_holes(growing);
+        if self.ledgers[growing.heap_index].charge(sizes.least)
+            && let Ok(block) = self.create(growing, request, sizes.least)
+        {
+            return Ok(Room::Block((block, sizes.least)));
+        }
+        let message = format!("the driver has no more: {refusal}");
+        Err(self
+            .out_of_memory(ErrorKind::OutOfMemory, message, growing.heap_index, request)
+            .with_source(refusal))
+    }
+
+    /// Calls the driver for a block that has been charged; refunds it if the driver refuses.
+    fn create(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        bytes: u64,
+    ) -> Result<B::Block, Error> {
+        let desc = BlockDesc { bytes, memory_type_index: request.memory_type() };
+        let created = if growing.block_count() < self.backend.properties().block_count_max {
+            self.backend.create_block(&desc)
+        } else {
+            let message = format!("there are {} blocks, as many as the driver allows", growing.block_count());
+            Err(Error::new(ErrorKind::OutOfMemory, "create_block", message))
+        };
+        match created {
+            Ok(block) => {
+                self.calls.create.fetch_add(1, Ordering::Relaxed);
+                growing.log.done("create_block", desc.bytes);
+                Ok(block)
+            }
+            Err(refusal) => {
+                self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                self.ledgers[growing.heap_index].refund(desc.bytes);
+                growing.log.refused("create_block", desc.bytes, &refusal);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Destroys blocks that the pool has let go. Those that the driver refuses go back to the pool. Returns the bytes
+    /// given back.
+    pub(super) fn destroy(&self, growing: &mut Growing<'_, B::Block>, idle_blocks: Vec<IdleBlock>) -> u64 {
+        let mut bytes = 0;
+        for idle in idle_blocks {
+            let block = growing.take_block(idle.block);
+            match destroy_block(&self.backend, block) {
+                Ok(()) => {
+                    self.calls.destroy.fetch_add(1, Ordering::Relaxed);
+                    self.ledgers[growing.heap_index].refund(idle.reserved_bytes);
+                    bytes += idle.reserved_bytes;
+                    growing.log.done("destroy_block", idle.reserved_bytes);
+                }
+                Err(DestroyError { block, error }) => {
+                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                    growing.log.refused("destroy_block", idle.reserved_bytes, &error);
+                    growing.put_block(idle.block, block);
+                    growing.pool.restore(idle);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
+    ///
+    fn release_holes(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
+        let properties = self.backend.properties();
+        if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {
+            return 0;
+        }
+        let mut bytes = 0;
+        for range in growing.pool.release_holes(RELEASE_GRANULE_BYTES.max(properties.block_granularity_bytes))
+        {
+            match release_range(&self.backend, &growing.block(range.block), &range) {
+                Ok(()) => {
+                    self.calls.release.fetch_add(1, Ordering::Relaxed);
+                    self.ledgers[growing.heap_index].refund(range.bytes);
+                    bytes += range.bytes;
+                    growing.log.done("release_range", range.bytes);
+                }
+                Err(error) => {
+                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                    growing.log.refused("release_range", range.bytes, &error);
+                    growing.pool.unrelease(range);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Gives back idle blocks until no more than `reserved_bytes` are reserved of each heap, or none is left.
+    pub(crate) fn trim_to(&self, reserved_bytes: u64) -> u64 {
+        let trim_one = |typed: &TypedPool<B::Block>| {
+            let growing = &mut typed.lock_growth();
+            growing.pool.flush();
+            let idle = growing.pool.release_idle(|_, reserved| reserved > reserved_bytes);
+            let bytes = self.destroy(growing, idle);
+            let is_enough = self.ledgers[growing.heap_index].reserved_bytes() <= reserved_bytes;
+            bytes + if is_enough { 0 } else { self.release_holes(growing) }
+        };
+        self.pools.iter().map(trim_one).sum()
+    }
+
+    /// Gives back blocks that have been idle for longer than the configuration allows.
+    pub(crate) fn release_idle(&self) -> u64 {
+        if self.config.idle_decay.is_none() {
+            return 0;
+        }
+        let release_one = |typed: &TypedPool<B::Block>| {
+            let growing = &mut typed.lock_growth();
+            growing.pool.flush();
+            self.release_decayed(growing)
+        };
+        self.pools.iter().map(release_one).sum()
+    }
+
+    fn release_decayed(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
+        let Some(decay) = self.config.idle_decay else { return 0 };
+        let Some(latest) = self.config.clock.now_ms().checked_sub(decay.as_millis() as u64) else { return 0 };
+        let idle = growing.pool.release_idle(|idle, _| idle.since.time_ms <= latest);
+        self.destroy(growing, idle)
+    }
+
+    #[cold]
+    fn out_of_memory(&self, kind: ErrorKind, message: String, heap_index: usize, request: Request) -> Error {
+        let statistics = self.statistics();
+        let mut largest_tags: Vec<TagUsage> = statistics
+            .tags
+            .iter()
+            .filter(|tag| tag.current_bytes > 0)
+            .map(|tag| TagUsage { tag: tag.name.clone(), live_bytes: tag.current_bytes })
+            .collect();
+        largest_tags.sort_by_key(|usage| std::cmp::Reverse(usage.live_bytes));
+        largest_tags.truncate(REPORTED_TAGS);
+        let mut report = OutOfMemoryReport::default();
+        report.requested_bytes = request.requested_bytes;
+        report.budget_bytes = self.ledgers[heap_index].budget_bytes();
+        report.reserved_bytes = statistics.reserved.current;
+        report.live_bytes = statistics.allocated.current;
+        report.cached_bytes = statistics.cached_bytes;
+        report.free_bytes = statistics.free_bytes;
+        report.largest_free_bytes = statistics.largest_free_bytes;
+        report.largest_tags = largest_tags;
+        Error::new(kind, "allocate", message).with_out_of_memory(report)
+    }
+}
