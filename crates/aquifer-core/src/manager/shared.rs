@@ -7,9 +7,9 @@ use super::options::MemoryOptions;
 use super::tags::TagNames;
 use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Growth, Place, Pool, PoolKey, Request};
 use crate::range::{BlockIndex, IdleBlock};
-use crate::raw::allocation::{Allocation, Owner, destroy_block, release_range};
+use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block, release_range};
 use crate::statistics::{DriverCalls, Tally};
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, Rank};
+use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use aquifer_backend::{
     Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, TagUsage,
 };
@@ -53,7 +53,7 @@ pub(crate) struct Shared<B: Backend> {
     request_bytes_max: u64,
     calls: CallCounters,
     /// See [`crate::raw::allocation`].
-    pub(crate) keepers: AtomicUsize,
+    pub(crate) keepers: Keepers,
 }
 
 impl<B: Backend> Shared<B> {
@@ -81,7 +81,7 @@ impl<B: Backend> Shared<B> {
         Ok(Self {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2),
-            keepers: AtomicUsize::new(1 + pools.len()),
+            keepers: Keepers::new(pools.len()),
             ordinary: PoolKey { identity: pools[0].pool.identity(), memory_type: 0 },
             backend,
             pools,
