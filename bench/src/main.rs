@@ -80,6 +80,10 @@ struct ReplayArgs {
     /// A smoke test: one repetition.
     #[arg(long)]
     quick: bool,
+    /// Also so many variants of each trace with other sizes: all scaled by a factor, each distinct size by its own on
+    /// top. Lifetimes stay. What is tuned to the trace's sizes does worse on them.
+    #[arg(long, default_value_t = 0)]
+    variants: u64,
     /// Traces: CSV, gzip-compressed if the name ends in .gz.
     #[arg(required = true)]
     traces: Vec<PathBuf>,

@@ -61,19 +61,22 @@ pub(crate) fn run(arguments: &ReplayArgs) -> Result<(), Box<dyn Error>> {
     let repetitions = if arguments.quick { 1 } else { arguments.repetitions };
     let mut rows = Vec::new();
     for path in &arguments.traces {
-        let trace = trace::read(path)?;
-        let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); entries.len()];
-        for _ in 0..repetitions {
-            for (entry, outcomes) in entries.iter().zip(&mut outcomes) {
-                outcomes.push((entry.run)(&trace));
+        let recorded = trace::read(path)?;
+        let variants: Vec<Trace> = (1..=arguments.variants).map(|number| recorded.variant(number)).collect();
+        for trace in std::iter::once(&recorded).chain(&variants) {
+            let mut outcomes: Vec<Vec<Outcome>> = vec![Vec::new(); entries.len()];
+            for _ in 0..repetitions {
+                for (entry, outcomes) in entries.iter().zip(&mut outcomes) {
+                    outcomes.push((entry.run)(trace));
+                }
             }
-        }
-        for (entry, outcomes) in entries.iter().zip(outcomes) {
-            let row = summarise(entry.name, &trace, outcomes);
-            if arguments.json {
-                report::line(&row)?;
+            for (entry, outcomes) in entries.iter().zip(outcomes) {
+                let row = summarise(entry.name, trace, outcomes);
+                if arguments.json {
+                    report::line(&row)?;
+                }
+                rows.push(row);
             }
-            rows.push(row);
         }
     }
     if !arguments.json {
@@ -150,7 +153,7 @@ impl<P: RangePeer> Replayer for HighestOffset<P> {
     type Handle = P::Handle;
 
     #[inline]
-    fn allocate(&mut self, bytes: u64, _: u32) -> Option<P::Handle> {
+    fn allocate(&mut self, bytes: u64, _: u64) -> Option<P::Handle> {
         let handle = self.peer.allocate(bytes)?;
         let end = self.peer.offset_bytes(&handle) + bytes.next_multiple_of(UNIT_BYTES);
         self.highest = self.highest.max(end);

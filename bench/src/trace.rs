@@ -1,22 +1,20 @@
-//! Reads a recorded allocation trace: CSV with the columns `t_us,op,id,bytes,stream`, perhaps gzip-compressed.
+//! What an allocator sees of a recorded trace.
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use flate2::read::MultiGzDecoder;
+use aquifer::trace::{TraceError, TraceOp};
 
-/// What an allocator sees of a trace.
-#[derive(Clone, Copy, Debug)]
+use crate::mix::Random;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Allocate {
         id: u32,
         bytes: u64,
-        stream: u32,
+        stream: u64,
     },
-    /// The memory may be used again: written at the free's completion where the trace has one, else at its request.
+    /// The memory may be used again: at the free's completion where the trace has one, else at its request.
     Free {
         id: u32,
     },
@@ -34,50 +32,67 @@ pub(crate) struct Trace {
     pub(crate) requested_bytes_peak: u64,
 }
 
-/// Reads the trace at `path`; an id must be allocated once, before it is freed.
-pub(crate) fn read(path: &Path) -> Result<Trace, Box<dyn Error>> {
-    let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let gzip = path.extension().is_some_and(|extension| extension == "gz");
-    let source: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+/// Reads the trace at `path`.
+pub(crate) fn read(path: &Path) -> Result<Trace, TraceError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split('.').next().unwrap_or_default().to_owned();
-    parse(source, name).map_err(|error| format!("{}: {error}", path.display()).into())
+    Ok(operations(name, &aquifer::trace::Trace::open(path)?))
 }
 
-fn parse(source: impl Read, name: String) -> Result<Trace, Box<dyn Error>> {
-    let lines = csv::Reader::from_reader(source)
-        .into_deserialize()
-        .collect::<Result<Vec<(u64, char, u32, u64, u32)>, _>>()?;
-    let completed: HashSet<u32> = lines.iter().filter(|line| line.1 == 'c').map(|line| line.2).collect();
-    let mut operations = Vec::with_capacity(lines.len());
-    let mut live = HashMap::new();
-    let mut releasing = HashSet::new();
-    let (mut ids, mut requested, mut requested_bytes_peak) = (0, 0, 0);
-    for &(_, op, id, bytes, stream) in &lines {
-        match op {
-            'a' => {
-                if live.insert(id, bytes).is_some() {
-                    return Err(format!("allocation {id} is live already").into());
-                }
-                requested += bytes;
-                requested_bytes_peak = requested_bytes_peak.max(requested);
-                ids = ids.max(id + 1);
-                operations.push(Operation::Allocate { id, bytes, stream });
+fn operations(name: String, trace: &aquifer::trace::Trace) -> Trace {
+    let events = trace.events();
+    let completes = |op| op == TraceOp::FreeCompleted;
+    let completed: HashSet<u64> =
+        events.iter().filter(|event| completes(event.op)).map(|event| event.id).collect();
+    let mut operations = Vec::with_capacity(events.len());
+    let mut numbers = HashMap::new();
+    for event in events {
+        // A trace's ids may be any numbers; the handles' table wants them dense.
+        let next = numbers.len() as u32;
+        let id = *numbers.entry(event.id).or_insert(next);
+        match event.op {
+            TraceOp::Allocate => {
+                operations.push(Operation::Allocate { id, bytes: event.bytes, stream: event.stream });
             }
-            'f' => {
-                requested -= live.remove(&id).ok_or_else(|| format!("allocation {id} is not live"))?;
-                if completed.contains(&id) {
-                    releasing.insert(id);
-                } else {
-                    operations.push(Operation::Free { id });
-                }
-            }
-            'c' if releasing.remove(&id) => operations.push(Operation::Free { id }),
-            'c' => return Err(format!("allocation {id} completes a free that was not requested").into()),
-            _ => return Err(format!("unknown operation {op:?}").into()),
+            TraceOp::Free if completed.contains(&event.id) => {}
+            TraceOp::Free | TraceOp::FreeCompleted => operations.push(Operation::Free { id }),
         }
     }
-    Ok(Trace { name, events: lines.len(), operations, ids, requested_bytes_peak })
+    let requested_bytes_peak = trace.summary().live_bytes_peak;
+    Trace { name, events: events.len(), operations, ids: numbers.len() as u32, requested_bytes_peak }
+}
+
+/// What a variant scales all sizes by.
+const SCALES: [f64; 5] = [1.0, 0.5, 2.0, 0.2, 3.0];
+/// How far from 1 a distinct size's own factor may be.
+const SPREADS: [f64; 4] = [0.02, 0.1, 0.2, 0.25];
+
+impl Trace {
+    /// The trace with other sizes, by `number`: a scale, and for each distinct size a factor of its own.
+    pub(crate) fn variant(&self, number: u64) -> Self {
+        let scale = SCALES[(number % SCALES.len() as u64) as usize];
+        let spread = SPREADS[(number / SCALES.len() as u64 % SPREADS.len() as u64) as usize];
+        let resize = |bytes: u64| {
+            let own = Random::new(bytes ^ number << 48).unit() * 2.0 - 1.0;
+            ((bytes as f64 * scale * (1.0 + spread * own)) as u64).max(1)
+        };
+        let mut live = vec![0; self.ids as usize];
+        let (mut requested, mut requested_bytes_peak) = (0, 0);
+        let mut operations = self.operations.clone();
+        for operation in &mut operations {
+            match operation {
+                Operation::Allocate { id, bytes, .. } => {
+                    *bytes = resize(*bytes);
+                    live[*id as usize] = *bytes;
+                    requested += *bytes;
+                    requested_bytes_peak = requested_bytes_peak.max(requested);
+                }
+                Operation::Free { id } => requested -= live[*id as usize],
+            }
+        }
+        let name = format!("{}~{number}", self.name);
+        Self { name, events: self.events, operations, ids: self.ids, requested_bytes_peak }
+    }
 }
 
 #[cfg(test)]
@@ -85,19 +100,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_free_counts_when_requested_and_takes_effect_when_completed() -> Result<(), Box<dyn Error>> {
+    fn a_free_counts_when_requested_and_takes_effect_when_completed() -> Result<(), TraceError> {
         let text = "t_us,op,id,bytes,stream\n0,a,1,100,0\n1,f,1,100,0\n2,a,2,50,1\n3,c,1,100,0\n4,f,2,50,1\n";
-        let trace = parse(text.as_bytes(), "t".to_owned())?;
-        assert_eq!((trace.events, trace.ids, trace.requested_bytes_peak), (5, 3, 100));
-        let order: Vec<_> = trace
-            .operations
-            .iter()
-            .map(|operation| match *operation {
-                Operation::Allocate { id, .. } => (true, id),
-                Operation::Free { id } => (false, id),
-            })
-            .collect();
-        assert_eq!(order, [(true, 1), (true, 2), (false, 1), (false, 2)]);
+        let trace = operations("t".to_owned(), &aquifer::trace::Trace::read("t", text.as_bytes())?);
+        assert_eq!((trace.events, trace.ids, trace.requested_bytes_peak), (5, 2, 100));
+        let first = Operation::Allocate { id: 0, bytes: 100, stream: 0 };
+        let second = Operation::Allocate { id: 1, bytes: 50, stream: 1 };
+        assert_eq!(trace.operations, [first, second, Operation::Free { id: 0 }, Operation::Free { id: 1 }]);
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ fn every_peer_is_measured() -> Result<(), Box<dyn Error>> {
         assert!(row["skipped"].is_null() && row["ns_median"].as_f64() > Some(0.0), "{row}");
     }
     // Three one-thread configurations of nine peers, five two-thread ones of the six that can be shared.
-    assert_eq!(rows.len(), 3 * 9 + 5 * 6);
+    assert_eq!(rows.len(), 3 * 10 + 5 * 7);
     Ok(())
 }
 

@@ -42,7 +42,7 @@ impl Peer for Aquifer {
 impl Replayer for Aquifer {
     type Handle = Buffer<Host>;
 
-    fn allocate(&mut self, bytes: u64, _: u32) -> Option<Buffer<Host>> {
+    fn allocate(&mut self, bytes: u64, _: u64) -> Option<Buffer<Host>> {
         self.manager.allocate_with(bytes, self.options).ok()
     }
 

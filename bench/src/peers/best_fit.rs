@@ -40,7 +40,7 @@ impl BestFit {
 impl Replayer for BestFit {
     type Handle = Part;
 
-    fn allocate(&mut self, bytes: u64, _: u32) -> Option<Part> {
+    fn allocate(&mut self, bytes: u64, _: u64) -> Option<Part> {
         let bytes = bytes.next_multiple_of(ROUND_BYTES).max(ROUND_BYTES);
         if let Some(&(hole, offset)) = self.by_size.range((bytes, 0)..).next() {
             self.remove(offset, hole);

@@ -25,7 +25,7 @@ impl Replayer for LoopOnly {
     type Handle = u64;
 
     #[inline]
-    fn allocate(&mut self, bytes: u64, _: u32) -> Option<u64> {
+    fn allocate(&mut self, bytes: u64, _: u64) -> Option<u64> {
         Peer::allocate(self, bytes)
     }
 

@@ -58,7 +58,7 @@ pub(crate) trait Replayer {
     type Handle;
 
     /// At least `bytes` bytes, first used on `stream`; none if there is no room.
-    fn allocate(&mut self, bytes: u64, stream: u32) -> Option<Self::Handle>;
+    fn allocate(&mut self, bytes: u64, stream: u64) -> Option<Self::Handle>;
 
     fn free(&mut self, handle: Self::Handle);
 

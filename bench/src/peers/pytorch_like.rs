@@ -27,7 +27,7 @@ const SEGMENT_ROUND_BYTES: u64 = 2 * MIB;
 /// Which free blocks an allocation may take.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Pool {
-    stream: u32,
+    stream: u64,
     small: bool,
 }
 
@@ -152,7 +152,7 @@ impl PytorchLike {
 impl Replayer for PytorchLike {
     type Handle = usize;
 
-    fn allocate(&mut self, bytes: u64, stream: u32) -> Option<usize> {
+    fn allocate(&mut self, bytes: u64, stream: u64) -> Option<usize> {
         let bytes = bytes.next_multiple_of(ROUND_BYTES).max(ROUND_BYTES);
         let pool = Pool { stream, small: bytes <= SMALL_BYTES_MAX };
         let index = match self.take_best(pool, bytes) {

@@ -184,3 +184,13 @@ pub unsafe trait Backend: 'static {
     /// - Nobody touches it until the call returns.
     unsafe fn fill(&self, destination: BlockRange<'_, Self::Block>, value: u8) -> Result<(), Error>;
 }
+
+/// A backend that can choose its device by itself.
+pub trait DefaultDevice: Backend + Sized {
+    /// The device that most programs mean.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if there is none; [`ErrorKind::Driver`] if the driver failed.
+    fn default_device() -> Result<Self, Error>;
+}

@@ -1,6 +1,6 @@
 //! Aquifer's core: pools, caches, budgets, statistics and traces over any [`Backend`].
 //!
-//! Most programs use the facade crate `aquifer`, which brings the backends along. `ARCHITECTURE.md` in the repository
+//! Everything begins with a [`MemoryManager`]. Most programs use the facade crate `aquifer`, which brings the backends along. `ARCHITECTURE.md` in the repository
 //! tells how the parts work together.
 
 // The one exception is `raw`, which says why.
@@ -17,11 +17,14 @@ mod statistics;
 mod sync;
 pub mod trace;
 
-pub use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
+pub use aquifer_backend::{
+    Backend, Capabilities, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, MemoryFlags, MemoryType,
+    OutOfMemoryReport, Properties, TagUsage,
+};
 pub use clock::Clock;
 pub use manager::{
     Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager,
-    MemoryOptions, Report, Tracking, ZeroPolicy, parse_bytes,
+    MemoryManagerBuilder, MemoryOptions, Report, Tracking, ZeroPolicy, parse_bytes,
 };
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

@@ -58,6 +58,8 @@ pub(crate) enum Rank {
     Growth,
     /// Which thread caches a pool has.
     Registry,
+    /// An ending thread tells a manager's tally what it has not told yet.
+    Tally,
     /// One class of the depot.
     Depot,
     /// A pool's ranges, slabs and counters.

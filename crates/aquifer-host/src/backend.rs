@@ -4,8 +4,8 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, Heap, HeapBudget,
-    MemoryFlags, MemoryType, Properties,
+    Backend, BlockDesc, BlockRange, Capabilities, DefaultDevice, DestroyError, Error, ErrorKind, Heap,
+    HeapBudget, MemoryFlags, MemoryType, Properties,
 };
 use rustix::io::Errno;
 use rustix::process::Resource;
@@ -176,6 +176,12 @@ fn create_error(bytes: u64, errno: Errno) -> Error {
     } else {
         let message = format!("the system failed to map {bytes} bytes");
         Error::new(ErrorKind::Driver, operation, message).with_source(errno)
+    }
+}
+
+impl DefaultDevice for Host {
+    fn default_device() -> Result<Self, Error> {
+        Self::new()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, DestroyError, Error, ErrorKind, HeapBudget, Properties,
+    Backend, BlockDesc, BlockRange, DefaultDevice, DestroyError, Error, ErrorKind, HeapBudget, Properties,
 };
 
 /// Host memory. Not supported on this system: no value of this type exists.
@@ -63,5 +63,11 @@ unsafe impl Backend for Host {
 
     unsafe fn fill(&self, _destination: BlockRange<'_, HostBlock>, _value: u8) -> Result<(), Error> {
         match *self {}
+    }
+}
+
+impl DefaultDevice for Host {
+    fn default_device() -> Result<Self, Error> {
+        Self::new()
     }
 }

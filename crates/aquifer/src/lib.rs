@@ -1,5 +1,8 @@
-//! Facade
+#![doc = include_str!("../../../README.md")]
+
 pub use aquifer_core::*;
+
+/// Host memory as a device.
 pub use aquifer_host::Host;
 
 /// The manager of host memory.

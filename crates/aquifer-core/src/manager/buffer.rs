@@ -47,12 +47,17 @@ pub(super) fn checked_range(
     }
 }
 
+pub(super) fn backwards(operation: &'static str, range: &Range<u64>) -> Error {
+    let message = format!("{}..{} ends before it starts", range.start, range.end);
+    Error::new(ErrorKind::OutOfBounds, operation, message)
+}
+
 /// Part of the host's view of memory. The range has been checked against the memory's size.
 pub(super) fn slice(bytes: &[u8], range: Range<u64>) -> &[u8] {
     &bytes[range.start as usize..range.end as usize]
 }
 
-/// As [`slice`], to be written.
+/// As [`slice()`], to be written.
 pub(super) fn slice_mut(bytes: &mut [u8], range: Range<u64>) -> &mut [u8] {
     &mut bytes[range.start as usize..range.end as usize]
 }
@@ -148,8 +153,10 @@ impl<B: Backend> Buffer<B> {
     ///
     /// [`ErrorKind::OutOfBounds`] if the range is not in the buffer, [`ErrorKind::Driver`] if the driver failed.
     pub fn fill_range(&mut self, range: Range<u64>, value: u8) -> Result<(), Error> {
-        let bytes = range.end.saturating_sub(range.start);
-        let range = checked_range("fill", range.start, bytes, self.size_bytes())?;
+        if range.start > range.end {
+            return Err(backwards("fill", &range));
+        }
+        let range = checked_range("fill", range.start, range.end - range.start, self.size_bytes())?;
         self.allocation.fill(range, value)
     }
 

@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
 use aquifer_backend::{Error, ErrorKind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Whether memory is cleared before it is handed out.
@@ -46,17 +47,21 @@ pub struct Config {
     /// or until its bytes are needed elsewhere. Looked at when the pool grows and by
     /// [`release_idle`](crate::MemoryManager::release_idle).
     pub idle_decay: Option<Duration>,
+    /// A file that everything is recorded to, as a trace, from the first allocation on; compressed if its name ends in
+    /// `.gz`. It is complete when the manager and its buffers are gone.
+    pub record_to: Option<PathBuf>,
     /// Where the time comes from.
     pub clock: Clock,
 }
 
 /// The variables that [`Config::with_environment`] reads.
-pub const ENVIRONMENT_VARIABLES: [(&str, &str); 6] = [
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 7] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
     ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
     ("AQUIFER_ZERO", "request or reuse: when memory is cleared"),
     ("AQUIFER_TRACKING", "off, places or backtraces: what is remembered of live allocations"),
+    ("AQUIFER_RECORD", "a file that all allocations are recorded to, as a trace: run.csv.gz"),
     ("AQUIFER_IDLE_DECAY_MS", "milliseconds after which a block that holds nothing may go; off"),
 ];
 
@@ -99,6 +104,9 @@ impl Config {
                 _ => return Err(nonsense(name, &value)),
             };
         }
+        if let Some((_, value)) = read("AQUIFER_RECORD") {
+            self.record_to = Some(value.into());
+        }
         if let Some((name, value)) = read("AQUIFER_IDLE_DECAY_MS") {
             self.idle_decay = match value.as_str() {
                 "off" => None,
@@ -115,7 +123,7 @@ fn nonsense(name: &'static str, value: &str) -> Error {
     Error::new(
         ErrorKind::Configuration,
         "Config::with_environment",
-        format!("{name}={value:?}; use {meaning}"),
+        format!("{name}={value:?} makes no sense; it is {meaning}"),
     )
 }
 
@@ -153,6 +161,7 @@ mod tests {
             ("AQUIFER_SUB_CLASSES", "16"),
             ("AQUIFER_ZERO", "reuse"),
             ("AQUIFER_TRACKING", "places"),
+            ("AQUIFER_RECORD", "a file that all allocations are recorded to, as a trace: run.csv.gz"),
             ("AQUIFER_IDLE_DECAY_MS", "250"),
         ])
         .unwrap();
@@ -166,7 +175,7 @@ mod tests {
 
     #[test]
     fn nonsense_names_its_variable() {
-        for (name, _) in ENVIRONMENT_VARIABLES {
+        for (name, _) in ENVIRONMENT_VARIABLES.into_iter().filter(|&(name, _)| name != "AQUIFER_RECORD") {
             let error = with(&[(name, "a lot")]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Configuration);
             assert!(error.message().starts_with(name), "{error}");

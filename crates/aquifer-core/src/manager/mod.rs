@@ -1,6 +1,7 @@
 //! The manager: the one object users make, and what it hands out.
 
 mod buffer;
+mod builder;
 mod config;
 mod ledger;
 mod observers;
@@ -11,6 +12,7 @@ mod tags;
 mod view;
 
 pub use buffer::Buffer;
+pub use builder::MemoryManagerBuilder;
 pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
 pub use options::MemoryOptions;
 pub use report::{LeakReport, LiveAllocation, Report};
@@ -21,7 +23,7 @@ pub(crate) use shared::Shared;
 use crate::raw::allocation::Owner;
 use crate::statistics::{Statistics, Tag};
 use crate::trace::{Recorder, TraceWriter};
-use aquifer_backend::{Backend, Error, ErrorKind, Properties};
+use aquifer_backend::{Backend, DefaultDevice, Error, ErrorKind, Properties};
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
@@ -56,22 +58,31 @@ impl<B: Backend> fmt::Debug for MemoryManager<B> {
 }
 
 impl<B: Backend> MemoryManager<B> {
-    /// A manager over `backend` with the default configuration and what the environment overrides
+    /// A manager of the backend's default device, with the default configuration and what the environment overrides
     /// ([`Config::with_environment`]).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] for a variable that makes no sense; [`ErrorKind::Driver`] if the backend cannot
-    /// say how much memory there is.
-    pub fn with_backend(backend: B) -> Result<Self, Error> {
-        Self::with_config(backend, Config::default().with_environment()?)
+    /// [`ErrorKind::Configuration`] for a variable that makes no sense; [`ErrorKind::Unsupported`] or
+    /// [`ErrorKind::Driver`] if there is no such device or it cannot say how much memory it has.
+    pub fn new() -> Result<Self, Error>
+    where
+        B: DefaultDevice,
+    {
+        Self::builder().build()
+    }
+
+    /// Sets a manager up, one setting at a time.
+    pub fn builder() -> MemoryManagerBuilder<B> {
+        MemoryManagerBuilder::new()
     }
 
     /// A manager over `backend` set up as `config` says, whatever the environment.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Driver`] if the backend cannot say how much memory there is and `config` sets no budget.
+    /// [`ErrorKind::Driver`] if the backend cannot say how much memory there is and `config` sets no budget;
+    /// [`ErrorKind::Configuration`] if it names a file to record to that cannot be written.
     pub fn with_config(backend: B, config: Config) -> Result<Self, Error> {
         Ok(Self { owner: Arc::new(Owner::new(Shared::new(backend, config)?)) })
     }

@@ -42,6 +42,7 @@ impl<B: Backend> Shared<B> {
         }
         let caches: Vec<_> = self.pools.iter().flat_map(|typed| typed.pool.thread_caches()).collect();
         let tally = &*self.tally;
+        let _still = tally.hold_still();
         (_, sum.requested.peak) = tally.requested.read(caches.iter().map(|cache| &cache.tally().requested));
         (_, sum.allocated.peak) = tally.allocated.read(caches.iter().map(|cache| &cache.tally().allocated));
         sum.tags = self

@@ -10,8 +10,9 @@ use crate::range::{BlockIndex, IdleBlock};
 use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block, release_range};
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
+use crate::trace::lasting_sink;
 use aquifer_backend::{
-    Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, TagUsage,
+    Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
 };
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -30,6 +31,25 @@ pub(crate) struct TypedPool<T> {
     pub(crate) heap_index: usize,
     blocks: RwLock<Vec<Option<Arc<T>>>>,
     growth: Mutex<()>,
+}
+
+/// The sizes that a new block for a request may have, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct BlockSizes {
+    /// The largest that the driver makes.
+    most: u64,
+    /// That of a slab, if the request is for a slot; else as `least`.
+    ordinary: u64,
+    /// For this request alone.
+    least: u64,
+}
+
+/// Room for a request.
+enum Room<T> {
+    /// Found after all, here.
+    Place(Place),
+    /// For a new block.
+    Block(T),
 }
 
 #[derive(Debug, Default)]
@@ -78,9 +98,17 @@ impl<B: Backend> Shared<B> {
                 growth: Mutex::new(Rank::Growth, ()),
             })
             .collect();
+        let observers = Observers::new(config.tracking);
+        if let Some(path) = &config.record_to {
+            let sink = lasting_sink(path).map_err(|error| {
+                Error::new(ErrorKind::Configuration, "record_to", error.to_string()).with_source(error)
+            })?;
+            observers.attach(sink);
+        }
         Ok(Self {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
-            request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2),
+            request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
+                & !(properties.block_granularity_bytes - 1),
             keepers: Keepers::new(pools.len()),
             ordinary: PoolKey { identity: pools[0].pool.identity(), memory_type: 0 },
             backend,
@@ -88,7 +116,7 @@ impl<B: Backend> Shared<B> {
             ledgers: ledgers.into(),
             tally,
             tags: TagNames::default(),
-            observers: Observers::new(config.tracking),
+            observers,
             config,
             calls: CallCounters::default(),
         })
@@ -106,8 +134,8 @@ impl<B: Backend> Shared<B> {
         if bytes == 0 {
             return refuse(ErrorKind::InvalidArgument, "0 bytes asked for; ask for 1 or more".into());
         }
-        if bytes > self.request_bytes_max {
-            let most = self.request_bytes_max;
+        let most = self.request_bytes_max;
+        if self.config.layout.round_up(bytes).is_none_or(|rounded| rounded > most) {
             return refuse(
                 ErrorKind::CanNeverFit,
                 format!("{bytes} bytes asked for; the largest block has {most}"),
@@ -139,50 +167,42 @@ impl<B: Backend> Shared<B> {
         if let Some(place) = typed.pool.allocate(request) {
             return Ok((place, false));
         }
-        if typed.pool.flush_sometimes()
+        if typed.pool.flush_for(request)
             && let Some(place) = typed.pool.allocate(request)
         {
             return Ok((place, false));
         }
         self.release_decayed(typed);
-        let granularity = self.backend.properties().block_granularity_bytes;
-        let bytes_min = typed.pool.range_bytes(request).next_multiple_of(granularity);
-        if bytes_min > ledger.budget_bytes() {
+        let sizes = self.block_sizes(typed, request);
+        if sizes.least > ledger.budget_bytes() {
             let message = format!("{} bytes asked for; raise the budget", request.requested_bytes);
             return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, typed, request));
         }
-        let (evicted, bytes) = match typed.pool.plan_growth(request, granularity) {
+        let granularity = self.backend.properties().block_granularity_bytes;
+        let wanted = match typed.pool.plan_growth(request, granularity) {
             Growth::Placed(place) => return Ok((place, false)),
-            Growth::Create { evicted, bytes } => (evicted, bytes),
+            Growth::Create { evicted, bytes } => {
+                self.destroy(typed, evicted);
+                bytes.min(sizes.most).max(sizes.ordinary)
+            }
         };
-        self.destroy(typed, evicted);
-        let bytes =
-            bytes.min(self.backend.properties().block_bytes_max / granularity * granularity).max(bytes_min);
-        let Some(bytes) = self.charge(typed, bytes, bytes_min) else {
+        let Some(room) = self.charge(typed, request, wanted, sizes) else {
             let message = "the budget is spent; free something, trim, or raise the budget".into();
             return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request));
         };
-        let memory_type_index = request.memory_type();
-        let (block, bytes) = match self.create(typed, BlockDesc { bytes, memory_type_index }) {
-            Ok(block) => (block, bytes),
+        let created = match room {
+            Room::Place(place) => return Ok((place, false)),
+            Room::Block(bytes) => self.create(typed, request, bytes).map(|block| Room::Block((block, bytes))),
+        };
+        let created = match created {
             Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => {
-                // The driver has less than the budget says. Give back all that can go and ask for no more than needed.
-                let idle = typed.pool.release_idle(|_, _| true);
-                self.destroy(typed, idle);
-                self.release_holes(typed);
-                let again = ledger
-                    .charge(bytes_min)
-                    .then(|| self.create(typed, BlockDesc { bytes: bytes_min, memory_type_index }));
-                match again {
-                    Some(Ok(block)) => (block, bytes_min),
-                    _ => {
-                        let message = format!("the driver has no more: {refusal}");
-                        let error = self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request);
-                        return Err(error.with_source(refusal));
-                    }
-                }
+                self.create_at_all_costs(typed, request, sizes, refusal)?
             }
-            Err(failure) => return Err(failure),
+            other => other?,
+        };
+        let (block, bytes) = match created {
+            Room::Place(place) => return Ok((place, false)),
+            Room::Block((block, bytes)) => (block, bytes),
         };
         ledger.confirm(bytes);
         let index = typed.insert_block(block);
@@ -192,33 +212,73 @@ impl<B: Backend> Shared<B> {
         Ok((place, is_fresh))
     }
 
-    /// Charges `bytes`, or `bytes_min` if that is all there is room for, giving back idle blocks for the latter.
-    fn charge(&self, typed: &TypedPool<B::Block>, bytes: u64, bytes_min: u64) -> Option<u64> {
+    fn block_sizes(&self, typed: &TypedPool<B::Block>, request: Request) -> BlockSizes {
+        let Properties { block_granularity_bytes: granularity, block_bytes_max, .. } =
+            *self.backend.properties();
+        let most = block_bytes_max / granularity * granularity;
+        let least = typed.pool.bytes(request).next_multiple_of(granularity);
+        let ordinary = typed.pool.range_bytes(request).next_multiple_of(granularity).min(most).max(least);
+        BlockSizes { most, ordinary, least }
+    }
+
+    /// Charges a block of `wanted` bytes, or as many as there is room for; if there is none, makes room, the cheapest
+    /// ways first.
+    fn charge(
+        &self,
+        typed: &TypedPool<B::Block>,
+        request: Request,
+        wanted: u64,
+        sizes: BlockSizes,
+    ) -> Option<Room<u64>> {
         let ledger = &self.ledgers[typed.heap_index];
-        if ledger.charge(bytes) {
-            return Some(bytes);
+        let charge = |bytes: u64| ledger.charge(bytes).then_some(Room::Block(bytes));
+        if let Some(room) = charge(wanted).or_else(|| charge(sizes.ordinary)) {
+            return Some(room);
         }
-        if !ledger.charge(bytes_min) {
-            let room = ledger.budget_bytes() - bytes_min;
-            let mut reserved = ledger.reserved_bytes();
-            let idle = typed.pool.release_idle(|idle, _| {
-                let is_needed = reserved > room;
-                reserved -= if is_needed { idle.reserved_bytes } else { 0 };
-                is_needed
-            });
-            self.destroy(typed, idle);
-            if !ledger.charge(bytes_min) {
-                self.release_holes(typed);
-                if !ledger.charge(bytes_min) {
-                    return None;
-                }
-            }
+        // Before anything fails, what caches keep must merge, however often that has been done.
+        if let Some(place) = typed.pool.flush_and_allocate(request) {
+            return Some(Room::Place(place));
         }
-        Some(bytes_min)
+        let room = ledger.budget_bytes().saturating_sub(sizes.ordinary);
+        let mut reserved = ledger.reserved_bytes();
+        let idle = typed.pool.release_idle(|idle, _| {
+            let is_needed = reserved > room;
+            reserved -= if is_needed { idle.reserved_bytes } else { 0 };
+            is_needed
+        });
+        self.destroy(typed, idle);
+        charge(sizes.ordinary).or_else(|| {
+            self.release_holes(typed);
+            charge(sizes.ordinary).or_else(|| charge(sizes.least))
+        })
+    }
+
+    /// The driver has less than the budget says: gives back all that can go, and asks for no more than needed.
+    fn create_at_all_costs(
+        &self,
+        typed: &TypedPool<B::Block>,
+        request: Request,
+        sizes: BlockSizes,
+        refusal: Error,
+    ) -> Result<Room<(B::Block, u64)>, Error> {
+        if let Some(place) = typed.pool.flush_and_allocate(request) {
+            return Ok(Room::Place(place));
+        }
+        let idle = typed.pool.release_idle(|_, _| true);
+        self.destroy(typed, idle);
+        self.release_holes(typed);
+        if self.ledgers[typed.heap_index].charge(sizes.least)
+            && let Ok(block) = self.create(typed, request, sizes.least)
+        {
+            return Ok(Room::Block((block, sizes.least)));
+        }
+        let message = format!("the driver has no more: {refusal}");
+        Err(self.out_of_memory(ErrorKind::OutOfMemory, message, typed, request).with_source(refusal))
     }
 
     /// Calls the driver for a block that has been charged; refunds it if the driver refuses.
-    fn create(&self, typed: &TypedPool<B::Block>, desc: BlockDesc) -> Result<B::Block, Error> {
+    fn create(&self, typed: &TypedPool<B::Block>, request: Request, bytes: u64) -> Result<B::Block, Error> {
+        let desc = BlockDesc { bytes, memory_type_index: request.memory_type() };
         match self.backend.create_block(&desc) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
@@ -357,13 +417,20 @@ impl<B: Backend> Shared<B> {
         Error::new(kind, "allocate", message).with_out_of_memory(report)
     }
 
-    /// Ends allocation; returns how many pools have nothing live.
+    /// Ends allocation and gives back what nobody uses; returns how many pools have nothing live.
     pub(crate) fn close(&self) -> usize {
         let leaks = self.leak_report();
         if leaks.live_count > 0 {
             warn!("the manager is dropped with allocations live, which keep their blocks:\n{leaks}");
         }
-        self.pools.iter().filter(|typed| typed.pool.close() == Closing::Drained).count()
+        let close_one = |typed: &TypedPool<B::Block>| {
+            let closing = typed.pool.close();
+            let _growing = typed.growth.lock();
+            let idle = typed.pool.release_idle(|_, _| true);
+            self.destroy(typed, idle);
+            closing
+        };
+        self.pools.iter().map(close_one).filter(|&closing| closing == Closing::Drained).count()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Parts of a buffer that share it.
 
-use super::buffer::{Buffer, check_one_manager, checked_range, not_visible, slice, slice_mut};
+use super::buffer::{Buffer, backwards, check_one_manager, checked_range, not_visible, slice, slice_mut};
 use crate::raw::allocation::Allocation;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -57,8 +57,7 @@ impl<B: Backend> BufferView<B> {
     /// [`ErrorKind::OutOfBounds`] if the range is not in this view.
     pub fn view(&self, range: Range<u64>) -> Result<Self, Error> {
         if range.start > range.end {
-            let message = format!("{}..{} ends before it starts", range.start, range.end);
-            return Err(Error::new(ErrorKind::OutOfBounds, "view", message));
+            return Err(backwards("view", &range));
         }
         let range = checked_range("view", range.start, range.end - range.start, self.bytes)?;
         Ok(Self {
@@ -137,15 +136,18 @@ impl<B: Backend> BufferView<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidArgument`] if the lengths differ, if both are views of one buffer (read one and write the
-    /// other), or if they belong to two managers; [`ErrorKind::Driver`] if the driver failed.
+    /// [`ErrorKind::InvalidArgument`] if the lengths differ, if both are views of one buffer and overlap, or if they
+    /// belong to two managers; [`ErrorKind::Driver`] if the driver failed.
     pub fn copy_from(&self, source: &Self) -> Result<(), Error> {
         let refuse = |message: String| Err(Error::new(ErrorKind::InvalidArgument, "copy", message));
         if self.bytes != source.bytes {
             return refuse(format!("{} bytes to be copied to {}; cut one view", source.bytes, self.bytes));
         }
         if Arc::ptr_eq(&self.parent, &source.parent) {
-            return refuse("both views are of one buffer; read one and write the other".into());
+            if self.offset.abs_diff(source.offset) < self.bytes {
+                return refuse("the views overlap; read one and write the other".into());
+            }
+            return self.parent.write().copy_within(source.offset, self.offset, self.bytes);
         }
         // Two threads that copy crosswise must not wait for each other: both take the locks in the order of their
         // addresses.

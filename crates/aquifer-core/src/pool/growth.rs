@@ -26,6 +26,8 @@ const REFUSE_ABOVE_QUARTERS: u64 = 5;
 const REFUSE_ABOVE_BYTES: u64 = 32 << 20;
 /// and this share of the peak.
 const REFUSE_ABOVE_SHARE: u64 = 64;
+/// For a range of this share of what is reserved the caches are always emptied first.
+const FLUSH_ABOVE_SHARE: u64 = 64;
 /// Reserved bytes may exceed the peak of used bytes by so many before anything is given back.
 const SLACK_BYTES: u64 = 32 << 20;
 /// Reserved bytes may always be held down to this many percent of the peak of used bytes, whatever it costs.
@@ -59,7 +61,7 @@ impl Allowance {
 
     /// Whether the caches may be emptied: each place that they lose costs a search for another, so up to one place in
     /// 256 requests, and 20,000 to start with.
-    pub(super) fn may_flush(&self) -> bool {
+    fn may_flush(&self) -> bool {
         self.flushed_places < 20_000 + self.requests / 256
     }
 
@@ -113,6 +115,12 @@ impl State {
         let share_of_peak = self.ranges.reserved_bytes_peak() / REFUSE_ABOVE_SHARE;
         let enough = (bytes / 4).saturating_mul(REFUSE_ABOVE_QUARTERS);
         idle_bytes > enough.max(REFUSE_ABOVE_BYTES).max(share_of_peak)
+    }
+
+    /// Whether to empty the caches before growing for a range of `bytes`: if that is allowed for, or if the range is so
+    /// large that a few cached places, which keep blocks from being idle, could cost more memory than they are worth.
+    pub(super) fn should_flush(&self, bytes: u64) -> bool {
+        self.allowance.may_flush() || bytes >= self.ranges.reserved_bytes() / FLUSH_ABOVE_SHARE
     }
 
     /// Decides how to make room for a range of `bytes` that [`State::find_range`] did not find.

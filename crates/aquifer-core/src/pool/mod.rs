@@ -280,8 +280,21 @@ impl Pool {
     fn allocate_directly(&self, request: Request) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
         let place = self.state.lock().allocate(request, bytes, Fit::Good)?;
-        self.tally.rise(request.requested_bytes, bytes, request.tag());
+        self.count_rise(request, bytes);
         Some(place)
+    }
+
+    /// Counts an allocation that no thread cache has counted.
+    fn count_rise(&self, request: Request, bytes: u64) {
+        self.publish_own(request.tag());
+        self.tally.rise(request.requested_bytes, bytes, request.tag());
+    }
+
+    fn publish_own(&self, tag: Tag) {
+        local::with(self.identity(), |cache| {
+            cache.publish_one(tag);
+            Some(())
+        });
     }
 
     /// Frees a place that this thread's cache had no room for. After this the pool may be gone, unless the caller holds
@@ -296,6 +309,7 @@ impl Pool {
             }
         }
         let bytes = request.bytes(&pool.layout);
+        pool.publish_own(request.tag());
         pool.tally.fall(request.requested_bytes, bytes, request.tag());
         let is_last = pool.state.lock().free(place, request, bytes, pool.clock.now_ms());
         if is_last { Closing::Drained } else { Closing::Orphans }
@@ -325,6 +339,20 @@ impl Pool {
         }
     }
 
+    /// Empties all caches, and finds a place wherever there is one: the last resort before a request fails.
+    pub(crate) fn flush_and_allocate(&self, request: Request) -> Option<Place> {
+        self.flush();
+        let bytes = request.bytes(&self.layout);
+        let place = self.state.lock().allocate(request, bytes, Fit::Any)?;
+        self.count_rise(request, bytes);
+        Some(place)
+    }
+
+    /// What a request occupies, in bytes.
+    pub(crate) fn bytes(&self, request: Request) -> u64 {
+        request.bytes(&self.layout)
+    }
+
     /// The size of the range that a request needs when no slab has room for it.
     pub(crate) fn range_bytes(&self, request: Request) -> u64 {
         let bytes = request.bytes(&self.layout);
@@ -342,7 +370,7 @@ impl Pool {
                 let place =
                     state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
                 drop(state);
-                self.tally.rise(request.requested_bytes, bytes, request.tag());
+                self.count_rise(request, bytes);
                 Growth::Placed(place)
             }
             Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes },
@@ -360,7 +388,7 @@ impl Pool {
             .allocate(request, bytes, Fit::Any)
             .expect("a new block holds the request that it was made for");
         drop(state);
-        self.tally.rise(request.requested_bytes, bytes, request.tag());
+        self.count_rise(request, bytes);
         place
     }
 
@@ -385,15 +413,15 @@ impl Pool {
         self.state.lock().ranges.unrelease(range);
     }
 
-    /// Empties all caches if that has not been done too often.
-    pub(crate) fn flush_sometimes(&self) -> bool {
+    /// Empties all caches if that is worth it to make room for a request; says whether it did.
+    pub(crate) fn flush_for(&self, request: Request) -> bool {
         self.count_requests();
-        let may_flush = self.state.lock().allowance.may_flush();
-        if may_flush {
+        let should_flush = self.state.lock().should_flush(self.range_bytes(request));
+        if should_flush {
             let places = self.flush();
             self.state.lock().allowance.count_flushed(places);
         }
-        may_flush
+        should_flush
     }
 
     /// Tells the allowance how many requests there were, most of which the thread caches have served without a word.

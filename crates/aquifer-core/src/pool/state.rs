@@ -49,10 +49,12 @@ impl State {
 
     /// Finds a place for a request, which occupies `bytes`, among what is reserved, and counts it.
     pub(crate) fn allocate(&mut self, request: Request, bytes: u64, fit: Fit) -> Option<Place> {
-        let place = if request.is_cached() && bytes <= slab::SLOT_BYTES_MAX {
-            self.allocate_slot(request.class(), bytes, fit)
-        } else {
-            self.allocate_range(bytes, request.alignment(), fit)
+        let is_slot = request.is_cached() && bytes <= slab::SLOT_BYTES_MAX;
+        let slot = if is_slot { self.allocate_slot(request.class(), bytes, fit) } else { None };
+        // Where there is no room for a slab there may be for a range of the one slot's size, which is as good a place.
+        let place = match slot {
+            None if !is_slot || fit == Fit::Any => self.allocate_range(bytes, request.alignment(), fit),
+            slot => slot,
         }?;
         self.allowance.count_requests(1);
         let counters = &mut self.classes[request.class()];

@@ -23,7 +23,7 @@
 
 use super::layout::{BucketLayout, CACHED_BYTES_MAX, ClassIndex};
 use super::{Place, Request};
-use crate::statistics::{LocalTally, Tally};
+use crate::statistics::{LocalTally, Tag, Tally};
 use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, LightFence, Ordering, heavy_fence, table_size, yield_now,
 };
@@ -252,6 +252,13 @@ impl ThreadCache {
             cell.places[height].store(place);
         }
         cell.count.store(count - taken, Ordering::Relaxed);
+    }
+
+    /// Tells the shared tally what this thread has not told yet. To be done before the thread adds to the shared tally
+    /// itself: the highest sum it remembers counts from what the shared one was.
+    pub(crate) fn publish_one(&self, tag: Tag) {
+        let Some(_inside) = self.enter() else { return };
+        self.tally.publish_one(tag, &self.shared_tally);
     }
 
     // The other side. Only under the registry's lock.

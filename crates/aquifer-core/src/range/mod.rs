@@ -25,7 +25,7 @@ pub(crate) type BlockIndex = u32;
 
 const NONE: RangeIndex = RangeIndex::MAX;
 
-/// A used range, as [`Ranges::allocate`] hands it out.
+/// A used range, as [`Ranges`] hands it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) index: RangeIndex,

@@ -2,8 +2,10 @@
 //!
 //! A thread adds to its own [`LocalGauge`], which no other thread writes: two plain stores. Only when what it has not
 //! told yet grows past [`UNTOLD_BYTES_MAX`] does it publish to the [`SharedGauge`] with two read-modify-writes. The
-//! current value is exact at any time it is read at rest. The peak is exact while one thread uses the manager; with `n`
-//! threads it may be off by up to `n` times [`UNTOLD_BYTES_MAX`], since what others have not told is missing.
+//! current value is exact at any time it is read at rest. The peak is exact if one thread uses the manager: before it
+//! adds to the shared sum at once, it publishes, because its `highest` counts from what the shared sum was. With `n`
+//! threads the peak may be off by up to `n` times [`UNTOLD_BYTES_MAX`]: too low by what others had not told, too high
+//! by a `highest` from before the others rose.
 
 use crate::sync::{AtomicI64, Ordering};
 

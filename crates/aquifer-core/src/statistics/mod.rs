@@ -25,7 +25,7 @@ impl Tag {
 pub struct ByteCounter {
     /// Now.
     pub current: u64,
-    /// The highest `current` has been. Exact while one thread uses the manager; with `n` threads it may be off by up to
+    /// The highest `current` has been. Exact if one thread uses the manager; with `n` threads it may be off by up to
     /// `n` times 4 MiB. Of reserved bytes it is always exact.
     pub peak: u64,
     /// Everything ever added.

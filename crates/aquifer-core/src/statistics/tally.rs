@@ -2,7 +2,7 @@
 
 use super::Tag;
 use super::gauge::{LocalGauge, SharedGauge};
-use crate::sync::table_size;
+use crate::sync::{Mutex, MutexGuard, Rank, table_size};
 
 /// How many tags a manager can have, "untagged" included.
 pub(crate) const TAGS_MAX: usize = table_size(1024, 2) as usize;
@@ -13,6 +13,7 @@ pub(crate) struct Tally {
     pub(crate) requested: SharedGauge,
     pub(crate) allocated: SharedGauge,
     pub(crate) tags: Box<[SharedGauge]>,
+    telling: Mutex<()>,
 }
 
 impl Default for Tally {
@@ -21,11 +22,18 @@ impl Default for Tally {
             requested: SharedGauge::default(),
             allocated: SharedGauge::default(),
             tags: (0..TAGS_MAX).map(|_| SharedGauge::default()).collect(),
+            telling: Mutex::new(Rank::Tally, ()),
         }
     }
 }
 
 impl Tally {
+    /// Keeps ending threads from telling what they have not told yet while someone reads, who would otherwise miss it
+    /// here and there. A thread that was joined in a scope may still be ending.
+    pub(crate) fn hold_still(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock()
+    }
+
     /// Adds an allocation at once, for slow paths.
     pub(crate) fn rise(&self, requested_bytes: u64, allocated_bytes: u64, tag: Tag) {
         self.requested.add(requested_bytes as i64);
@@ -84,9 +92,10 @@ impl LocalTally {
         }
     }
 
+    /// Publishes what one tag's allocations count in.
     #[cold]
     #[inline(never)]
-    fn publish_one(&self, tag: Tag, shared: &Tally) {
+    pub(crate) fn publish_one(&self, tag: Tag, shared: &Tally) {
         self.requested.publish(&shared.requested);
         self.allocated.publish(&shared.allocated);
         self.tags[tag.index()].publish(&shared.tags[tag.index()]);
@@ -94,6 +103,7 @@ impl LocalTally {
 
     /// Publishes everything, when the thread ends.
     pub(crate) fn publish_all(&self, shared: &Tally) {
+        let _telling = shared.telling.lock();
         self.requested.publish(&shared.requested);
         self.allocated.publish(&shared.allocated);
         for (local, shared) in self.tags.iter().zip(&shared.tags) {

@@ -2,7 +2,8 @@
 //!
 //! A [`Trace`] is the list of requests that one program made to its memory manager, in the order it made them. It
 //! says nothing about how they were served, so the same trace can be replayed against any manager and any backend,
-//! and its figures compared. [`TraceWriter`] writes one, [`Trace::open`] reads one, [`Trace::summary`] describes one.
+//! and its figures compared. [`TraceWriter`] writes one, [`Trace::open`] reads one, [`Trace::summary`] describes one,
+//! [`replay()`] replays one.
 //!
 //! The types here belong to the file format. They are not the manager's own, so that the manager can change and old
 //! traces stay readable.
@@ -61,15 +62,17 @@ mod error;
 mod event;
 mod reader;
 mod recorder;
+mod replay;
 mod summary;
 mod writer;
 
 pub use error::{NumberProblem, TraceError, TraceErrorKind};
 pub use event::{Trace, TraceEvent, TraceOp};
 pub use recorder::Recorder;
+pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, replay};
 pub use summary::TraceSummary;
 
-pub(crate) use recorder::EventSink;
+pub(crate) use recorder::{EventSink, lasting_sink};
 
 pub use writer::{TraceCompression, TraceWriter};
 

@@ -4,8 +4,10 @@ use super::{TraceError, TraceEvent, TraceOp, TraceWriter};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+use tracing::error;
 
 /// What tells live allocations apart: memory type, block and offset.
 type PlaceKey = (usize, u32, u64);
@@ -14,6 +16,11 @@ type PlaceKey = (usize, u32, u64);
 pub(crate) trait EventSink: Send + Sync {
     fn allocated(&self, key: PlaceKey, bytes: u64);
     fn freed(&self, key: PlaceKey);
+}
+
+/// A recording that lasts as long as its manager: what the environment asks for.
+pub(crate) fn lasting_sink(path: &Path) -> Result<Arc<dyn EventSink>, TraceError> {
+    Ok(Arc::new(Recording::new(TraceWriter::create(path)?)))
 }
 
 /// The events of one recording, on their way to a writer.
@@ -29,6 +36,29 @@ struct State<W: Write> {
     live: HashMap<PlaceKey, (u64, u64)>,
     allocation_count: u64,
     event_count: u64,
+}
+
+impl<W: Write> Recording<W> {
+    fn new(writer: TraceWriter<W>) -> Self {
+        let state = State {
+            writer: Some(writer),
+            failure: None,
+            live: HashMap::new(),
+            allocation_count: 0,
+            event_count: 0,
+        };
+        Self { start: Instant::now(), state: Mutex::new(state) }
+    }
+}
+
+impl<W: Write> Drop for Recording<W> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let finished = state.writer.take().map(|writer| writer.finish().map(drop));
+        if let Some(failure) = state.failure.take().or_else(|| finished?.err()) {
+            error!(%failure, "a recording is not complete");
+        }
+    }
 }
 
 impl<W: Write> State<W> {
@@ -85,14 +115,7 @@ impl<W: Write> std::fmt::Debug for Recorder<W> {
 impl<W: Write + Send + 'static> Recorder<W> {
     /// A recorder that writes to `writer`, and where to tell it the events; `detach` ends the telling.
     pub(crate) fn new(writer: TraceWriter<W>) -> (Self, Arc<dyn EventSink>) {
-        let state = State {
-            writer: Some(writer),
-            failure: None,
-            live: HashMap::new(),
-            allocation_count: 0,
-            event_count: 0,
-        };
-        let recording = Arc::new(Recording { start: Instant::now(), state: Mutex::new(state) });
+        let recording = Arc::new(Recording::new(writer));
         let sink = Arc::clone(&recording) as Arc<dyn EventSink>;
         (Self { recording, detach: None }, sink)
     }
@@ -107,6 +130,7 @@ impl<W: Write + Send + 'static> Recorder<W> {
     /// # Errors
     ///
     /// The first [`TraceError`] that writing met; nothing was written after it.
+    #[expect(clippy::missing_panics_doc, reason = "the writer is given up only for a failure, which is kept")]
     pub fn finish(mut self) -> Result<(u64, W), TraceError> {
         self.end();
         let mut state = self.recording.state.lock();

@@ -1,0 +1,147 @@
+//! What the command line accepts.
+
+use std::path::PathBuf;
+
+use aquifer::{BucketLayout, parse_bytes};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
+
+/// More threads than this are a slip of the pen.
+const THREADS_MAX: i64 = 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  aquifer replay traces/moe_train_start.csv.gz
+  aquifer replay --policy power-of-two --budget 8G --threads 4 run1.csv.gz run2.csv.gz
+  aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
+  aquifer trace info traces/moe_train_start.csv.gz
+  aquifer info
+
+Exit codes: 0 if everything was done, 2 for any error. NO_COLOR turns colours and bold type off.";
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  aquifer replay traces/moe_train_start.csv.gz
+  aquifer replay --policy power-of-two traces/moe_train_start.csv.gz
+  aquifer replay --budget 8G --threads 4 run1.csv.gz run2.csv.gz
+  aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
+
+The variables AQUIFER_BUDGET, AQUIFER_POLICY and so on (`aquifer info` lists them) hold where no option says otherwise.
+A trace that fails does not keep the others from being replayed; the exit code is then 2.";
+
+const TRACE_INFO_EXAMPLES: &str = "\
+Examples:
+  aquifer trace info traces/moe_train_start.csv.gz
+  aquifer trace info --json run1.csv.gz run2.csv.gz";
+
+const INFO_EXAMPLES: &str = "\
+Examples:
+  aquifer info
+  aquifer info --json
+  AQUIFER_BUDGET=2G aquifer info";
+
+/// Aquifer, a GPU memory manager: replay recorded allocation traces, describe them, and see what memory there is.
+#[derive(Debug, Parser)]
+#[command(name = "aquifer", version, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Replay allocation traces through the memory manager, on host memory
+    ///
+    /// Each trace gets a manager of its own, and its allocations and frees happen in the order of the trace, as fast as
+    /// they are served. The memory is reserved but never touched (unless AQUIFER_ZERO=reuse has it cleared), so a trace
+    /// may be larger than this machine.
+    Replay(ReplayArguments),
+    /// Look at allocation traces
+    #[command(subcommand)]
+    Trace(TraceCommand),
+    /// Show devices, memory, limits and settings
+    Info(InfoArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Describe traces: events, sizes, what is live at most and at the end
+    Info(TraceInfoArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = REPLAY_EXAMPLES)]
+pub(crate) struct ReplayArguments {
+    /// How sizes are rounded: sub-classes over coalescing blocks, or one class for each power of two [default: blocks]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["blocks", "power-of-two"]))]
+    pub(crate) policy: Option<String>,
+
+    /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit, since the memory is never touched]
+    #[arg(long, value_name = "BYTES", value_parser = budget)]
+    pub(crate) budget: Option<u64>,
+
+    /// On how many threads; the order of the trace is kept, so more threads show what changing threads costs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
+    pub(crate) threads: u32,
+
+    /// Print one JSON object per trace and line, and no progress
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Trace files, plain or compressed with gzip
+    #[arg(required = true, value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+}
+
+impl ReplayArguments {
+    /// The layout that was asked for, if one was.
+    pub(crate) fn layout(&self) -> Option<BucketLayout> {
+        // The parser has let only known names pass.
+        self.policy.as_deref().and_then(BucketLayout::from_name)
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = TRACE_INFO_EXAMPLES)]
+pub(crate) struct TraceInfoArguments {
+    /// Print one JSON object per trace and line
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Trace files, plain or compressed with gzip
+    #[arg(required = true, value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = INFO_EXAMPLES)]
+pub(crate) struct InfoArguments {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn budget(text: &str) -> Result<u64, String> {
+    match parse_bytes(text) {
+        None => Err("use a whole number of bytes with K, M, G or T behind it, such as 512M or 8G".into()),
+        Some(0) => Err("a budget of 0 bytes holds nothing; use 1 or more".into()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent_and_every_policy_has_a_layout() {
+        Arguments::command().debug_assert();
+        for policy in ["blocks", "power-of-two"] {
+            let arguments =
+                Arguments::try_parse_from(["aquifer", "replay", "--policy", policy, "x"]).unwrap();
+            let Command::Replay(replay) = arguments.command else { panic!("{arguments:?}") };
+            assert!(replay.layout().is_some());
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What can go wrong, and how it is told.
+
+use std::io::{self, Write};
+
+use aquifer::trace::{ReplayError, TraceError};
+use aquifer::{ErrorKind, OutOfMemoryReport};
+use thiserror::Error;
+
+use crate::output::{self, Stream, bytes_in_words};
+
+/// How a command ended that did not end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Done,
+    /// Something failed, has been told, and the rest went on.
+    SomeFailed,
+}
+
+/// Everything that makes the exit code 2, wrong usage aside.
+#[derive(Debug, Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    #[error("{}", manager_in_words(.0))]
+    Manager(#[from] aquifer::Error),
+    #[error("{}{}", .error, Cause(.error))]
+    Replay {
+        error: ReplayError,
+        /// What to try, if memory ran out.
+        hint: String,
+    },
+    #[error("the output cannot be written ({0}); check the free space and where it goes")]
+    Output(#[from] io::Error),
+}
+
+/// The manager's error without its report, which is printed as a table.
+fn manager_in_words(error: &aquifer::Error) -> String {
+    format!("{}: {}", error.kind().as_str(), error.message())
+}
+
+/// Prints what a replay's error was caused by.
+struct Cause<'a>(&'a ReplayError);
+
+impl std::fmt::Display for Cause<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.0, std::error::Error::source(self.0)) {
+            (ReplayError::Allocation { error, .. }, _) => write!(f, ": {}", manager_in_words(error)),
+            (_, Some(source)) => write!(f, ": {source}"),
+            (_, None) => Ok(()),
+        }
+    }
+}
+
+impl CliError {
+    fn out_of_memory(&self) -> Option<&OutOfMemoryReport> {
+        match self {
+            Self::Replay { error: ReplayError::Allocation { error, .. }, .. } | Self::Manager(error) => {
+                error.out_of_memory()
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes one line; if memory ran out, also what was there and what to try.
+    ///
+    /// What cannot be written is lost: there is no other place to tell it.
+    pub(crate) fn report(&self, to: &mut impl Write) {
+        let _ = writeln!(to, "error: {self}");
+        let Some(report) = self.out_of_memory() else { return };
+        let _ = writeln!(to, "\n{}", report_table(report));
+        if let Self::Replay { hint, .. } = self {
+            let _ = writeln!(to, "To try: {hint}");
+        }
+    }
+}
+
+fn report_table(report: &OutOfMemoryReport) -> comfy_table::Table {
+    let mut table = output::table(Stream::Error, ["when memory ran out", ""], output::first_left);
+    let budget = match report.budget_bytes {
+        output::NO_LIMIT => "none".into(),
+        bytes => bytes_in_words(bytes),
+    };
+    table.add_row(["asked for now".into(), bytes_in_words(report.requested_bytes)]);
+    table.add_row(["budget".into(), budget]);
+    for (name, bytes) in [
+        ("reserved", report.reserved_bytes),
+        ("  live", report.live_bytes),
+        ("  cached", report.cached_bytes),
+        ("  free", report.free_bytes),
+        ("largest free range", report.largest_free_bytes),
+    ] {
+        table.add_row([name.into(), bytes_in_words(bytes)]);
+    }
+    for usage in &report.largest_tags {
+        table.add_row([format!("asked for under tag {}", usage.tag), bytes_in_words(usage.live_bytes)]);
+    }
+    table
+}
+
+/// What may help a replay that stopped. `peak_bytes` is what the whole trace has live at most.
+pub(crate) fn hint(error: &ReplayError, peak_bytes: u64, is_power_of_two: bool) -> String {
+    let ReplayError::Allocation { error, .. } = error else { return String::new() };
+    let peak = bytes_in_words(peak_bytes);
+    let mut hint = if error.kind() == ErrorKind::OutOfMemory && error.message().contains("driver") {
+        format!("a machine or a limit of address space with more room; the trace has {peak} live at most")
+    } else {
+        format!(
+            "a larger --budget (or AQUIFER_BUDGET): the trace has {peak} live at most, and rounding and free \
+             ranges take some more"
+        )
+    };
+    if is_power_of_two {
+        hint.push_str("; or --policy blocks, which rounds less");
+    }
+    hint
+}

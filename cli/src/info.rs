@@ -1,0 +1,200 @@
+//! `aquifer info`.
+
+use std::fmt::Debug;
+
+use aquifer::{Backend, BucketLayout, Config, ENVIRONMENT_VARIABLES, Host};
+use serde::Serialize;
+
+use crate::args::InfoArguments;
+use crate::error::{CliError, Status};
+use crate::output::{self, NO_LIMIT, Stream, bytes_in_words, count_in_words};
+
+/// The object of `--json`.
+#[derive(Debug, Serialize)]
+struct Info {
+    version: &'static str,
+    devices: Vec<Device>,
+    settings: Settings,
+    environment: Vec<Variable>,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    backend: &'static str,
+    device: String,
+    heaps: Vec<HeapInfo>,
+    memory_types: Vec<MemoryTypeInfo>,
+    block_granularity_bytes: u64,
+    block_bytes_max: u64,
+    block_count_max: u64,
+    alignment_bytes_min: u64,
+    capabilities: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeapInfo {
+    size_bytes: u64,
+    budget_bytes: u64,
+    available_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct MemoryTypeInfo {
+    heap_index: usize,
+    flags: Vec<String>,
+}
+
+/// What a manager would be set up with now.
+#[derive(Debug, Serialize)]
+struct Settings {
+    policy: &'static str,
+    sub_classes: u32,
+    /// `None`: what each heap's budget says.
+    budget_bytes: Option<u64>,
+    zero: String,
+    tracking: String,
+    idle_decay_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Variable {
+    name: &'static str,
+    meaning: &'static str,
+    /// `None`: not set.
+    value: Option<String>,
+}
+
+/// Tells what devices there are and how a manager would be set up.
+pub(crate) fn run(arguments: &InfoArguments) -> Result<Status, CliError> {
+    let info = Info {
+        version: env!("CARGO_PKG_VERSION"),
+        devices: vec![device(&Host::new()?)?],
+        settings: settings()?,
+        environment: environment(),
+    };
+    if arguments.json {
+        output::json_line(&info)?;
+    } else {
+        print(&info)?;
+    }
+    Ok(Status::Done)
+}
+
+fn device<B: Backend>(backend: &B) -> Result<Device, CliError> {
+    let properties = backend.properties();
+    let mut heaps = Vec::new();
+    for (index, heap) in properties.heaps.iter().enumerate() {
+        let budget = backend.budget(index)?;
+        heaps.push(HeapInfo {
+            size_bytes: heap.size_bytes,
+            budget_bytes: budget.budget_bytes,
+            available_bytes: budget.available_bytes,
+        });
+    }
+    let memory_types = properties.memory_types.iter();
+    Ok(Device {
+        backend: properties.backend,
+        device: properties.device.clone(),
+        heaps,
+        memory_types: memory_types
+            .map(|memory_type| MemoryTypeInfo {
+                heap_index: memory_type.heap_index,
+                flags: bit_names(&memory_type.flags),
+            })
+            .collect(),
+        block_granularity_bytes: properties.block_granularity_bytes,
+        block_bytes_max: properties.block_bytes_max,
+        block_count_max: properties.block_count_max,
+        alignment_bytes_min: properties.alignment_bytes_min,
+        capabilities: bit_names(&properties.capabilities),
+    })
+}
+
+/// The names of the bits that are set, which is what a bit set's `Debug` is: `{ONE, OTHER}`. So no bit that a later
+/// backend brings is missing here.
+fn bit_names(bits: &impl Debug) -> Vec<String> {
+    let text = format!("{bits:?}");
+    let names = text.trim_matches(['{', '}']).split(", ").filter(|name| !name.is_empty());
+    names.map(|name| name.to_lowercase().replace('_', "-")).collect()
+}
+
+fn settings() -> Result<Settings, CliError> {
+    let config = Config::default().with_environment()?;
+    let is_power_of_two = config.layout == BucketLayout::power_of_two();
+    Ok(Settings {
+        policy: if is_power_of_two { "power-of-two" } else { "blocks" },
+        sub_classes: config.layout.sub_classes(),
+        budget_bytes: config.budget_bytes,
+        zero: format!("{:?}", config.zero_policy),
+        tracking: format!("{:?}", config.tracking),
+        idle_decay_ms: config.idle_decay.map(|decay| decay.as_millis() as u64),
+    })
+}
+
+fn environment() -> Vec<Variable> {
+    let value = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let variable = |(name, meaning)| Variable { name, meaning, value: value(name) };
+    ENVIRONMENT_VARIABLES.into_iter().map(variable).collect()
+}
+
+fn print(info: &Info) -> Result<(), CliError> {
+    for device in &info.devices {
+        output::line(device_table(device))?;
+    }
+    let settings = &info.settings;
+    let mut table = output::table(Stream::Output, ["a manager's settings", "now"], |_| output::Align::Left);
+    let budget = match settings.budget_bytes {
+        None => "as the device says".to_owned(),
+        Some(NO_LIMIT) => "no limit".to_owned(),
+        Some(bytes) => bytes_in_words(bytes),
+    };
+    let decay = settings.idle_decay_ms.map_or_else(|| "off".to_owned(), |decay_ms| format!("{decay_ms} ms"));
+    table.add_row(["policy", settings.policy]);
+    table.add_row(["sub-classes", &settings.sub_classes.to_string()]);
+    table.add_row(["budget", &budget]);
+    table.add_row(["zero", &settings.zero]);
+    table.add_row(["tracking", &settings.tracking]);
+    table.add_row(["idle decay", &decay]);
+    output::line(format_args!("\n{table}"))?;
+    let header = ["variable", "value", "meaning"];
+    let mut table = output::table(Stream::Output, header, |_| output::Align::Left);
+    for variable in &info.environment {
+        // Quoted, so that nothing in it can move the cursor.
+        let value =
+            variable.value.as_ref().map_or_else(|| "not set".to_owned(), |value| format!("{value:?}"));
+        table.add_row([variable.name, &value, variable.meaning]);
+    }
+    output::line(format_args!("\n{table}"))?;
+    Ok(())
+}
+
+fn device_table(device: &Device) -> comfy_table::Table {
+    let header = [device.backend, device.device.as_str()];
+    let mut table = output::table(Stream::Output, header, |_| output::Align::Left);
+    for heap in &device.heaps {
+        table.add_row(["physical memory", &bytes_in_words(heap.size_bytes)]);
+        table.add_row(["budget: lowest limit of system and process", &bytes_in_words(heap.budget_bytes)]);
+        table.add_row(["  available now", &bytes_in_words(heap.available_bytes)]);
+    }
+    for memory_type in &device.memory_types {
+        table.add_row(["memory", &memory_type.flags.join(", ")]);
+    }
+    table.add_row(["block granularity", &bytes_in_words(device.block_granularity_bytes)]);
+    table.add_row(["blocks start at multiples of", &bytes_in_words(device.alignment_bytes_min)]);
+    table.add_row(["largest block", &bytes_in_words(device.block_bytes_max)]);
+    table.add_row(["blocks at most", &count_in_words(device.block_count_max)]);
+    table.add_row(["capabilities", &device.capabilities.join(", ")]);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_have_names() {
+        let host = Host::new().unwrap();
+        assert_eq!(bit_names(&host.properties().capabilities), ["zeroed-blocks", "commit-on-touch"]);
+        assert!(bit_names(&std::collections::BTreeSet::<u8>::new()).is_empty());
+    }
+}
