@@ -81,6 +81,8 @@ mod loom_tests {
     /// Three charges by two threads, of which the budget holds two at a time; some are confirmed, one is refused by
     /// the driver. Whoever looks never sees more reserved than the budget; refunds restore the budget in full; the
     /// peak is at least what one charge made it and at most the budget; the total is the sum of what was confirmed.
+    ///
+    /// 690 runs, under 0.1 s.
     #[test]
     fn what_is_reserved_stays_within_the_budget() {
         explore(3, || {

@@ -8,9 +8,9 @@ use super::options::MemoryOptions;
 use super::tags::TagNames;
 use super::typed_pool::TypedPool;
 use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Place, Pool, PoolKey, Request};
-use crate::raw::allocation::{Allocation, Owner, destroy_block};
+use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
 use crate::statistics::{DriverCalls, Tally};
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 use crate::trace::lasting_sink;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(crate) struct Shared<B: Backend> {
     request_bytes_max: u64,
     pub(super) calls: CallCounters,
     /// See [`crate::raw::allocation`].
-    pub(crate) keepers: AtomicUsize,
+    pub(crate) keepers: Keepers,
 }
 
 impl<B: Backend> Shared<B> {
@@ -71,7 +71,7 @@ impl<B: Backend> Shared<B> {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
                 & !(properties.block_granularity_bytes - 1),
-            keepers: AtomicUsize::new(1 + pools.len()),
+            keepers: Keepers::new(pools.len()),
             ordinary: PoolKey { identity: pools[0].pool.identity(), memory_type: 0 },
             backend,
             pools,

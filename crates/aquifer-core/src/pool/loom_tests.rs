@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::loom_tests::explore;
-use crate::sync::AtomicUsize;
+use crate::raw::allocation::Keepers;
 use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
 
@@ -54,7 +54,7 @@ impl Model {
         self.touch(place);
         match self.request.free_cached(place) {
             Some(()) => Closing::Orphans,
-            None => self.pool.free(place, self.request),
+            None => Arc::clone(&self.pool).free(place, self.request),
         }
     }
 
@@ -84,6 +84,8 @@ impl Model {
 
 /// Two threads put places in and take places out at the same time: each place is at the end in one thread's hands or
 /// in the depot, once, and no more are kept than may be.
+///
+/// 11 runs.
 #[test]
 fn the_depot_keeps_each_place_once() {
     explore(3, || {
@@ -110,6 +112,8 @@ fn the_depot_keeps_each_place_once() {
 
 /// Two threads allocate and free through their caches and the depot: no slot has two holders at a time, a slot that
 /// changes hands brings along what its last holder did, and the sums are right at the end.
+///
+/// 740 runs, 0.1 s.
 #[test]
 fn two_threads_never_hold_the_same_slot() {
     explore(3, || {
@@ -128,6 +132,8 @@ fn two_threads_never_hold_the_same_slot() {
 }
 
 /// One thread empties all caches while another allocates, frees and ends, which takes its cache in.
+///
+/// 49,000 runs, 5 s.
 #[test]
 fn a_flush_takes_nothing_that_is_in_use() {
     explore(3, || {
@@ -143,41 +149,43 @@ fn a_flush_takes_nothing_that_is_in_use() {
     });
 }
 
-/// What [`crate::raw::allocation`] does with keepers. True if these were the last, so that the caller destroys.
-fn give_back(keepers: &AtomicUsize, count: usize) -> bool {
-    count > 0 && keepers.fetch_sub(count, Ordering::AcqRel) == count
-}
-
 /// A pool is closed while one thread frees three places, of which the last finds its cache full, and another thread
 /// frees one. One party alone learns that the pool is drained, and one alone gives the last keeper back. By then all
 /// that any of them did has happened, the counters say that nothing is live, and no place is still on its way.
+///
+/// 143,000 runs, 17 s. Two preemptions would not do: they miss a pool that sums up what is live under one lock and says
+/// that it is closed under the next.
 #[test]
 fn one_party_learns_that_a_closed_pool_is_drained() {
-    explore(2, || {
+    explore(3, || {
         let (model, first) = Model::new();
         let (second, third, fourth) = (model.allocate(), model.allocate(), model.allocate());
-        let keepers = Arc::new(AtomicUsize::new(2));
-        let destroyer = |places: Vec<Place>| {
-            let keepers = Arc::clone(&keepers);
-            move |model: &Model| {
-                let drained =
-                    places.into_iter().filter(|&place| model.free(place) == Closing::Drained).count();
-                let is_last = give_back(&keepers, drained);
+        let keepers = Arc::new(Keepers::new(1));
+        // What each party does last before it gives its keeper back.
+        let uses = Arc::new([UnsafeCell::new(()), UnsafeCell::new(()), UnsafeCell::new(())]);
+        let give_back = |party: usize| {
+            let (model, keepers, uses) = (Arc::clone(&model), Arc::clone(&keepers), Arc::clone(&uses));
+            move |count: usize| {
+                uses[party].with_mut(|_| {});
+                let is_last = keepers.give_back(count);
                 if is_last {
-                    model.slots.iter().for_each(|slot| slot.with_mut(|_| {}));
+                    model.slots.iter().chain(&*uses).for_each(|used| used.with_mut(|_| {}));
                     model.check_empty();
                 }
-                (drained, is_last)
+                is_last
             }
         };
-        let others =
-            [model.spawn(destroyer(vec![first, second, third])), model.spawn(destroyer(vec![fourth]))];
+        let free = |party: usize, places: Vec<Place>| {
+            let give_back = give_back(party);
+            move |model: &Model| {
+                let is_drained = |place| model.free(place) == Closing::Drained;
+                let drained = places.into_iter().map(is_drained).filter(|&is_drained| is_drained).count();
+                (drained, drained > 0 && give_back(drained))
+            }
+        };
+        let others = [model.spawn(free(1, vec![first, second, third])), model.spawn(free(2, vec![fourth]))];
         let drained = usize::from(model.pool.close() == Closing::Drained);
-        let is_last = give_back(&keepers, drained + 1);
-        if is_last {
-            model.slots.iter().for_each(|slot| slot.with_mut(|_| {}));
-            model.check_empty();
-        }
+        let is_last = give_back(0)(drained + 1);
         let mut outcomes = others.map(|other| other.join().expect("a freeing thread ends")).to_vec();
         outcomes.push((drained, is_last));
         assert_eq!(outcomes.iter().map(|outcome| outcome.0).sum::<usize>(), 1);

@@ -23,11 +23,28 @@ use crate::manager::Shared;
 use crate::pool::{Closing, Place, Request};
 use crate::range as ranges;
 use crate::statistics::Tag;
-use crate::sync::Ordering;
+use crate::sync::{AtomicUsize, Ordering};
 use aquifer_backend::{Backend, BlockRange, Error};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+/// How many parties need a manager's state; see the module's text.
+#[derive(Debug)]
+pub(crate) struct Keepers(AtomicUsize);
+
+impl Keepers {
+    /// One for all handles and one for each pool.
+    pub(crate) fn new(pool_count: usize) -> Self {
+        Self(AtomicUsize::new(1 + pool_count))
+    }
+
+    /// Takes `count` away, which the caller had. True if they were the last: then all that others did before they gave
+    /// theirs back has happened.
+    pub(crate) fn give_back(&self, count: usize) -> bool {
+        self.0.fetch_sub(count, Ordering::AcqRel) == count
+    }
+}
 
 /// A pointer to the state that all handles and buffers of one manager share.
 pub(crate) struct SharedPtr<B: Backend>(NonNull<Shared<B>>);
@@ -54,7 +71,7 @@ impl<B: Backend> SharedPtr<B> {
     /// Gives `count` keepers back, and destroys the state if they were the last. The caller must not use a pointer that
     /// relied on them again.
     fn release(&self, count: usize) {
-        if self.keepers.fetch_sub(count, Ordering::AcqRel) == count {
+        if self.keepers.give_back(count) {
             // SAFETY: made by `Box::leak` in `Owner::new`; no keeper is left, so no other pointer is used any more, and
             // only one caller sees the count reach zero.
             drop(unsafe { Box::from_raw(self.0.as_ptr()) });
@@ -67,7 +84,6 @@ pub(crate) struct Owner<B: Backend>(SharedPtr<B>);
 
 impl<B: Backend> Owner<B> {
     pub(crate) fn new(shared: Shared<B>) -> Self {
-        debug_assert_eq!(shared.keepers.load(Ordering::Relaxed), 1 + shared.pools.len());
         Self(SharedPtr(NonNull::from(Box::leak(Box::new(shared)))))
     }
 

