@@ -18,8 +18,10 @@ fi
 run_tests() {
     local arguments=(--target "$host" --target-dir "target/$sanitizer")
     arguments+=(-p aquifer-backend -p aquifer-core -p aquifer-host -p aquifer-testkit --lib --tests)
+    # One test spends the process's last mapping; the sanitizer's own memory is mapped too, and it dies without.
+    local skipped=(--skip a_refused_block_comes_back_whole_and_nothing_is_lost)
     # An explicit target keeps build scripts and procedural macros out of it. Lines are kept for readable reports.
     CARGO_PROFILE_TEST_OPT_LEVEL=1 CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_PROFILE_DEV_DEBUG=line-tables-only \
         CARGO_PROFILE_TEST_DEBUG=line-tables-only CARGO_INCREMENTAL=0 \
-        cargo "+$toolchain" test --no-fail-fast "${arguments[@]}" -- "$@"
+        cargo "+$toolchain" test --no-fail-fast "${arguments[@]}" -- "${skipped[@]}" "$@"
 }

@@ -30,6 +30,8 @@ impl Held {
 type Transfer = Mutex<Vec<Option<Held>>>;
 
 const THREADS: u64 = 5;
+/// In the test that only hits caches.
+const WORKERS: u64 = 3;
 const STEPS: u64 = 1200;
 const TRANSFER_SLOTS: u64 = 100;
 
@@ -185,4 +187,44 @@ fn threads_exchange_buffers() {
 #[test]
 fn threads_exchange_buffers_under_a_tight_budget() {
     assert!(seeded(12 << 20) > 0, "the budget is not tight");
+}
+
+/// Threads that do nothing but hit their caches, while another empties these caches all the time.
+///
+/// The other tests spend their time on content. Here nearly all of it is spent where the two may meet.
+#[test]
+fn caches_are_emptied_under_their_owners_hands() {
+    let rounds = variable("AQUIFER_STRESS_ROUNDS", 4);
+    let host = Host::new().expect("the system says how much memory it has");
+    let manager = MemoryManager::with_config(host, config_with_budget(1 << 30)).expect("a budget");
+    let running = Arc::new(Mutex::new(WORKERS));
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|index| {
+            let (manager, running) = (manager.clone(), Arc::clone(&running));
+            thread::spawn(move || {
+                for round in 0..rounds * 5000 {
+                    let cookies = [round << 8 | index, !round << 8 | index];
+                    let mut pair = cookies.map(|_| manager.allocate(300).expect("there is room"));
+                    for (buffer, cookie) in pair.iter_mut().zip(cookies) {
+                        buffer.write(0, &[cookie]).expect("in bounds");
+                    }
+                    for (buffer, cookie) in pair.iter().zip(cookies) {
+                        let mut found = [0];
+                        buffer.read(0, &mut found).expect("in bounds");
+                        assert_eq!(found, [cookie], "two threads have the same place");
+                    }
+                }
+                *running.lock() -= 1;
+            })
+        })
+        .collect();
+    while *running.lock() > 0 && workers.iter().any(|worker| !worker.is_finished()) {
+        manager.release_idle();
+    }
+    for worker in workers {
+        worker.join().expect("a worker failed; its message is above");
+    }
+    let statistics = manager.statistics();
+    assert_balanced(&statistics);
+    assert_eq!((statistics.allocation_count, statistics.live_count()), (WORKERS * rounds * 10_000, 0));
 }
