@@ -18,6 +18,8 @@ pub enum DriverCall {
     Create,
     /// [`Backend::destroy_block`].
     Destroy,
+    /// [`Backend::release_range`].
+    Release,
     /// [`Backend::copy`].
     Copy,
     /// [`Backend::fill`].
@@ -52,7 +54,7 @@ struct State {
     plan: Option<Plan>,
     calls: u64,
     failed: u64,
-    counts: [u64; 5],
+    counts: [u64; 6],
     live: BTreeMap<u64, LiveBlock>,
     live_bytes_peak: u64,
     next_id: u64,
@@ -254,6 +256,18 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
             DestroyError { block: FaultyBlock { inner: block, memory_type_index, id }, error }
         })?;
         state.live.remove(&id).expect("a block that is destroyed exists");
+        Ok(())
+    }
+
+    unsafe fn release_range(&self, range: BlockRange<'_, Self::Block>) -> Result<(), Error> {
+        let granularity = self.properties.block_granularity_bytes;
+        assert_eq!((range.offset % granularity, range.bytes % granularity), (0, 0), "not whole granules");
+        self.faults.call(DriverCall::Release, "release_range")?;
+        let (id, bytes) = (range.block.id, range.bytes);
+        // SAFETY: the caller vouches for the range, which is the same in the block inside.
+        unsafe { self.inner.release_range(inner_range(range)) }?;
+        self.faults.state().live.get_mut(&id).expect("a block of which a part is released exists").bytes -=
+            bytes;
         Ok(())
     }
 

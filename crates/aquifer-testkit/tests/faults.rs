@@ -177,8 +177,9 @@ fn run(call_number: u64, mode: FaultMode, create_kind: ErrorKind) -> u64 {
     let calls = faults.calls();
     let Program { manager, mut buffers, .. } = program;
     let driver_calls = manager.statistics().driver_calls;
-    assert_eq!(driver_calls.create + driver_calls.destroy + driver_calls.failed, {
-        faults.calls_of(DriverCall::Create) + faults.calls_of(DriverCall::Destroy)
+    assert_eq!(driver_calls.count(), {
+        let calls = [DriverCall::Create, DriverCall::Destroy, DriverCall::Release];
+        calls.map(|call| faults.calls_of(call)).iter().sum::<u64>()
     });
     let last = buffers.pop();
     drop(buffers);

@@ -332,13 +332,19 @@ pub fn copies_arrive<B: Backend>(make: impl Fn() -> B) {
         source
             .view(0..10)
             .expect("in bounds")
-            .copy_from(&source.view(20..30).expect("in bounds"))
-            .expect_err("one buffer"),
+            .copy_from(&source.view(5..15).expect("in bounds"))
+            .expect_err("they overlap"),
         foreign.into_view().copy_from(&source).expect_err("two managers"),
     ];
     for error in refused {
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
     }
+    let apart = source.view(2000..3000).expect("in bounds");
+    apart.copy_from(&source.view(0..1000).expect("in bounds")).expect("two parts of one buffer");
+    let mut copied = [vec![0_u8; 1000], vec![0_u8; 1000]];
+    apart.read(0, &mut copied[0]).expect("in bounds");
+    source.read(0, &mut copied[1]).expect("in bounds");
+    assert!(copied[0] == copied[1]);
     for (from, to) in [(&source, &target), (&target, &source)] {
         to.view(100..199)
             .expect("in bounds")

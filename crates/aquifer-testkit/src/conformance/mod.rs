@@ -28,6 +28,8 @@ pub enum Need {
     ZeroedBlocks,
     /// A block takes physical memory only where it is touched, so that a case may ask for much.
     CommitOnTouch,
+    /// The host can see it, and parts of blocks can be given back.
+    ReleaseRange,
 }
 
 impl Need {
@@ -46,6 +48,10 @@ impl Need {
             Self::ZeroedBlocks => (
                 is_visible && has(Capabilities::ZEROED_BLOCKS),
                 "new blocks are not promised to be zero, or the host cannot see them",
+            ),
+            Self::ReleaseRange => (
+                is_visible && has(Capabilities::RELEASE_RANGE),
+                "only whole blocks can be given back, or the host cannot see them",
             ),
             Self::CommitOnTouch => {
                 (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
@@ -144,6 +150,8 @@ macro_rules! conformance {
                 the_budget_is_never_exceeded: Nothing,
                 trim_gives_everything_back: Nothing,
                 trim_to_stops_in_time: Nothing,
+                trim_gives_free_parts_of_blocks_back: ReleaseRange,
+                a_full_budget_takes_free_parts_of_blocks: ReleaseRange,
             }
         }
     };
