@@ -6,7 +6,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, pre
 use serde::Serialize;
 
 /// A budget that never binds.
-pub(crate) const NO_LIMIT: u64 = u64::MAX;
+pub(crate) const NO_LIMIT: u64 = aquifer::BUDGET_BYTES_MAX;
 
 /// The narrowest terminal that a table is fitted to, in columns.
 const WIDTH_MIN: u16 = 60;

@@ -309,10 +309,25 @@ fn wrong_usage_is_refused() {
 }
 
 #[test]
+fn a_replay_records_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.csv.gz");
+    let output = aquifer()
+        .args(["replay", shipped().to_str().unwrap()])
+        .env("AQUIFER_RECORD", &path)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert!(!path.exists());
+}
+
+#[test]
 fn nonsense_in_the_environment_is_refused() {
     let path = shipped();
     let path = path.to_str().unwrap();
-    for (name, _) in aquifer::ENVIRONMENT_VARIABLES {
+    // Any name of a file makes sense.
+    for (name, _) in aquifer::ENVIRONMENT_VARIABLES.into_iter().filter(|&(name, _)| name != "AQUIFER_RECORD")
+    {
         for arguments in [&["replay", path][..], &["info"]] {
             let output = aquifer().args(arguments).env(name, "nonsense").output().unwrap();
             let errors = failure(&output);

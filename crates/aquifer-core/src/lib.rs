@@ -23,8 +23,8 @@ pub use aquifer_backend::{
 };
 pub use clock::Clock;
 pub use manager::{
-    Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager,
-    MemoryManagerBuilder, MemoryOptions, Report, Tracking, ZeroPolicy, parse_bytes,
+    BUDGET_BYTES_MAX, Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation,
+    MemoryManager, MemoryManagerBuilder, MemoryOptions, Report, Tracking, ZeroPolicy, parse_bytes,
 };
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

@@ -37,7 +37,8 @@ pub enum Tracking {
 pub struct Config {
     /// How sizes are rounded.
     pub layout: BucketLayout,
-    /// The most bytes to reserve from each heap, counting every block. `None`: what the backend says this process may use.
+    /// The most bytes to reserve from each heap, counting every block; at most
+    /// [`BUDGET_BYTES_MAX`](crate::BUDGET_BYTES_MAX). `None`: what the backend says this process may use.
     pub budget_bytes: Option<u64>,
     /// Whether memory is cleared before it is handed out.
     pub zero_policy: ZeroPolicy,

@@ -6,6 +6,9 @@
 use crate::statistics::ByteCounter;
 use crate::sync::{AtomicU64, Ordering};
 
+/// The largest budget, in bytes, so that sums of bytes fit signed counters too. As good as none.
+pub const BUDGET_BYTES_MAX: u64 = 1 << 62;
+
 #[derive(Debug)]
 pub(crate) struct Ledger {
     budget_bytes: u64,
@@ -15,9 +18,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger of at most 2^62 bytes, so that sums of bytes fit signed counters too.
+    /// A ledger of `budget_bytes`, or of [`BUDGET_BYTES_MAX`] if that is less.
     pub(crate) fn new(budget_bytes: u64) -> Self {
-        let budget_bytes = budget_bytes.min(1 << 62);
+        let budget_bytes = budget_bytes.min(BUDGET_BYTES_MAX);
         Self { budget_bytes, reserved: AtomicU64::new(0), peak: AtomicU64::new(0), total: AtomicU64::new(0) }
     }
 

@@ -16,6 +16,7 @@ mod view;
 pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
 pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
+pub use ledger::BUDGET_BYTES_MAX;
 pub use options::MemoryOptions;
 pub use report::{LeakReport, LiveAllocation, Report};
 pub use view::BufferView;
