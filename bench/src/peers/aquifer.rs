@@ -37,6 +37,11 @@ impl Peer for Aquifer {
     fn free(&mut self, buffer: Buffer<Host>) {
         drop(buffer);
     }
+
+    #[inline]
+    fn free_in_place(&mut self, buffer: &mut Option<Buffer<Host>>) {
+        *buffer = None;
+    }
 }
 
 impl Replayer for Aquifer {

@@ -46,6 +46,15 @@ pub(crate) trait Peer: Send {
     fn allocate(&mut self, bytes: u64) -> Option<Self::Handle>;
 
     fn free(&mut self, handle: Self::Handle);
+
+    /// Frees what is in a variable that goes out of scope, as it does in a user's block. A handle that frees itself does
+    /// so where it is.
+    #[inline]
+    fn free_in_place(&mut self, handle: &mut Option<Self::Handle>) {
+        if let Some(handle) = handle.take() {
+            self.free(handle);
+        }
+    }
 }
 
 /// A peer whose allocations are places in one range.

@@ -7,7 +7,7 @@ use super::observers::Observers;
 use super::options::MemoryOptions;
 use super::tags::TagNames;
 use super::typed_pool::TypedPool;
-use crate::pool::{CACHED_BYTES_MAX, Closing, GRANULE_BYTES, Place, Pool, PoolKey, Request};
+use crate::pool::{CACHED_BYTES_MAX, Closing, Place, Pool, PoolKey, Request};
 use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Ordering};
@@ -72,7 +72,7 @@ impl<B: Backend> Shared<B> {
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
                 & !(properties.block_granularity_bytes - 1),
             keepers: Keepers::new(pools.len()),
-            ordinary: PoolKey { identity: pools[0].pool.identity(), memory_type: 0 },
+            ordinary: PoolKey::new(pools[0].pool.identity(), 0),
             backend,
             pools,
             ledgers: ledgers.into(),
@@ -180,8 +180,8 @@ pub(crate) fn allocate<B: Backend>(
         && shared.config.zero_policy == ZeroPolicy::OnRequest
         && !shared.observers.are_active()
     {
-        let request = Request::new(&shared.config.layout, shared.ordinary, bytes, GRANULE_BYTES, options.tag);
-        if let Some(place) = request.allocate_cached(shared.ordinary.identity) {
+        let request = Request::plain(&shared.config.layout, shared.ordinary, bytes, options.tag);
+        if let Some(place) = request.allocate_cached(shared.ordinary.identity()) {
             return Ok(owner.adopt(place, request));
         }
     }

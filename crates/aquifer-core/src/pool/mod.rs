@@ -84,21 +84,45 @@ impl Place {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) requested_bytes: u64,
-    /// See [`Request::new`].
+    /// See [`TAG_SHIFT`].
     parts: u64,
 }
 
-/// A pool as requests name it.
+/// A pool as requests name it: the part that all its plain requests share.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolKey {
-    pub(crate) identity: PoolIdentity,
-    /// At most 15.
-    pub(crate) memory_type: u8,
+pub(crate) struct PoolKey(u64);
+
+// The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4,
+// identity 32.
+const TAG_SHIFT: u32 = 11;
+const ALIGNMENT_SHIFT: u32 = 21;
+const CACHED_SHIFT: u32 = 27;
+const MEMORY_TYPE_SHIFT: u32 = 28;
+const IDENTITY_SHIFT: u32 = 32;
+
+impl PoolKey {
+    /// # Panics
+    ///
+    /// If there are more memory types than a request can name, which no device has.
+    pub(crate) fn new(identity: PoolIdentity, memory_type: usize) -> Self {
+        assert!(memory_type < 1 << (IDENTITY_SHIFT - MEMORY_TYPE_SHIFT), "memory type {memory_type}");
+        let alignment = u64::from(GRANULE_BYTES.trailing_zeros());
+        Self(
+            alignment << ALIGNMENT_SHIFT
+                | 1 << CACHED_SHIFT
+                | (memory_type as u64) << MEMORY_TYPE_SHIFT
+                | u64::from(identity.bits()) << IDENTITY_SHIFT,
+        )
+    }
+
+    #[inline]
+    pub(crate) fn identity(self) -> PoolIdentity {
+        PoolIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
+    }
 }
 
 impl Request {
     /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
-    #[inline]
     pub(crate) fn new(
         layout: &BucketLayout,
         key: PoolKey,
@@ -106,24 +130,28 @@ impl Request {
         alignment: u64,
         tag: Tag,
     ) -> Self {
-        let is_cached = requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES;
+        if requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES {
+            return Self::plain(layout, key, requested_bytes, tag);
+        }
         let class = if requested_bytes <= BUCKET_BYTES_MAX {
             layout.class_of(requested_bytes)
         } else {
             layout.class_count()
         };
         let alignment_log2 = alignment.max(GRANULE_BYTES).trailing_zeros();
-        // Lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4, identity 32.
-        debug_assert!(
-            class < 1 << 11 && tag.index() < 1 << 10 && alignment_log2 < 1 << 6 && key.memory_type < 1 << 4
-        );
-        let parts = class as u64
-            | (tag.index() as u64) << 11
-            | u64::from(alignment_log2) << 21
-            | u64::from(is_cached) << 27
-            | u64::from(key.memory_type) << 28
-            | u64::from(key.identity.bits()) << 32;
+        let replaced = (1 << (MEMORY_TYPE_SHIFT - ALIGNMENT_SHIFT)) - 1;
+        let parts = key.0 & !(replaced << ALIGNMENT_SHIFT)
+            | class as u64
+            | (tag.index() as u64) << TAG_SHIFT
+            | u64::from(alignment_log2) << ALIGNMENT_SHIFT;
         Self { requested_bytes, parts }
+    }
+
+    /// A request that thread caches keep places for: 1 byte to [`CACHED_BYTES_MAX`], aligned as everything is.
+    #[inline]
+    pub(crate) fn plain(layout: &BucketLayout, key: PoolKey, requested_bytes: u64, tag: Tag) -> Self {
+        let class = layout.class_of(requested_bytes);
+        Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
     }
 
     /// What the request occupies, in bytes.
@@ -134,33 +162,33 @@ impl Request {
     /// The class that it is counted under; that it is served from, if it is cached.
     #[inline]
     pub(crate) fn class(self) -> ClassIndex {
-        (self.parts & 0x7ff) as ClassIndex
+        (self.parts & ((1 << TAG_SHIFT) - 1)) as ClassIndex
     }
 
     #[inline]
     pub(crate) fn tag(self) -> Tag {
-        Tag((self.parts >> 11 & 0x3ff) as u16)
+        Tag((self.parts >> TAG_SHIFT & 0x3ff) as u16)
     }
 
     /// At least [`GRANULE_BYTES`].
     pub(crate) fn alignment(self) -> u64 {
-        1 << (self.parts >> 21 & 0x3f)
+        1 << (self.parts >> ALIGNMENT_SHIFT & 0x3f)
     }
 
     /// Whether thread caches keep places for it.
     #[inline]
     pub(crate) fn is_cached(self) -> bool {
-        self.parts >> 27 & 1 != 0
+        self.parts >> CACHED_SHIFT & 1 != 0
     }
 
     #[inline]
     pub(crate) fn memory_type(self) -> usize {
-        (self.parts >> 28 & 0xf) as usize
+        (self.parts >> MEMORY_TYPE_SHIFT & 0xf) as usize
     }
 
     #[inline]
     fn identity(self) -> PoolIdentity {
-        PoolIdentity::from_bits((self.parts >> 32) as u32)
+        PoolIdentity::from_bits((self.parts >> IDENTITY_SHIFT) as u32)
     }
 
     /// Finds a place in this thread's cache of the pool, for a request that is cached. The identity is the request's:

@@ -14,7 +14,7 @@ const BYTES: u64 = 200;
 
 fn cache_and_request() -> (Arc<ThreadCache>, Request) {
     let layout = BucketLayout::power_of_two();
-    let key = PoolKey { identity: PoolIdentity::from_bits(1), memory_type: 0 };
+    let key = PoolKey::new(PoolIdentity::from_bits(1), 0);
     let request = Request::new(&layout, key, BYTES, 1, Tag::UNTAGGED);
     (Arc::new(ThreadCache::new(&layout, Arc::default())), request)
 }
