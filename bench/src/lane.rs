@@ -62,6 +62,26 @@ fn own<P: Peer + 'static>(peer: P, plan: &Plan) -> Box<dyn Lane> {
     Box::new(OwnSet { peer, slots: (0..plan.live).map(|_| Line(None)).collect() })
 }
 
+/// How many pairs ahead a slot is fetched.
+const AHEAD: usize = 12;
+
+/// Begins to fetch a slot's cache line.
+///
+/// The slots are the caller's memory. A random one of a million is not in any cache, and an allocator that is called
+/// meanwhile pays for that wait in the measurement of all but the emptiest loop: the more instructions a pair has, the
+/// fewer of the loop's misses overlap. Fetched ahead, they cost all peers the same.
+#[inline]
+fn fetch<T>(slot: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = slot;
+}
+
 /// A value with a cache line of its own.
 #[repr(align(64))]
 struct Line<T>(T);
@@ -91,7 +111,10 @@ impl<P: Peer> Lane for OwnSet<P> {
         let Self { peer, slots } = self;
         let mut tally = Tally::default();
         for part in draws.chunks(STRIDE) {
-            for draw in part {
+            for (index, draw) in part.iter().enumerate() {
+                if let Some(ahead) = part.get(index + AHEAD) {
+                    fetch(&slots[ahead.slot as usize]);
+                }
                 let slot = &mut slots[draw.slot as usize];
                 if let Some(old) = slot.0.take() {
                     peer.free(old);
@@ -149,7 +172,10 @@ impl<P: Peer> Lane for SharedSet<P> {
         let Self { peer, slots, .. } = self;
         let mut tally = Tally::default();
         for part in draws.chunks(STRIDE) {
-            for draw in part {
+            for (index, draw) in part.iter().enumerate() {
+                if let Some(ahead) = part.get(index + AHEAD) {
+                    fetch(&slots[ahead.slot as usize]);
+                }
                 let mut slot = slots[draw.slot as usize].0.lock();
                 if let Some(old) = slot.take() {
                     peer.free(old);
