@@ -26,6 +26,8 @@ pub(crate) use shared::Shared;
 use crate::raw::allocation::Owner;
 use crate::statistics::{Statistics, Tag};
 use crate::trace::{Recorder, TraceWriter};
+#[cfg(doc)]
+use aquifer_backend::ErrorKind;
 use aquifer_backend::{Backend, DefaultDevice, Error, Properties};
 use std::fmt;
 use std::io::Write;

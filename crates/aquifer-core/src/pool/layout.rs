@@ -12,10 +12,7 @@
 use crate::sync::table_size;
 use aquifer_backend::{Error, ErrorKind};
 
-/// The smallest class, the step between the smallest classes, and the alignment every allocation has, in bytes.
-///
-/// CUDA aligns `cudaMalloc` to 256 bytes, and no Vulkan or Metal buffer offset needs more.
-pub const GRANULE_BYTES: u64 = 256;
+pub use crate::range::GRANULE_BYTES;
 
 /// The upper end of the largest bucket, in bytes: 256 MiB.
 pub const BUCKET_BYTES_MAX: u64 = 256 << 20;

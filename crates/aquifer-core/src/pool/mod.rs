@@ -16,7 +16,9 @@
 mod depot;
 mod growth;
 mod layout;
+mod request;
 mod slab;
+mod snapshot;
 mod state;
 mod thread_cache;
 
@@ -27,184 +29,17 @@ pub(crate) use layout::CACHED_BYTES_MAX;
 use crate::clock::Clock;
 use crate::range::{BlockIndex, IdleBlock, Range};
 use crate::raw::local::{self, PoolId, PoolIdentity};
-use crate::statistics::{ClassStatistics, PoolSnapshot, Tag, Tally};
+use crate::statistics::{Tag, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use depot::Depot;
 use growth::{Fit, Plan};
 use layout::ClassIndex;
 use state::State;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use thread_cache::{Batch, ClassSums};
 
+pub(crate) use request::{Place, PoolKey, Request};
 pub(crate) use thread_cache::ThreadCache;
-
-/// Where an allocation lies. Moves through caches by value, so that it is in one place at a time.
-///
-/// Two words, and never all zero, so that an `Option` of it travels in two registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// First byte, counted from the start of the block.
-    pub(crate) offset: u64,
-    /// Source and block, plus 1.
-    word: NonZeroU64,
-}
-
-impl Place {
-    #[inline]
-    pub(crate) fn new(source: u32, block: BlockIndex, offset: u64) -> Self {
-        Self { offset, word: NonZeroU64::MIN.saturating_add(u64::from(source) << 32 | u64::from(block)) }
-    }
-
-    /// The place as two words, of which the second is not 0.
-    #[inline]
-    pub(crate) fn words(self) -> (u64, u64) {
-        (self.offset, self.word.get())
-    }
-
-    #[inline]
-    pub(crate) fn from_words(offset: u64, word: u64) -> Option<Self> {
-        Some(Self { offset, word: NonZeroU64::new(word)? })
-    }
-
-    /// The range or slab that it is part of.
-    pub(crate) fn source(self) -> u32 {
-        ((self.word.get() - 1) >> 32) as u32
-    }
-
-    pub(crate) fn block(self) -> BlockIndex {
-        (self.word.get() - 1) as u32
-    }
-}
-
-/// What is to be allocated, or was: the same on the way in and on the way out.
-///
-/// Two whole words. With a field for each part the compiler keeps `Result<Buffer>`'s tag in a spare byte and copies the
-/// rest at odd addresses, which waits for the stores before: half of a hot pair's time.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Request {
-    pub(crate) requested_bytes: u64,
-    /// See [`TAG_SHIFT`].
-    parts: u64,
-}
-
-/// A pool as requests name it: the part that all its plain requests share.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolKey(u64);
-
-// The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4,
-// identity 32.
-const TAG_SHIFT: u32 = 11;
-const ALIGNMENT_SHIFT: u32 = 21;
-const CACHED_SHIFT: u32 = 27;
-const MEMORY_TYPE_SHIFT: u32 = 28;
-const IDENTITY_SHIFT: u32 = 32;
-
-impl PoolKey {
-    /// # Panics
-    ///
-    /// If there are more memory types than a request can name, which no device has.
-    pub(crate) fn new(identity: PoolIdentity, memory_type: usize) -> Self {
-        assert!(memory_type < 1 << (IDENTITY_SHIFT - MEMORY_TYPE_SHIFT), "memory type {memory_type}");
-        let alignment = u64::from(GRANULE_BYTES.trailing_zeros());
-        Self(
-            alignment << ALIGNMENT_SHIFT
-                | 1 << CACHED_SHIFT
-                | (memory_type as u64) << MEMORY_TYPE_SHIFT
-                | u64::from(identity.bits()) << IDENTITY_SHIFT,
-        )
-    }
-
-    #[inline]
-    pub(crate) fn identity(self) -> PoolIdentity {
-        PoolIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
-    }
-}
-
-impl Request {
-    /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
-    pub(crate) fn new(
-        layout: &BucketLayout,
-        key: PoolKey,
-        requested_bytes: u64,
-        alignment: u64,
-        tag: Tag,
-    ) -> Self {
-        if requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES {
-            return Self::plain(layout, key, requested_bytes, tag);
-        }
-        let class = if requested_bytes <= BUCKET_BYTES_MAX {
-            layout.class_of(requested_bytes)
-        } else {
-            layout.class_count()
-        };
-        let alignment_log2 = alignment.max(GRANULE_BYTES).trailing_zeros();
-        let replaced = (1 << (MEMORY_TYPE_SHIFT - ALIGNMENT_SHIFT)) - 1;
-        let parts = key.0 & !(replaced << ALIGNMENT_SHIFT)
-            | class as u64
-            | (tag.index() as u64) << TAG_SHIFT
-            | u64::from(alignment_log2) << ALIGNMENT_SHIFT;
-        Self { requested_bytes, parts }
-    }
-
-    /// A request that thread caches keep places for: 1 byte to [`CACHED_BYTES_MAX`], aligned as everything is.
-    #[inline]
-    pub(crate) fn plain(layout: &BucketLayout, key: PoolKey, requested_bytes: u64, tag: Tag) -> Self {
-        let class = layout.class_of(requested_bytes);
-        Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
-    }
-
-    /// What the request occupies, in bytes.
-    pub(crate) fn bytes(self, layout: &BucketLayout) -> u64 {
-        layout.round_up(self.requested_bytes).expect("the size was checked when the request came in")
-    }
-
-    /// The class that it is counted under; that it is served from, if it is cached.
-    #[inline]
-    pub(crate) fn class(self) -> ClassIndex {
-        (self.parts & ((1 << TAG_SHIFT) - 1)) as ClassIndex
-    }
-
-    #[inline]
-    pub(crate) fn tag(self) -> Tag {
-        Tag((self.parts >> TAG_SHIFT & 0x3ff) as u16)
-    }
-
-    /// At least [`GRANULE_BYTES`].
-    pub(crate) fn alignment(self) -> u64 {
-        1 << (self.parts >> ALIGNMENT_SHIFT & 0x3f)
-    }
-
-    /// Whether thread caches keep places for it.
-    #[inline]
-    pub(crate) fn is_cached(self) -> bool {
-        self.parts >> CACHED_SHIFT & 1 != 0
-    }
-
-    #[inline]
-    pub(crate) fn memory_type(self) -> usize {
-        (self.parts >> MEMORY_TYPE_SHIFT & 0xf) as usize
-    }
-
-    #[inline]
-    fn identity(self) -> PoolIdentity {
-        PoolIdentity::from_bits((self.parts >> IDENTITY_SHIFT) as u32)
-    }
-
-    /// Finds a place in this thread's cache of the pool, for a request that is cached. The identity is the request's:
-    /// taken from there, the search for the cache would wait for the class to be computed.
-    #[inline]
-    pub(crate) fn allocate_cached(self, identity: PoolIdentity) -> Option<Place> {
-        local::with(identity, |cache| cache.allocate(self))
-    }
-
-    /// Frees a place to this thread's cache; `None` if that cannot be. After that the place's pool may be gone, unless
-    /// the caller holds the manager.
-    #[inline]
-    pub(crate) fn free_cached(self, place: Place) -> Option<()> {
-        if self.is_cached() { local::with(self.identity(), |cache| cache.free(place, self)) } else { None }
-    }
-}
 
 /// How a pool was left when its manager closed it, or by a free after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -561,61 +396,6 @@ impl Pool {
     /// The caches that threads have of this pool, to read.
     pub(crate) fn thread_caches(&self) -> Vec<Arc<ThreadCache>> {
         self.registry.lock().caches.clone()
-    }
-
-    /// Everything there is to count. Consistent when no thread is allocating or freeing.
-    pub(crate) fn snapshot(&self) -> PoolSnapshot {
-        let registry = self.registry.lock();
-        let caches = &registry.caches;
-        let cached_classes = 0..self.layout.cached_class_count();
-        let kept: Vec<u64> = cached_classes
-            .map(|class| {
-                let in_threads = caches.iter().map(|cache| cache.place_count(class)).sum::<u64>();
-                (in_threads + self.depot.place_count(class)) * self.layout.class_bytes(class)
-            })
-            .collect();
-        // The order of reading is the reverse of the order of events, so that no free is seen without its allocation.
-        let state = self.state.lock();
-        let classes: Vec<ClassStatistics> = state
-            .classes
-            .iter()
-            .enumerate()
-            .map(|(class, counters)| {
-                let is_cached = class < kept.len();
-                let mut sums = counters.sums;
-                let mut in_threads = ClassSums::default();
-                if is_cached {
-                    caches.iter().for_each(|cache| cache.add_freed(class, &mut in_threads));
-                    caches.iter().for_each(|cache| cache.add_allocated(class, &mut in_threads));
-                    sums.add(in_threads);
-                }
-                let size_bytes = (class < self.layout.class_count()).then(|| self.layout.class_bytes(class));
-                let class_bytes = if is_cached { size_bytes.unwrap_or(0) } else { 0 };
-                let allocated_total = counters.allocated_allocated + in_threads.allocations * class_bytes;
-                ClassStatistics {
-                    size_bytes,
-                    allocations: sums.allocations,
-                    deallocations: sums.frees,
-                    misses: counters.misses,
-                    evictions: counters.evictions,
-                    requested_bytes: sums.requested_allocated - sums.requested_freed,
-                    requested_bytes_total: sums.requested_allocated,
-                    allocated_bytes: allocated_total
-                        - counters.allocated_freed
-                        - in_threads.frees * class_bytes,
-                    allocated_bytes_total: allocated_total,
-                    cached_bytes: kept.get(class).copied().unwrap_or(0),
-                }
-            })
-            .collect();
-        PoolSnapshot {
-            classes,
-            cached_bytes: kept.iter().sum(),
-            free_bytes: state.ranges.reserved_bytes() - state.ranges.used_bytes() + state.slabs.free_bytes(),
-            largest_free_bytes: state.ranges.largest_free_bytes(),
-            free_range_count: state.ranges.free_range_count() as u64,
-            block_count: state.ranges.block_count() as u64,
-        }
     }
 }
 

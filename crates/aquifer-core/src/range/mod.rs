@@ -18,6 +18,12 @@
 
 use std::collections::BTreeSet;
 
+/// Every range starts at a multiple of this many bytes and is as many long, and so is every allocation: the smallest class,
+/// the step between the smallest classes, and the alignment that is always given.
+///
+/// CUDA aligns `cudaMalloc` to 256 bytes, and no Vulkan or Metal buffer offset needs more.
+pub const GRANULE_BYTES: u64 = 256;
+
 /// A range's place in the table of ranges. Stays the same while the range is used.
 pub(crate) type RangeIndex = u32;
 /// A block's place in the table of blocks. Reused after the block is gone.
@@ -172,7 +178,7 @@ impl Ranges {
     /// A fit is always found if there is one: first among the holes that fit however they lie, then among those that
     /// fit only because they happen to be aligned.
     pub(crate) fn allocate_in_hole(&mut self, bytes: u64, alignment: u64) -> Option<Range> {
-        let surely = bytes.checked_add(alignment.saturating_sub(crate::pool::GRANULE_BYTES))?;
+        let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
         let sure = self.holes.range((surely, 0, 0, 0)..).next().copied();
         let found = sure.or_else(|| {
             let perhaps = self.holes.range((bytes, 0, 0, 0)..(surely, 0, 0, 0));

@@ -1,0 +1,174 @@
+//! What travels through a pool: where an allocation lies, and what was asked for.
+
+use super::layout::{BUCKET_BYTES_MAX, BucketLayout, CACHED_BYTES_MAX, ClassIndex, GRANULE_BYTES};
+use crate::range::BlockIndex;
+use crate::raw::local::{self, PoolIdentity};
+use crate::statistics::Tag;
+use std::num::NonZeroU64;
+
+/// Where an allocation lies. Moves through caches by value, so that it is in one place at a time.
+///
+/// Two words, and never all zero, so that an `Option` of it travels in two registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// First byte, counted from the start of the block.
+    pub(crate) offset: u64,
+    /// Source and block, plus 1.
+    word: NonZeroU64,
+}
+
+impl Place {
+    #[inline]
+    pub(crate) fn new(source: u32, block: BlockIndex, offset: u64) -> Self {
+        Self { offset, word: NonZeroU64::MIN.saturating_add(u64::from(source) << 32 | u64::from(block)) }
+    }
+
+    /// The place as two words, of which the second is not 0.
+    #[inline]
+    pub(crate) fn words(self) -> (u64, u64) {
+        (self.offset, self.word.get())
+    }
+
+    #[inline]
+    pub(crate) fn from_words(offset: u64, word: u64) -> Option<Self> {
+        Some(Self { offset, word: NonZeroU64::new(word)? })
+    }
+
+    /// The range or slab that it is part of.
+    pub(crate) fn source(self) -> u32 {
+        ((self.word.get() - 1) >> 32) as u32
+    }
+
+    pub(crate) fn block(self) -> BlockIndex {
+        (self.word.get() - 1) as u32
+    }
+}
+
+/// What is to be allocated, or was: the same on the way in and on the way out.
+///
+/// Two whole words. With a field for each part the compiler keeps `Result<Buffer>`'s tag in a spare byte and copies the
+/// rest at odd addresses, which waits for the stores before: half of a hot pair's time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request {
+    pub(crate) requested_bytes: u64,
+    /// See [`TAG_SHIFT`].
+    parts: u64,
+}
+
+/// A pool as requests name it: the part that all its plain requests share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolKey(u64);
+
+// The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4,
+// identity 32.
+const TAG_SHIFT: u32 = 11;
+const ALIGNMENT_SHIFT: u32 = 21;
+const CACHED_SHIFT: u32 = 27;
+const MEMORY_TYPE_SHIFT: u32 = 28;
+const IDENTITY_SHIFT: u32 = 32;
+
+impl PoolKey {
+    /// # Panics
+    ///
+    /// If there are more memory types than a request can name, which no device has.
+    pub(crate) fn new(identity: PoolIdentity, memory_type: usize) -> Self {
+        assert!(memory_type < 1 << (IDENTITY_SHIFT - MEMORY_TYPE_SHIFT), "memory type {memory_type}");
+        let alignment = u64::from(GRANULE_BYTES.trailing_zeros());
+        Self(
+            alignment << ALIGNMENT_SHIFT
+                | 1 << CACHED_SHIFT
+                | (memory_type as u64) << MEMORY_TYPE_SHIFT
+                | u64::from(identity.bits()) << IDENTITY_SHIFT,
+        )
+    }
+
+    #[inline]
+    pub(crate) fn identity(self) -> PoolIdentity {
+        PoolIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
+    }
+}
+
+impl Request {
+    /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
+    pub(crate) fn new(
+        layout: &BucketLayout,
+        key: PoolKey,
+        requested_bytes: u64,
+        alignment: u64,
+        tag: Tag,
+    ) -> Self {
+        if requested_bytes <= CACHED_BYTES_MAX && alignment <= GRANULE_BYTES {
+            return Self::plain(layout, key, requested_bytes, tag);
+        }
+        let class = if requested_bytes <= BUCKET_BYTES_MAX {
+            layout.class_of(requested_bytes)
+        } else {
+            layout.class_count()
+        };
+        let alignment_log2 = alignment.max(GRANULE_BYTES).trailing_zeros();
+        let replaced = (1 << (MEMORY_TYPE_SHIFT - ALIGNMENT_SHIFT)) - 1;
+        let parts = key.0 & !(replaced << ALIGNMENT_SHIFT)
+            | class as u64
+            | (tag.index() as u64) << TAG_SHIFT
+            | u64::from(alignment_log2) << ALIGNMENT_SHIFT;
+        Self { requested_bytes, parts }
+    }
+
+    /// A request that thread caches keep places for: 1 byte to [`CACHED_BYTES_MAX`], aligned as everything is.
+    #[inline]
+    pub(crate) fn plain(layout: &BucketLayout, key: PoolKey, requested_bytes: u64, tag: Tag) -> Self {
+        let class = layout.class_of(requested_bytes);
+        Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
+    }
+
+    /// What the request occupies, in bytes.
+    pub(crate) fn bytes(self, layout: &BucketLayout) -> u64 {
+        layout.round_up(self.requested_bytes).expect("the size was checked when the request came in")
+    }
+
+    /// The class that it is counted under; that it is served from, if it is cached.
+    #[inline]
+    pub(crate) fn class(self) -> ClassIndex {
+        (self.parts & ((1 << TAG_SHIFT) - 1)) as ClassIndex
+    }
+
+    #[inline]
+    pub(crate) fn tag(self) -> Tag {
+        Tag((self.parts >> TAG_SHIFT & 0x3ff) as u16)
+    }
+
+    /// At least [`GRANULE_BYTES`].
+    pub(crate) fn alignment(self) -> u64 {
+        1 << (self.parts >> ALIGNMENT_SHIFT & 0x3f)
+    }
+
+    /// Whether thread caches keep places for it.
+    #[inline]
+    pub(crate) fn is_cached(self) -> bool {
+        self.parts >> CACHED_SHIFT & 1 != 0
+    }
+
+    #[inline]
+    pub(crate) fn memory_type(self) -> usize {
+        (self.parts >> MEMORY_TYPE_SHIFT & 0xf) as usize
+    }
+
+    #[inline]
+    fn identity(self) -> PoolIdentity {
+        PoolIdentity::from_bits((self.parts >> IDENTITY_SHIFT) as u32)
+    }
+
+    /// Finds a place in this thread's cache of the pool, for a request that is cached. The identity is the request's:
+    /// taken from there, the search for the cache would wait for the class to be computed.
+    #[inline]
+    pub(crate) fn allocate_cached(self, identity: PoolIdentity) -> Option<Place> {
+        local::with(identity, |cache| cache.allocate(self))
+    }
+
+    /// Frees a place to this thread's cache; `None` if that cannot be. After that the place's pool may be gone, unless
+    /// the caller holds the manager.
+    #[inline]
+    pub(crate) fn free_cached(self, place: Place) -> Option<()> {
+        if self.is_cached() { local::with(self.identity(), |cache| cache.free(place, self)) } else { None }
+    }
+}

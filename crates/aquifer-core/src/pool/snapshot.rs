@@ -1,0 +1,62 @@
+//! Counting what a pool has.
+
+use super::Pool;
+use super::thread_cache::ClassSums;
+use crate::statistics::{ClassStatistics, PoolSnapshot};
+
+impl Pool {
+    /// Everything there is to count. Consistent when no thread is allocating or freeing.
+    pub(crate) fn snapshot(&self) -> PoolSnapshot {
+        let registry = self.registry.lock();
+        let caches = &registry.caches;
+        let cached_classes = 0..self.layout.cached_class_count();
+        let kept: Vec<u64> = cached_classes
+            .map(|class| {
+                let in_threads = caches.iter().map(|cache| cache.place_count(class)).sum::<u64>();
+                (in_threads + self.depot.place_count(class)) * self.layout.class_bytes(class)
+            })
+            .collect();
+        // The order of reading is the reverse of the order of events, so that no free is seen without its allocation.
+        let state = self.state.lock();
+        let classes: Vec<ClassStatistics> = state
+            .classes
+            .iter()
+            .enumerate()
+            .map(|(class, counters)| {
+                let is_cached = class < kept.len();
+                let mut sums = counters.sums;
+                let mut in_threads = ClassSums::default();
+                if is_cached {
+                    caches.iter().for_each(|cache| cache.add_freed(class, &mut in_threads));
+                    caches.iter().for_each(|cache| cache.add_allocated(class, &mut in_threads));
+                    sums.add(in_threads);
+                }
+                let size_bytes = (class < self.layout.class_count()).then(|| self.layout.class_bytes(class));
+                let class_bytes = if is_cached { size_bytes.unwrap_or(0) } else { 0 };
+                let allocated_total = counters.allocated_allocated + in_threads.allocations * class_bytes;
+                ClassStatistics {
+                    size_bytes,
+                    allocations: sums.allocations,
+                    deallocations: sums.frees,
+                    misses: counters.misses,
+                    evictions: counters.evictions,
+                    requested_bytes: sums.requested_allocated - sums.requested_freed,
+                    requested_bytes_total: sums.requested_allocated,
+                    allocated_bytes: allocated_total
+                        - counters.allocated_freed
+                        - in_threads.frees * class_bytes,
+                    allocated_bytes_total: allocated_total,
+                    cached_bytes: kept.get(class).copied().unwrap_or(0),
+                }
+            })
+            .collect();
+        PoolSnapshot {
+            classes,
+            cached_bytes: kept.iter().sum(),
+            free_bytes: state.ranges.reserved_bytes() - state.ranges.used_bytes() + state.slabs.free_bytes(),
+            largest_free_bytes: state.ranges.largest_free_bytes(),
+            free_range_count: state.ranges.free_range_count() as u64,
+            block_count: state.ranges.block_count() as u64,
+        }
+    }
+}
