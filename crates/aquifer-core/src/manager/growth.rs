@@ -171,13 +171,13 @@ impl<B: Backend> Shared<B> {
         bytes: u64,
     ) -> Result<B::Block, Error> {
         let desc = BlockDesc { bytes, memory_type_index: request.memory_type() };
-        let created = if growing.block_count() < self.backend.properties().block_count_max {
-            self.backend.create_block(&desc)
-        } else {
-            let message = format!("there are {} blocks, as many as the driver allows", growing.block_count());
-            Err(Error::new(ErrorKind::OutOfMemory, "create_block", message))
-        };
-        match created {
+        let (block_count, most) = (growing.block_count(), self.backend.properties().block_count_max);
+        if block_count >= most {
+            self.ledgers[growing.heap_index].refund(desc.bytes);
+            let message = format!("there are {block_count} blocks; the driver makes no more than {most}");
+            return Err(Error::new(ErrorKind::OutOfMemory, "create_block", message));
+        }
+        match self.backend.create_block(&desc) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
                 growing.log.done("create_block", desc.bytes);

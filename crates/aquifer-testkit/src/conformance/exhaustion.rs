@@ -225,3 +225,19 @@ pub fn a_full_budget_takes_free_parts_of_blocks<B: Backend>(make: impl Fn() -> B
     drop((large, buffers, manager));
     assert_eq!(faults.live_blocks(), 0);
 }
+
+/// A device that makes few blocks is asked for no more; what is idle makes room for others.
+pub fn the_number_of_blocks_is_limited<B: Backend>(make: impl Fn() -> B) {
+    let backend = Faulty::with_properties(make(), |properties| properties.block_count_max = 3);
+    let faults = backend.faults();
+    let manager = manager(backend);
+    // From 8 MiB up each gets a block of its own.
+    let mut buffers: Vec<_> = (0..3).map(|_| manager.allocate(9 << 20).expect("three blocks")).collect();
+    let error = manager.allocate(9 << 20).expect_err("a fourth block");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.message().contains("no more than 3"), "{error}");
+    buffers.pop();
+    buffers.push(manager.allocate(12 << 20).expect("the idle block goes for another"));
+    assert_eq!((faults.live_blocks(), manager.statistics().driver_calls.failed), (3, 0));
+    assert_balanced(&manager.statistics());
+}

@@ -150,6 +150,7 @@ macro_rules! conformance {
                 the_budget_is_never_exceeded: Nothing,
                 trim_gives_everything_back: Nothing,
                 trim_to_stops_in_time: Nothing,
+                the_number_of_blocks_is_limited: Nothing,
                 trim_gives_free_parts_of_blocks_back: ReleaseRange,
                 a_full_budget_takes_free_parts_of_blocks: ReleaseRange,
             }
