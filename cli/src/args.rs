@@ -72,7 +72,8 @@ pub(crate) enum TraceCommand {
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]
 pub(crate) struct ReplayArguments {
-    /// How sizes are rounded: sub-classes over coalescing blocks, or one class for each power of two [default: blocks]
+    /// How sizes are rounded: sub-classes over coalescing blocks, or one class for each power of two [default: blocks];
+    /// replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
 

@@ -16,6 +16,17 @@ pub(crate) enum Status {
     SomeFailed,
 }
 
+impl Status {
+    /// The end of a command whose output could not be written. Nobody reading on is no failure, but it hides none that was
+    /// told before.
+    pub(crate) fn after(self, error: io::Error) -> Result<Self, CliError> {
+        if self == Self::SomeFailed && error.kind() == io::ErrorKind::BrokenPipe {
+            return Ok(self);
+        }
+        Err(CliError::Output(error))
+    }
+}
+
 /// Everything that makes the exit code 2, wrong usage aside.
 #[derive(Debug, Error)]
 pub(crate) enum CliError {

@@ -65,7 +65,11 @@ pub(crate) fn run(arguments: &ReplayArguments) -> Result<Status, CliError> {
     let mut rows = Vec::new();
     for path in &arguments.traces {
         match replay_one(path, &config, arguments) {
-            Ok(row) if arguments.json => output::json_line(&row)?,
+            Ok(row) if arguments.json => {
+                if let Err(error) = output::json_line(&row) {
+                    return status.after(error);
+                }
+            }
             Ok(row) => rows.push(row),
             Err(error) => {
                 error.report(&mut io::stderr());
@@ -73,8 +77,10 @@ pub(crate) fn run(arguments: &ReplayArguments) -> Result<Status, CliError> {
             }
         }
     }
-    print(&rows)?;
-    Ok(status)
+    match print(&rows) {
+        Ok(()) => Ok(status),
+        Err(error) => status.after(error),
+    }
 }
 
 /// The environment's settings, and the options' over them.

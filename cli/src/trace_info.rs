@@ -39,7 +39,11 @@ pub(crate) fn run(arguments: &TraceInfoArguments) -> Result<Status, CliError> {
     let mut rows = Vec::new();
     for path in &arguments.traces {
         match describe(path, !arguments.json) {
-            Ok(row) if arguments.json => output::json_line(&row)?,
+            Ok(row) if arguments.json => {
+                if let Err(error) = output::json_line(&row) {
+                    return status.after(error);
+                }
+            }
             Ok(row) => rows.push(row),
             Err(error) => {
                 error.report(&mut io::stderr());

@@ -309,6 +309,17 @@ fn wrong_usage_is_refused() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn a_closed_output_hides_no_failure() {
+    let script = "(sleep 0.1; $0 replay --json $1 $2; echo $? >&2) | true";
+    let arguments = ["-c", script, env!("CARGO_BIN_EXE_aquifer"), "missing.csv", shipped().to_str().unwrap()]
+        .map(String::from);
+    let output = Command::new("bash").args(arguments).output().unwrap();
+    let errors = text(&output.stderr);
+    assert!(errors.contains("missing.csv") && errors.trim_end().ends_with('2'), "{errors}");
+}
+
+#[test]
 fn a_replay_records_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.csv.gz");

@@ -115,6 +115,36 @@ fn a_writer_may_use_the_manager_that_it_records() {
 }
 
 #[test]
+fn a_writer_that_panics_loses_no_memory() {
+    struct Panics(u32);
+    impl Write for Panics {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(1).expect("the writer has had enough");
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    for writes in 1..6 {
+        let manager = manager(Config::default()).expect("host memory can be had");
+        let writer = TraceWriter::new("panics", Panics(writes), TraceCompression::None).expect("it writes");
+        let recorder = manager.record(writer);
+        let mut panics = 0;
+        for size in (1..4_000).chain(1..777) {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                drop(manager.allocate(size).expect("there is room"));
+            }));
+            panics += u32::from(outcome.is_err());
+        }
+        assert_eq!(panics, 1, "it is not asked again");
+        assert_eq!(manager.statistics().live_count(), 0);
+        assert!(recorder.finish().is_err());
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_an_error_at_once() {
     let mut config = Config::default();
     config.record_to = Some("/dev/null/run.csv".into());

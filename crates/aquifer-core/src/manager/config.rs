@@ -75,7 +75,13 @@ impl Config {
     ///
     /// [`ErrorKind::Configuration`] naming the variable, if a value makes no sense.
     pub fn with_environment(self) -> Result<Self, Error> {
-        self.with_variables(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
+        let text = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        let mut config = self.with_variables(text)?;
+        // A path need not be text.
+        if let Some(path) = std::env::var_os("AQUIFER_RECORD").filter(|path| !path.is_empty()) {
+            config.record_to = Some(path.into());
+        }
+        Ok(config)
     }
 
     fn with_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
@@ -112,9 +118,6 @@ impl Config {
                 "backtraces" => Tracking::Backtraces,
                 _ => return Err(nonsense(name, &value)),
             };
-        }
-        if let Some((_, value)) = read("AQUIFER_RECORD") {
-            self.record_to = Some(value.into());
         }
         if let Some((name, value)) = read("AQUIFER_IDLE_DECAY_MS") {
             self.idle_decay = match value.as_str() {

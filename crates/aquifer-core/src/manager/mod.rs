@@ -135,13 +135,14 @@ impl<B: Backend> MemoryManager<B> {
         self.trim_to(0)
     }
 
-    /// As [`MemoryManager::trim`], but stops when no more than `reserved_bytes` are reserved; the blocks that have held
-    /// nothing for longest go first.
+    /// As [`MemoryManager::trim`], but stops giving back blocks when no more than `reserved_bytes` are reserved; those that
+    /// have held nothing for longest go first. Only if they are not enough, all free parts of the others go too.
     pub fn trim_to(&self, reserved_bytes: u64) -> u64 {
         self.owner.trim_to(reserved_bytes)
     }
 
-    /// Gives back the blocks that have held nothing for longer than [`Config::idle_decay`]. Returns the bytes given
+    /// Gives back the blocks that have held nothing for longer than [`Config::idle_decay`]; nothing if that is `None`, as it
+    /// is by default. Returns the bytes given
     /// back. Call it from an idle loop; the pool also does it when it grows. Blocks on the driver.
     pub fn release_idle(&self) -> u64 {
         self.owner.release_idle()

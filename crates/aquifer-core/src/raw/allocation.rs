@@ -122,15 +122,33 @@ impl<B: Backend> Drop for Allocation<B> {
     fn drop(&mut self) {
         let shared = &*self.shared;
         if shared.observers.are_active() {
-            shared.observers.freed(self.place, self.request);
-        }
-        if self.request.free_cached(self.place).is_none() {
+            self.free_watched();
+        } else if self.request.free_cached(self.place).is_none() {
             self.free_slow();
         }
     }
 }
 
+/// Frees an allocation's place when dropped, also while a panic of the user's code passes.
+struct FreeOnDrop<'a, B: Backend>(&'a Allocation<B>);
+
+impl<B: Backend> Drop for FreeOnDrop<'_, B> {
+    fn drop(&mut self) {
+        if self.0.request.free_cached(self.0.place).is_none() {
+            self.0.free_slow();
+        }
+    }
+}
+
 impl<B: Backend> Allocation<B> {
+    /// Tells who watches, then frees.
+    #[cold]
+    #[inline(never)]
+    fn free_watched(&self) {
+        let _free = FreeOnDrop(self);
+        self.shared.observers.freed(self.place, self.request);
+    }
+
     #[cold]
     #[inline(never)]
     fn free_slow(&self) {

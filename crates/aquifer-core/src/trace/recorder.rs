@@ -1,13 +1,14 @@
 //! Writing down what a running manager does.
 
+use super::writer::write_error;
 use super::{TraceError, TraceErrorKind, TraceEvent, TraceOp, TraceWriter};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use tracing::error;
+use tracing::{error, info};
 
 /// What tells live allocations apart: memory type, block and offset.
 type PlaceKey = (usize, u32, u64);
@@ -20,15 +21,23 @@ pub(crate) trait EventSink: Send + Sync {
 
 /// A recording that lasts as long as its manager: what the configuration or the environment asks for.
 ///
-/// Overwrites nothing: if the file exists, the process's number and a count go before its extensions.
+/// Overwrites nothing: if the file exists, the process's number and a count go before its extensions. What exists and is
+/// no file, a device or a pipe, is written to.
 pub(crate) fn lasting_sink(path: &Path) -> Result<Arc<dyn EventSink>, TraceError> {
     let mut chosen = path.to_path_buf();
     for count in 0_u32.. {
         match TraceWriter::create_new(&chosen) {
             Err(error) if *error.kind() == TraceErrorKind::Unwritable(ErrorKind::AlreadyExists) => {
+                if !chosen.is_file() {
+                    return Ok(Arc::new(Recording::new(TraceWriter::create(&chosen)?)));
+                }
                 chosen = numbered(path, count);
             }
-            writer => return Ok(Arc::new(Recording::new(writer?))),
+            writer => {
+                let writer = writer?;
+                info!(path = %chosen.display(), "recording");
+                return Ok(Arc::new(Recording::new(writer)));
+            }
         }
     }
     unreachable!("there are fewer than 2^32 files")
@@ -48,7 +57,8 @@ struct Recording<W: Write> {
 }
 
 struct State<W: Write> {
-    /// `None` once writing has failed.
+    name: String,
+    /// `None` once writing has failed, or panicked.
     writer: Option<TraceWriter<W>>,
     failure: Option<TraceError>,
     live: HashMap<PlaceKey, (u64, u64)>,
@@ -59,6 +69,7 @@ struct State<W: Write> {
 impl<W: Write> Recording<W> {
     fn new(writer: TraceWriter<W>) -> Self {
         let state = State {
+            name: writer.name().to_owned(),
             writer: Some(writer),
             failure: None,
             live: HashMap::new(),
@@ -81,13 +92,14 @@ impl<W: Write> Drop for Recording<W> {
 
 impl<W: Write> State<W> {
     fn write(&mut self, event: TraceEvent) {
-        let Some(writer) = &mut self.writer else { return };
+        // Taken out meanwhile: a writer that panics is not asked again.
+        let Some(mut writer) = self.writer.take() else { return };
         match writer.write(&event) {
-            Ok(()) => self.event_count += 1,
-            Err(failure) => {
-                self.failure = Some(failure);
-                self.writer = None;
+            Ok(()) => {
+                self.event_count += 1;
+                self.writer = Some(writer);
             }
+            Err(failure) => self.failure = Some(failure),
         }
     }
 }
@@ -148,13 +160,16 @@ impl<W: Write + Send + 'static> Recorder<W> {
     /// # Errors
     ///
     /// The first [`TraceError`] that writing met; nothing was written after it.
-    #[expect(clippy::missing_panics_doc, reason = "the writer is given up only for a failure, which is kept")]
     pub fn finish(mut self) -> Result<(u64, W), TraceError> {
         self.end();
         let mut state = self.recording.state.lock();
         match state.writer.take() {
             Some(writer) => writer.finish().map(|output| (state.event_count, output)),
-            None => Err(state.failure.take().expect("a writer is given up only for a failure")),
+            None => {
+                let failure = state.failure.take();
+                let panicked = || write_error(&state.name, io::Error::other("the writer panicked"));
+                Err(failure.unwrap_or_else(panicked))
+            }
         }
     }
 }

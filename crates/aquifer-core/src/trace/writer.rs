@@ -81,6 +81,10 @@ impl TraceWriter<File> {
 }
 
 impl<W: Write> TraceWriter<W> {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Writes to anything that takes bytes. It need not be buffered. Errors carry `name`.
     ///
     /// # Errors
@@ -137,6 +141,6 @@ impl<W: Write> fmt::Debug for TraceWriter<W> {
     }
 }
 
-fn write_error(name: &str, error: io::Error) -> TraceError {
+pub(super) fn write_error(name: &str, error: io::Error) -> TraceError {
     TraceError::new(name, TraceErrorKind::Unwritable(error.kind())).with_source(error)
 }
