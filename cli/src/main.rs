@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod replay;
 mod trace_info;
+mod traces;
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;

@@ -15,6 +15,7 @@ use crate::output::{
     self, NO_LIMIT, Stream, bucket_in_words, bytes_in_words, count_in_words, percent_in_words,
 };
 use crate::progress::Progress;
+use crate::traces::for_each_trace;
 
 /// What one trace came to: a line of `--json`.
 #[derive(Debug, Serialize)]
@@ -61,26 +62,8 @@ struct Bucket {
 /// Replays every trace; tells of those that fail and goes on.
 pub(crate) fn run(arguments: &ReplayArguments) -> Result<Status, CliError> {
     let config = configure(arguments)?;
-    let mut status = Status::Done;
-    let mut rows = Vec::new();
-    for path in &arguments.traces {
-        match replay_one(path, &config, arguments) {
-            Ok(row) if arguments.json => {
-                if let Err(error) = output::json_line(&row) {
-                    return status.after(error);
-                }
-            }
-            Ok(row) => rows.push(row),
-            Err(error) => {
-                error.report(&mut io::stderr());
-                status = Status::SomeFailed;
-            }
-        }
-    }
-    match print(&rows) {
-        Ok(()) => Ok(status),
-        Err(error) => status.after(error),
-    }
+    let replay_one = |path: &Path| replay_one(path, &config, arguments);
+    for_each_trace(&arguments.traces, arguments.json, replay_one, print)
 }
 
 /// The environment's settings, and the options' over them.

@@ -10,6 +10,7 @@ use crate::args::TraceInfoArguments;
 use crate::error::{CliError, Status};
 use crate::output::{self, bytes_in_words, count_in_words};
 use crate::progress::Progress;
+use crate::traces::for_each_trace;
 
 /// One trace: a line of `--json`.
 #[derive(Debug, Serialize)]
@@ -35,26 +36,8 @@ struct Row {
 
 /// Describes every trace; tells of those that cannot be read and goes on.
 pub(crate) fn run(arguments: &TraceInfoArguments) -> Result<Status, CliError> {
-    let mut status = Status::Done;
-    let mut rows = Vec::new();
-    for path in &arguments.traces {
-        match describe(path, !arguments.json) {
-            Ok(row) if arguments.json => {
-                if let Err(error) = output::json_line(&row) {
-                    return status.after(error);
-                }
-            }
-            Ok(row) => rows.push(row),
-            Err(error) => {
-                error.report(&mut io::stderr());
-                status = Status::SomeFailed;
-            }
-        }
-    }
-    for table in output::side_by_side(&rows, |row| &row.trace, figures) {
-        output::line(table)?;
-    }
-    Ok(status)
+    let describe = |path: &Path| describe(path, !arguments.json);
+    for_each_trace(&arguments.traces, arguments.json, describe, print)
 }
 
 fn describe(path: &Path, shows_progress: bool) -> Result<Row, CliError> {
@@ -80,6 +63,13 @@ fn describe(path: &Path, shows_progress: bool) -> Result<Row, CliError> {
         size_bytes_max: summary.size_bytes_max,
         distinct_sizes: summary.distinct_size_count,
     })
+}
+
+fn print(rows: &[Row]) -> io::Result<()> {
+    for table in output::side_by_side(rows, |row| &row.trace, figures) {
+        output::line(table)?;
+    }
+    Ok(())
 }
 
 fn figures(row: &Row) -> Vec<(&'static str, String)> {

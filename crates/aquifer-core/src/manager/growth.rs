@@ -217,7 +217,6 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
-    ///
     fn release_holes(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
         let properties = self.backend.properties();
         if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {

@@ -10,16 +10,13 @@ use super::config::Tracking;
 use crate::pool::{Place, Request};
 use crate::statistics::Tag;
 use crate::sync::{AtomicBool, Ordering};
-use crate::trace::EventSink;
+use crate::trace::{EventSink, PlaceKey};
 use parking_lot::Mutex;
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::Arc;
-
-/// What tells live allocations apart: memory type, block and offset.
-pub(crate) type PlaceKey = (usize, u32, u64);
 
 fn key(place: Place, request: Request) -> PlaceKey {
     (request.memory_type(), place.block(), place.offset)

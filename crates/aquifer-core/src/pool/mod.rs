@@ -231,9 +231,8 @@ impl Pool {
     }
 
     /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth
-    /// lock and has emptied the caches.
+    /// lock and has called [`Pool::flush_for`], which also tells how many requests there were.
     pub(crate) fn plan_growth(&self, request: Request, block_granularity_bytes: u64) -> Growth {
-        self.count_requests();
         let mut state = self.state.lock();
         match state.plan_growth(self.range_bytes(request), block_granularity_bytes) {
             Plan::TakeAnyFit => {

@@ -72,7 +72,7 @@ pub use recorder::Recorder;
 pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, replay};
 pub use summary::TraceSummary;
 
-pub(crate) use recorder::{EventSink, lasting_sink};
+pub(crate) use recorder::{EventSink, PlaceKey, lasting_sink};
 
 pub use writer::{TraceCompression, TraceWriter};
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tracing::{error, info};
 
 /// What tells live allocations apart: memory type, block and offset.
-type PlaceKey = (usize, u32, u64);
+pub(crate) type PlaceKey = (usize, u32, u64);
 
 /// Where a manager tells its events. Calls come one at a time, in an order in which every free follows its allocation.
 pub(crate) trait EventSink: Send + Sync {
