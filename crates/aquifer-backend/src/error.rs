@@ -24,6 +24,15 @@ pub enum ErrorKind {
     Configuration,
     /// The driver or the operating system failed.
     Driver,
+    /// The device is gone for good: it was removed, hung until the driver gave it up, or met an error that spoils every
+    /// later call. Buffers can still be dropped; nothing else works.
+    DeviceLost,
+    /// Stopped by its cancellation token.
+    Cancelled,
+    /// A deadline passed first.
+    TimedOut,
+    /// This process was forked from the one that made the manager; only the parent's can call the driver.
+    Forked,
 }
 
 impl ErrorKind {
@@ -38,6 +47,10 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::Configuration => "invalid configuration",
             Self::Driver => "driver failure",
+            Self::DeviceLost => "device lost",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed out",
+            Self::Forked => "forked process",
         }
     }
 }
@@ -65,6 +78,8 @@ pub struct OutOfMemoryReport {
     pub live_bytes: u64,
     /// The part kept ready in caches.
     pub cached_bytes: u64,
+    /// The part that is freed but that queued work may still use.
+    pub quarantined_bytes: u64,
     /// The rest of it: free ranges.
     pub free_bytes: u64,
     /// The largest free range.
@@ -77,12 +92,14 @@ impl fmt::Display for OutOfMemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "requested {} bytes; budget {}, reserved {} (live {}, cached {}, free {}; largest free range {})",
+            "requested {} bytes; budget {}, reserved {} (live {}, cached {}, quarantined {}, free {}; largest free \
+             range {})",
             self.requested_bytes,
             self.budget_bytes,
             self.reserved_bytes,
             self.live_bytes,
             self.cached_bytes,
+            self.quarantined_bytes,
             self.free_bytes,
             self.largest_free_bytes
         )?;
@@ -156,7 +173,7 @@ impl Error {
     /// Whether the same call can succeed later, when memory has been freed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        self.0.kind == ErrorKind::OutOfMemory
+        matches!(self.0.kind, ErrorKind::OutOfMemory | ErrorKind::TimedOut)
     }
 }
 

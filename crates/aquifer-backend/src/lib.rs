@@ -25,16 +25,23 @@
 //!   Always `requested <= allocated <= reserved`.
 //! - **live**, **cached**, **free**: the three parts of reserved bytes: held by users; kept ready in caches; the rest.
 //! - **trim**: to give blocks that hold no allocation back to the driver, and free ranges of others where it can.
+//! - **queue**: work that the device does later, one after the other: a CUDA stream, a Metal command queue, a worker
+//!   thread of the host. **marker**: what is put into a queue to raise its **value** when all before it is done.
+//! - **quarantined**: freed, but not reusable before some queue has passed a marker.
 //! - **physical page**: the unit in which memory backs addresses. Never just "page".
 
 mod error;
 mod properties;
+mod queue;
 
 pub use error::{Error, ErrorKind, OutOfMemoryReport, TagUsage};
 pub use properties::{Capabilities, Heap, HeapBudget, MemoryFlags, MemoryType, Properties};
+pub use queue::{Command, CopyEnd, Ticket};
 
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What a block to be created must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +105,24 @@ impl<T> fmt::Debug for DestroyError<T> {
 ///   `desc.bytes` bytes from it are readable, writable and initialised until the block is destroyed (or the range is
 ///   released), and the pointer
 ///   is a multiple of [`Properties::alignment_bytes_min`];
-/// - [`Backend::properties`] never changes.
+/// - [`Backend::properties`] never changes;
+/// - a queue runs what it is given in order, one after the other, and its value reaches `v` only when everything that was
+///   enqueued before the call of [`Backend::signal`] with `v` began has run, so that neither the device nor a thread of the
+///   backend touches its memory any more. Of two calls by different threads, the one that takes its place in the queue
+///   first happens before the other (as with a lock round the queue's end).
+///
+/// # A lost device
+///
+/// A method that finds the device lost answers [`ErrorKind::DeviceLost`], and so do all later calls for queues. By then
+/// the device touches no memory any more: the core takes all work as ended, though nothing is known of its results.
+/// Destroying blocks goes on being possible, or is refused, as the driver likes.
 pub unsafe trait Backend: 'static {
     /// One driver allocation. It moves in and out by value, so that none can be destroyed twice.
     type Block: 'static;
+
+    /// A queue. The core keeps it until all its work has run or the device is lost, and then drops it, which gives the
+    /// driver's object back.
+    type Queue: 'static;
 
     /// The device's fixed facts.
     fn properties(&self) -> &Properties;
@@ -183,6 +204,69 @@ pub unsafe trait Backend: 'static {
     /// - The range lies in its block.
     /// - Nobody touches it until the call returns.
     unsafe fn fill(&self, destination: BlockRange<'_, Self::Block>, value: u8) -> Result<(), Error>;
+
+    /// The address by which the device's programs reach the block; `None` where they do not use addresses. The same each
+    /// time, a multiple of [`Properties::alignment_bytes_min`], and unlike that of every other block.
+    fn device_address(&self, block: &Self::Block) -> Option<u64>;
+
+    /// Creates a queue, whose value is 0.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if the backend has no queues; [`ErrorKind::Driver`] if the driver has no more;
+    /// [`ErrorKind::DeviceLost`].
+    fn create_queue(&self) -> Result<Self::Queue, Error>;
+
+    /// Puts a command at the end of a queue. Does not wait for it to run. `ticket` follows it: the backend adds what has
+    /// arrived, stops early if it is cancelled and that can be, and notes what fails.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the driver did not take it, and then nothing is queued; [`ErrorKind::DeviceLost`].
+    ///
+    /// # Safety
+    ///
+    /// - Ranges lie in their blocks, host memory is as long as the copy, and a copy's two ends do not overlap.
+    /// - Until the queue's value shows that the command has run, or the device is lost, the blocks are not destroyed,
+    ///   host memory stays where it is, and nobody writes what is read or touches what is written, other than commands
+    ///   that are ordered after this one.
+    unsafe fn enqueue(
+        &self,
+        queue: &Self::Queue,
+        command: Command<'_, Self::Block>,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Error>;
+
+    /// Puts a marker at the end of a queue: when everything before it has run, the queue's value becomes `value`. The core
+    /// calls this for one queue by one thread at a time, with 1, 2, 3 and so on, also after a failure.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the driver did not take it: the value is then skipped, and covered by the next;
+    /// [`ErrorKind::DeviceLost`].
+    fn signal(&self, queue: &Self::Queue, value: u64) -> Result<(), Error>;
+
+    /// A queue's value now. It never falls. Should be a plain load: the core asks often.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DeviceLost`].
+    fn completed(&self, queue: &Self::Queue) -> Result<u64, Error>;
+
+    /// Blocks until a queue's value is at least `value`, or until `timeout` is over; true if the value is reached.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DeviceLost`], at the latest when the timeout is over.
+    fn wait(&self, queue: &Self::Queue, value: u64, timeout: Duration) -> Result<bool, Error>;
+
+    /// Keeps what is enqueued to `queue` from now on from running before the value of `other` is at least `value`. Does
+    /// not block. The marker for `value` has been put into `other` before, so that no two queues wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::signal`]; then nothing waits.
+    fn wait_on_queue(&self, queue: &Self::Queue, other: &Self::Queue, value: u64) -> Result<(), Error>;
 }
 
 /// A backend that can choose its device by itself.

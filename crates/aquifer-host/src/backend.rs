@@ -2,10 +2,12 @@
 
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Capabilities, DefaultDevice, DestroyError, Error, ErrorKind, Heap,
-    HeapBudget, MemoryFlags, MemoryType, Properties,
+    Backend, BlockDesc, BlockRange, Capabilities, Command, DefaultDevice, DestroyError, Error, ErrorKind,
+    Heap, HeapBudget, MemoryFlags, MemoryType, Properties, Ticket,
 };
 use rustix::io::Errno;
 use rustix::process::Resource;
@@ -13,6 +15,7 @@ use rustix::process::Resource;
 use crate::block::HostBlock;
 use crate::budget;
 use crate::facts;
+use crate::queue::HostQueue;
 use crate::sys;
 
 /// The largest block, in bytes.
@@ -86,6 +89,7 @@ unsafe fn at(block: &HostBlock, offset: u64) -> NonNull<u8> {
 // system until `destroy_block` unmaps it. The properties are made once and never written.
 unsafe impl Backend for Host {
     type Block = HostBlock;
+    type Queue = HostQueue;
 
     fn properties(&self) -> &Properties {
         &self.properties
@@ -161,6 +165,39 @@ unsafe impl Backend for Host {
         // writable throughout.
         unsafe { to.write_bytes(value, destination.bytes as usize) };
         Ok(())
+    }
+
+    fn device_address(&self, block: &HostBlock) -> Option<u64> {
+        Some(block.start().addr().get() as u64)
+    }
+
+    fn create_queue(&self) -> Result<HostQueue, Error> {
+        todo!()
+    }
+
+    unsafe fn enqueue(
+        &self,
+        _queue: &HostQueue,
+        _command: Command<'_, HostBlock>,
+        _ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        todo!()
+    }
+
+    fn signal(&self, _queue: &HostQueue, _value: u64) -> Result<(), Error> {
+        todo!()
+    }
+
+    fn completed(&self, _queue: &HostQueue) -> Result<u64, Error> {
+        todo!()
+    }
+
+    fn wait(&self, _queue: &HostQueue, _value: u64, _timeout: Duration) -> Result<bool, Error> {
+        todo!()
+    }
+
+    fn wait_on_queue(&self, _queue: &HostQueue, _other: &HostQueue, _value: u64) -> Result<(), Error> {
+        todo!()
     }
 }
 

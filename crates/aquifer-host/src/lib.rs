@@ -35,13 +35,15 @@ mod cgroup;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod facts;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
+mod queue;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod sys;
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod stub;
 
 #[cfg(any(target_os = "linux", target_os = "macos"))]
-pub use {backend::Host, block::HostBlock};
+pub use {backend::Host, block::HostBlock, queue::HostQueue};
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-pub use stub::{Host, HostBlock};
+pub use stub::{Host, HostBlock, HostQueue};

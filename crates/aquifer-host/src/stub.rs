@@ -1,9 +1,12 @@
 //! The backend on a system that is not supported: it compiles, and nobody can have one.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, DefaultDevice, DestroyError, Error, ErrorKind, HeapBudget, Properties,
+    Backend, BlockDesc, BlockRange, Command, DefaultDevice, DestroyError, Error, ErrorKind, HeapBudget,
+    Properties, Ticket,
 };
 
 /// Host memory. Not supported on this system: no value of this type exists.
@@ -13,6 +16,10 @@ pub enum Host {}
 /// A block of host memory. Not supported on this system: no value of this type exists.
 #[derive(Debug)]
 pub enum HostBlock {}
+
+/// A queue of host memory. Not supported on this system: no value of this type exists.
+#[derive(Debug)]
+pub enum HostQueue {}
 
 impl Host {
     /// Always fails on this system.
@@ -32,6 +39,7 @@ impl Host {
 // SAFETY: no value of the type exists, so no method is ever called and every promise about their answers holds.
 unsafe impl Backend for Host {
     type Block = HostBlock;
+    type Queue = HostQueue;
 
     fn properties(&self) -> &Properties {
         match *self {}
@@ -62,6 +70,39 @@ unsafe impl Backend for Host {
     }
 
     unsafe fn fill(&self, _destination: BlockRange<'_, HostBlock>, _value: u8) -> Result<(), Error> {
+        match *self {}
+    }
+
+    fn device_address(&self, _block: &HostBlock) -> Option<u64> {
+        match *self {}
+    }
+
+    fn create_queue(&self) -> Result<HostQueue, Error> {
+        match *self {}
+    }
+
+    unsafe fn enqueue(
+        &self,
+        _queue: &HostQueue,
+        _command: Command<'_, HostBlock>,
+        _ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        match *self {}
+    }
+
+    fn signal(&self, _queue: &HostQueue, _value: u64) -> Result<(), Error> {
+        match *self {}
+    }
+
+    fn completed(&self, _queue: &HostQueue) -> Result<u64, Error> {
+        match *self {}
+    }
+
+    fn wait(&self, _queue: &HostQueue, _value: u64, _timeout: Duration) -> Result<bool, Error> {
+        match *self {}
+    }
+
+    fn wait_on_queue(&self, _queue: &HostQueue, _other: &HostQueue, _value: u64) -> Result<(), Error> {
         match *self {}
     }
 }

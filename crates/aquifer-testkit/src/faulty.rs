@@ -1,13 +1,14 @@
 //! A driver that fails when it is told to, around one that does not.
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, HeapBudget, MemoryFlags,
-    Properties,
+    Backend, BlockDesc, BlockRange, Capabilities, Command, CopyEnd, DestroyError, Error, ErrorKind,
+    HeapBudget, MemoryFlags, Properties, Ticket,
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A kind of call that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,18 @@ pub enum DriverCall {
     Copy,
     /// [`Backend::fill`].
     Fill,
+    /// [`Backend::create_queue`].
+    CreateQueue,
+    /// [`Backend::enqueue`].
+    Enqueue,
+    /// [`Backend::signal`].
+    Signal,
+    /// [`Backend::wait_on_queue`].
+    WaitOnQueue,
 }
+
+/// How many kinds there are.
+const CALL_KINDS: usize = DriverCall::WaitOnQueue as usize + 1;
 
 /// Which calls fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +66,7 @@ struct State {
     plan: Option<Plan>,
     calls: u64,
     failed: u64,
-    counts: [u64; 6],
+    counts: [u64; CALL_KINDS],
     live: BTreeMap<u64, LiveBlock>,
     live_bytes_peak: u64,
     next_id: u64,
@@ -209,10 +221,29 @@ fn inner_range<T>(range: BlockRange<'_, FaultyBlock<T>>) -> BlockRange<'_, T> {
     BlockRange { block: &range.block.inner, offset: range.offset, bytes: range.bytes }
 }
 
+fn inner_end<T>(end: CopyEnd<'_, FaultyBlock<T>>) -> CopyEnd<'_, T> {
+    match end {
+        CopyEnd::Block { block, offset } => CopyEnd::Block { block: &block.inner, offset },
+        CopyEnd::Host(start) => CopyEnd::Host(start),
+    }
+}
+
+fn inner_command<T>(command: Command<'_, FaultyBlock<T>>) -> Command<'_, T> {
+    match command {
+        Command::Copy { source, destination, bytes } => {
+            Command::Copy { source: inner_end(source), destination: inner_end(destination), bytes }
+        }
+        Command::Fill { destination, value } => {
+            Command::Fill { destination: inner_range(destination), value }
+        }
+    }
+}
+
 // SAFETY: blocks and their addresses are those of the backend inside, which keeps the contract. What is changed, a
 // block's host pointer, is taken away wholly and always or not at all; the properties are made once and never written.
 unsafe impl<B: Backend> Backend for Faulty<B> {
     type Block = FaultyBlock<B::Block>;
+    type Queue = B::Queue;
 
     fn properties(&self) -> &Properties {
         &self.properties
@@ -290,5 +321,42 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         self.faults.call(DriverCall::Fill, "fill")?;
         // SAFETY: the caller vouches for the range, which is the same in the block inside.
         unsafe { self.inner.fill(inner_range(destination), value) }
+    }
+    fn device_address(&self, block: &Self::Block) -> Option<u64> {
+        self.inner.device_address(&block.inner)
+    }
+
+    fn create_queue(&self) -> Result<Self::Queue, Error> {
+        self.faults.call(DriverCall::CreateQueue, "create_queue")?;
+        self.inner.create_queue()
+    }
+
+    unsafe fn enqueue(
+        &self,
+        queue: &Self::Queue,
+        command: Command<'_, Self::Block>,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        self.faults.call(DriverCall::Enqueue, "enqueue")?;
+        // SAFETY: the caller vouches for the command, whose ranges are the same in the blocks inside.
+        unsafe { self.inner.enqueue(queue, inner_command(command), ticket) }
+    }
+
+    fn signal(&self, queue: &Self::Queue, value: u64) -> Result<(), Error> {
+        self.faults.call(DriverCall::Signal, "signal")?;
+        self.inner.signal(queue, value)
+    }
+
+    fn completed(&self, queue: &Self::Queue) -> Result<u64, Error> {
+        self.inner.completed(queue)
+    }
+
+    fn wait(&self, queue: &Self::Queue, value: u64, timeout: Duration) -> Result<bool, Error> {
+        self.inner.wait(queue, value, timeout)
+    }
+
+    fn wait_on_queue(&self, queue: &Self::Queue, other: &Self::Queue, value: u64) -> Result<(), Error> {
+        self.faults.call(DriverCall::WaitOnQueue, "wait_on_queue")?;
+        self.inner.wait_on_queue(queue, other, value)
     }
 }

@@ -4,14 +4,16 @@
 use super::explore;
 use crate::{BucketLayout, Buffer, Clock, Config, MemoryManager};
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, Heap, HeapBudget, MemoryFlags,
-    MemoryType, Properties,
+    Backend, BlockDesc, BlockRange, Capabilities, Command, DestroyError, Error, ErrorKind, Heap, HeapBudget,
+    MemoryFlags, MemoryType, Properties, Ticket,
 };
 use loom::cell::UnsafeCell;
 use loom::thread;
+use std::convert::Infallible;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 const BYTES: u64 = 256;
 
@@ -62,6 +64,7 @@ impl Drop for CountingBackend {
 // SAFETY: there is no memory, so nothing overlaps and nothing is read or written.
 unsafe impl Backend for CountingBackend {
     type Block = ();
+    type Queue = Infallible;
 
     fn properties(&self) -> &Properties {
         &self.properties
@@ -99,6 +102,39 @@ unsafe impl Backend for CountingBackend {
     unsafe fn fill(&self, _destination: BlockRange<'_, ()>, _value: u8) -> Result<(), Error> {
         self.check_alive();
         Ok(())
+    }
+
+    fn device_address(&self, _block: &()) -> Option<u64> {
+        None
+    }
+
+    fn create_queue(&self) -> Result<Infallible, Error> {
+        Err(Error::new(ErrorKind::Unsupported, "create_queue", "these models have no queues"))
+    }
+
+    unsafe fn enqueue(
+        &self,
+        queue: &Infallible,
+        _command: Command<'_, ()>,
+        _ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        match *queue {}
+    }
+
+    fn signal(&self, queue: &Infallible, _value: u64) -> Result<(), Error> {
+        match *queue {}
+    }
+
+    fn completed(&self, queue: &Infallible) -> Result<u64, Error> {
+        match *queue {}
+    }
+
+    fn wait(&self, queue: &Infallible, _value: u64, _timeout: Duration) -> Result<bool, Error> {
+        match *queue {}
+    }
+
+    fn wait_on_queue(&self, queue: &Infallible, _other: &Infallible, _value: u64) -> Result<(), Error> {
+        match *queue {}
     }
 }
 

@@ -1,0 +1,5 @@
+//! Queues: worker threads.
+
+/// A queue of the host.
+#[derive(Debug)]
+pub struct HostQueue(());
