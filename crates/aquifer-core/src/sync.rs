@@ -64,6 +64,8 @@ pub(crate) enum Rank {
     Depot,
     /// A pool's ranges, slabs and counters.
     PoolState,
+    /// Who is to be woken or called back: waiting allocations, cancellation, reclaim hooks. Nothing is taken under it.
+    Waiters,
 }
 
 /// A mutual exclusion lock with a rank. It has no poison: no code of the user's runs under it.

@@ -12,6 +12,8 @@ mod shared;
 mod tags;
 mod typed_pool;
 mod view;
+#[allow(dead_code)]
+mod waiters;
 
 pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
