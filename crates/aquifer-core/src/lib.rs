@@ -6,6 +6,8 @@
 // The one exception is `raw`, which says why.
 #![deny(unsafe_code)]
 
+#[allow(dead_code)]
+mod cancel;
 mod clock;
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -21,6 +23,7 @@ pub use aquifer_backend::{
     Backend, Capabilities, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, MemoryFlags, MemoryType,
     OutOfMemoryReport, Properties, TagUsage,
 };
+pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
     BUDGET_BYTES_MAX, Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation,
