@@ -27,7 +27,8 @@ pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
     BUDGET_BYTES_MAX, Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation,
-    MemoryManager, MemoryManagerBuilder, MemoryOptions, Report, Tracking, ZeroPolicy, parse_bytes,
+    MemoryManager, MemoryManagerBuilder, MemoryOptions, ReclaimHook, ReclaimRequest, Report, Tracking,
+    ZeroPolicy, parse_bytes,
 };
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

@@ -7,6 +7,8 @@ mod growth;
 mod ledger;
 mod observers;
 mod options;
+#[allow(dead_code)]
+mod reclaim;
 mod report;
 mod shared;
 mod tags;
@@ -20,6 +22,7 @@ pub use builder::MemoryManagerBuilder;
 pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
 pub use ledger::BUDGET_BYTES_MAX;
 pub use options::MemoryOptions;
+pub use reclaim::{ReclaimHook, ReclaimRequest};
 pub use report::{LeakReport, LiveAllocation, Report};
 pub use view::BufferView;
 
