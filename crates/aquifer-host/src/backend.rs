@@ -26,8 +26,9 @@ const BLOCK_BYTES_MAX: u64 = if usize::BITS >= 64 { 1 << 46 } else { 1 << 30 };
 
 /// Host memory.
 ///
-/// A value holds facts only: no memory, no descriptor, no thread. It can be shared between threads, and its methods
-/// never block but for the time of a system call (and of the copying itself).
+/// A value holds facts only: no memory, no descriptor, no thread (a [`HostQueue`] has one). It can be shared between
+/// threads, and its methods never block but for the time of a system call (and of the copying itself); only
+/// [`wait`](Backend::wait) does what its name says.
 #[derive(Debug)]
 pub struct Host {
     properties: Properties,
@@ -77,7 +78,7 @@ fn root() -> &'static Path {
 /// # Safety
 ///
 /// - `offset` is at most the block's size.
-unsafe fn at(block: &HostBlock, offset: u64) -> NonNull<u8> {
+pub(crate) unsafe fn at(block: &HostBlock, offset: u64) -> NonNull<u8> {
     debug_assert!(offset <= block.bytes() as u64);
     // No bit is lost: the offset is at most the block's size, which is a usize.
     // SAFETY: the caller vouches that the offset stays in the block.
@@ -86,7 +87,9 @@ unsafe fn at(block: &HostBlock, offset: u64) -> NonNull<u8> {
 
 // SAFETY: a block is a mapping of its own of (at least) the bytes asked for, so it overlaps no other; its start is a
 // field that never changes, a multiple of the OS page, and what lies behind it is readable, writable and zeroed by the
-// system until `destroy_block` unmaps it. The properties are made once and never written.
+// system until `destroy_block` unmaps it. The properties are made once and never written. A queue's entries are taken
+// from the front by its one worker, and a value is set when the worker comes to its marker, or at once where the lock shows
+// that there is no entry and none runs; the lock is also what orders calls by different threads.
 unsafe impl Backend for Host {
     type Block = HostBlock;
     type Queue = HostQueue;
@@ -171,33 +174,47 @@ unsafe impl Backend for Host {
         Some(block.start().addr().get() as u64)
     }
 
+    /// Starts the queue's thread.
     fn create_queue(&self) -> Result<HostQueue, Error> {
-        todo!()
+        HostQueue::new()
     }
 
+    /// A ticket that is cancelled is seen before each MiB.
+    ///
+    /// Never fails.
     unsafe fn enqueue(
         &self,
-        _queue: &HostQueue,
-        _command: Command<'_, HostBlock>,
-        _ticket: &Arc<Ticket>,
+        queue: &HostQueue,
+        command: Command<'_, HostBlock>,
+        ticket: &Arc<Ticket>,
     ) -> Result<(), Error> {
-        todo!()
+        // SAFETY: the caller vouches for the command, and for its memory until the queue's value shows it.
+        unsafe { queue.enqueue(command, ticket) };
+        Ok(())
     }
 
-    fn signal(&self, _queue: &HostQueue, _value: u64) -> Result<(), Error> {
-        todo!()
+    /// On an idle queue the value rises before the call returns.
+    ///
+    /// Never fails.
+    fn signal(&self, queue: &HostQueue, value: u64) -> Result<(), Error> {
+        queue.signal(value);
+        Ok(())
     }
 
-    fn completed(&self, _queue: &HostQueue) -> Result<u64, Error> {
-        todo!()
+    /// A load. Never fails.
+    fn completed(&self, queue: &HostQueue) -> Result<u64, Error> {
+        Ok(queue.completed())
     }
 
-    fn wait(&self, _queue: &HostQueue, _value: u64, _timeout: Duration) -> Result<bool, Error> {
-        todo!()
+    /// Never fails.
+    fn wait(&self, queue: &HostQueue, value: u64, timeout: Duration) -> Result<bool, Error> {
+        Ok(queue.wait(value, timeout))
     }
 
-    fn wait_on_queue(&self, _queue: &HostQueue, _other: &HostQueue, _value: u64) -> Result<(), Error> {
-        todo!()
+    /// Nothing is queued if the value is reached already. Never fails.
+    fn wait_on_queue(&self, queue: &HostQueue, other: &HostQueue, value: u64) -> Result<(), Error> {
+        queue.wait_on(other, value);
+        Ok(())
     }
 }
 

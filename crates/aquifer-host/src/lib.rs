@@ -20,6 +20,12 @@
 //!   unsafe and can fail, unmaps it. A [`HostBlock`] that is merely dropped stays mapped until the process ends.
 //! - **One heap, one memory type.** Host memory is both visible to the host and local to the device, which is the host.
 //!   NUMA nodes are not told apart.
+//! - **A queue is a thread** that runs copies, fills, waits for other queues, and the user's own closures (see
+//!   [`HostQueue::submit`]) one after the other. It starts with the queue and sleeps while there is nothing to do. A copy
+//!   made by a queue is made by its thread: it is no faster, but the caller goes on meanwhile.
+//! - **A marker on an idle queue costs a lock and a store.** The value rises within the call, and no thread is woken, so
+//!   that freeing memory which idle queues have used is cheap. Asking for the value is a load.
+//! - **Host memory is never lost as a device**, and nothing that is put into a queue is refused.
 //!
 //! Linux and macOS are supported. Elsewhere the crate compiles and [`Host::new`] answers
 //! [`ErrorKind::Unsupported`](aquifer_backend::ErrorKind::Unsupported).
@@ -34,6 +40,8 @@ mod budget;
 mod cgroup;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod facts;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod job;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod queue;
 #[cfg(any(target_os = "linux", target_os = "macos"))]

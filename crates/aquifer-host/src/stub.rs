@@ -36,6 +36,19 @@ impl Host {
     }
 }
 
+impl HostQueue {
+    /// Never called: there is no queue.
+    pub fn submit(&self, _work: impl FnOnce() + Send + 'static) {
+        match *self {}
+    }
+
+    /// Never called: there is no queue.
+    #[must_use]
+    pub fn panic_count(&self) -> u64 {
+        match *self {}
+    }
+}
+
 // SAFETY: no value of the type exists, so no method is ever called and every promise about their answers holds.
 unsafe impl Backend for Host {
     type Block = HostBlock;
