@@ -60,6 +60,9 @@ bit_set! {
         COMMIT_ON_TOUCH = 1 << 1;
         /// The memory of a part of a block can be given back: [`Backend::release_range`](crate::Backend::release_range).
         RELEASE_RANGE = 1 << 2;
+        /// There are queues: [`Backend::create_queue`](crate::Backend::create_queue) does not answer
+        /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and all methods that take a queue do their work.
+        QUEUES = 1 << 3;
     }
 }
 

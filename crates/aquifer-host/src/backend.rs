@@ -62,7 +62,8 @@ impl Host {
             alignment_bytes_min: page_bytes,
             capabilities: Capabilities::ZEROED_BLOCKS
                 | Capabilities::COMMIT_ON_TOUCH
-                | Capabilities::RELEASE_RANGE,
+                | Capabilities::RELEASE_RANGE
+                | Capabilities::QUEUES,
         };
         Ok(Self { properties })
     }

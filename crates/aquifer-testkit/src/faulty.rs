@@ -198,7 +198,8 @@ impl<B: Backend> Faulty<B> {
     /// Wraps `inner` as a device that promises less: `change` may take abilities away, forbid the host to see memory,
     /// lower limits that are a maximum and alignments, and make granules coarser.
     ///
-    /// Without [`Capabilities::ZEROED_BLOCKS`] new blocks start with a MiB of garbage.
+    /// Without [`Capabilities::ZEROED_BLOCKS`] new blocks start with a MiB of garbage. Without [`Capabilities::QUEUES`]
+    /// no queue can be made.
     #[must_use]
     pub fn with_properties(inner: B, change: impl FnOnce(&mut Properties)) -> Self {
         let mut faulty = Self::new(inner);
@@ -322,11 +323,15 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         // SAFETY: the caller vouches for the range, which is the same in the block inside.
         unsafe { self.inner.fill(inner_range(destination), value) }
     }
+
     fn device_address(&self, block: &Self::Block) -> Option<u64> {
         self.inner.device_address(&block.inner)
     }
 
     fn create_queue(&self) -> Result<Self::Queue, Error> {
+        if !self.properties.capabilities.contains(Capabilities::QUEUES) {
+            return Err(Error::new(ErrorKind::Unsupported, "create_queue", "this device has no queues"));
+        }
         self.faults.call(DriverCall::CreateQueue, "create_queue")?;
         self.inner.create_queue()
     }

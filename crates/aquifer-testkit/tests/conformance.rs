@@ -10,17 +10,17 @@ fn device(change: impl FnOnce(&mut Properties)) -> Faulty<Host> {
     Faulty::with_properties(Host::new().expect("the system says how much memory it has"), change)
 }
 
-/// Memory that the host cannot see, dirty when it is new.
+/// Memory that the host cannot see, dirty when it is new. Queues see it.
 mod invisible {
     use super::*;
 
     aquifer_testkit::conformance!(device(|properties| {
         properties.memory_types[0].flags = MemoryFlags::DEVICE_LOCAL;
-        properties.capabilities = Capabilities::NONE;
+        properties.capabilities = Capabilities::QUEUES;
     }));
 }
 
-/// Dirty new blocks, small ones only, in coarse granules, that are hardly aligned.
+/// Dirty new blocks, small ones only, in coarse granules, that are hardly aligned. No queues.
 mod awkward {
     use super::*;
 

@@ -1,67 +1,10 @@
 //! The backend by itself, and reading and writing what a manager hands out.
 
 use super::manager;
+use super::owned::Owned;
 use crate::Pattern;
-use aquifer_backend::{Backend, BlockDesc, BlockRange, DestroyError, MemoryFlags};
+use aquifer_backend::{Backend, BlockDesc, MemoryFlags};
 use aquifer_core::{ErrorKind, MemoryOptions};
-use std::ptr::NonNull;
-
-/// A block, destroyed when it is dropped.
-struct Owned<'a, B: Backend> {
-    backend: &'a B,
-    block: Option<B::Block>,
-    bytes: u64,
-}
-
-impl<'a, B: Backend> Owned<'a, B> {
-    fn new(backend: &'a B, granules: u64) -> Self {
-        let bytes = granules * backend.properties().block_granularity_bytes;
-        let block = backend.create_block(&BlockDesc { bytes, memory_type_index: 0 }).expect("a small block");
-        Self { backend, block: Some(block), bytes }
-    }
-
-    fn block(&self) -> &B::Block {
-        self.block.as_ref().expect("present until it is dropped")
-    }
-
-    fn address(&self) -> NonNull<u8> {
-        self.backend.host_pointer(self.block()).expect("the case needs memory that the host sees")
-    }
-
-    fn content(&mut self) -> &mut [u8] {
-        // SAFETY: a block's bytes are readable, writable and initialised (the contract under test), and this value owns
-        // the block and is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.address().as_ptr(), self.bytes as usize) }
-    }
-
-    /// The first of the content: enough to compare, however large a granule is.
-    fn beginning(&mut self) -> &mut [u8] {
-        let bytes = self.bytes.min(32 << 10) as usize;
-        &mut self.content()[..bytes]
-    }
-
-    fn range(&self, offset: u64, bytes: u64) -> BlockRange<'_, B::Block> {
-        assert!(offset + bytes <= self.bytes);
-        BlockRange { block: self.block(), offset, bytes }
-    }
-
-    fn fill(&mut self, offset: u64, bytes: u64, value: u8) {
-        // SAFETY: the range lies in the block, which this value owns and which is borrowed mutably.
-        unsafe { self.backend.fill(self.range(offset, bytes), value) }.expect("a fill");
-    }
-}
-
-impl<B: Backend> Drop for Owned<'_, B> {
-    fn drop(&mut self) {
-        let Some(block) = self.block.take() else { return };
-        // SAFETY: this value owns the block, and references to its content borrow the value.
-        if let Err(DestroyError { error, .. }) = unsafe { self.backend.destroy_block(block) }
-            && !std::thread::panicking()
-        {
-            panic!("a block that nothing uses was refused: {error}");
-        }
-    }
-}
 
 /// The device's facts make sense, and are the same each time.
 pub fn a_device_is_described_sanely<B: Backend>(make: impl Fn() -> B) {
@@ -141,9 +84,27 @@ pub fn host_pointers_follow_the_flags<B: Backend>(make: impl Fn() -> B) {
         let pointer = backend.host_pointer(&block);
         assert_eq!(pointer.is_some(), memory_type.flags.contains(MemoryFlags::HOST_VISIBLE));
         assert_eq!(pointer, backend.host_pointer(&block));
-        let owned = Owned { backend: &backend, block: Some(block), bytes: desc.bytes };
-        drop(owned);
+        drop(Owned::of(&backend, block, desc.bytes));
     }
+}
+
+/// Where the device uses addresses, a block's is a multiple of the alignment, the same each time and no other block's.
+pub fn device_addresses_are_aligned_and_stay<B: Backend>(make: impl Fn() -> B) {
+    let backend = make();
+    let alignment = backend.properties().alignment_bytes_min;
+    let blocks: Vec<_> = (0..9).map(|index| Owned::new(&backend, 1 + index % 3)).collect();
+    let addresses = || blocks.iter().map(|block| backend.device_address(block.block())).collect::<Vec<_>>();
+    let before = addresses();
+    let other = Owned::new(&backend, 2);
+    assert_eq!(addresses(), before);
+    drop(other);
+    assert_eq!(addresses(), before);
+    let mut known: Vec<u64> = before.iter().copied().flatten().collect();
+    assert!(known.is_empty() || known.len() == blocks.len(), "some blocks have an address: {before:x?}");
+    assert!(known.iter().all(|address| address.is_multiple_of(alignment)), "{before:x?}");
+    known.sort_unstable();
+    known.dedup();
+    assert!(known.is_empty() || known.len() == blocks.len(), "two blocks have one address: {before:x?}");
 }
 
 /// Copies and fills of odd lengths at odd offsets change their bytes and no others, within a block and between two.

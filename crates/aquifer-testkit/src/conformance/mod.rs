@@ -8,6 +8,9 @@
 pub mod allocation;
 pub mod basic;
 pub mod exhaustion;
+mod owned;
+pub mod queue_threads;
+pub mod queues;
 pub mod statistics;
 pub mod threads;
 
@@ -30,6 +33,8 @@ pub enum Need {
     CommitOnTouch,
     /// The host can see it, and parts of blocks can be given back.
     ReleaseRange,
+    /// There are queues.
+    Queues,
 }
 
 impl Need {
@@ -53,6 +58,7 @@ impl Need {
                 is_visible && has(Capabilities::RELEASE_RANGE),
                 "only whole blocks can be given back, or the host cannot see them",
             ),
+            Self::Queues => (has(Capabilities::QUEUES), "the device has no queues"),
             Self::CommitOnTouch => {
                 (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
             }
@@ -113,6 +119,7 @@ macro_rules! conformance {
                 blocks_are_aligned_and_do_not_overlap: HostVisible,
                 new_blocks_are_zero: ZeroedBlocks,
                 host_pointers_follow_the_flags: Nothing,
+                device_addresses_are_aligned_and_stay: Nothing,
                 copy_and_fill_touch_just_their_range: HostVisible,
                 values_come_back: HostVisible,
                 memory_is_seen_as_values: HostVisible,
@@ -154,6 +161,20 @@ macro_rules! conformance {
                 trim_gives_free_parts_of_blocks_back: ReleaseRange,
                 a_full_budget_takes_free_parts_of_blocks: ReleaseRange,
             }
+            queues {
+                there_are_queues_exactly_where_promised: Nothing,
+                a_new_queue_has_the_value_0: Queues,
+                values_rise_in_order: Queues,
+                what_is_before_a_reached_value_has_happened: Queues,
+                commands_run_in_order: Queues,
+                host_memory_is_copied_both_ways: Queues,
+                tickets_count_what_arrives: Queues,
+                a_value_that_nobody_signalled_times_out: Queues,
+                one_queue_waits_for_another: Queues,
+                queues_take_turns: Queues,
+                what_is_cancelled_holds_nothing_up: Queues,
+                queues_come_and_go: Queues,
+            }
         }
     };
     ($make:expr) => {
@@ -166,6 +187,10 @@ macro_rules! conformance {
                 trimming_disturbs_nobody: HostVisible,
                 caches_of_other_threads_are_found: Nothing,
                 every_thread_is_counted: Nothing,
+            }
+            queue_threads {
+                a_queue_takes_the_work_of_many_threads: Queues,
+                values_are_seen_by_other_threads: Queues,
             }
         }
     };
