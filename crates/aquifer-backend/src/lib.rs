@@ -269,6 +269,13 @@ pub unsafe trait Backend: 'static {
     fn wait_on_queue(&self, queue: &Self::Queue, other: &Self::Queue, value: u64) -> Result<(), Error>;
 }
 
+/// A backend whose types may be shared between threads, as most can. Implemented for every one that is.
+///
+/// What needs a thread of the manager's own (queues, allocations that wait) asks for it.
+pub trait SyncBackend: Backend<Block: Send + Sync, Queue: Send + Sync> + Send + Sync {}
+
+impl<B: Backend<Block: Send + Sync, Queue: Send + Sync> + Send + Sync> SyncBackend for B {}
+
 /// A backend that can choose its device by itself.
 pub trait DefaultDevice: Backend + Sized {
     /// The device that most programs mean.

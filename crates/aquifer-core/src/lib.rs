@@ -6,7 +6,7 @@
 // The one exception is `raw`, which says why.
 #![deny(unsafe_code)]
 
-#[allow(dead_code)]
+mod bell;
 mod cancel;
 mod clock;
 #[cfg(all(test, loom))]
@@ -17,18 +17,20 @@ mod range;
 mod raw;
 mod statistics;
 mod sync;
+mod timeline;
 pub mod trace;
+mod waiters;
 
 pub use aquifer_backend::{
-    Backend, Capabilities, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, MemoryFlags, MemoryType,
-    OutOfMemoryReport, Properties, TagUsage,
+    Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, MemoryFlags,
+    MemoryType, OutOfMemoryReport, Properties, SyncBackend, TagUsage, Ticket,
 };
 pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
-    BUDGET_BYTES_MAX, Buffer, BufferView, Config, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation,
-    MemoryManager, MemoryManagerBuilder, MemoryOptions, ReclaimHook, ReclaimRequest, Report, Tracking,
-    ZeroPolicy, parse_bytes,
+    ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Buffer, BufferView, Config, CopyDesc,
+    ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager, MemoryManagerBuilder, MemoryOptions,
+    Operation, OperationError, Queue, ReclaimHook, ReclaimRequest, Report, Tracking, ZeroPolicy, parse_bytes,
 };
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

@@ -46,6 +46,9 @@ pub(crate) use std::thread_local;
 /// is used under it.
 pub(crate) use parking_lot::Mutex as StaticMutex;
 
+/// An atomic that loom need not know: whoever reads it has been handed it by who wrote it, or does not care about order.
+pub(crate) use std::sync::atomic::AtomicU64 as UnmodelledAtomicU64;
+
 /// The size of a table: `size`, or `in_models` under loom, which makes every atomic anew in every run.
 pub(crate) const fn table_size(size: u64, in_models: u64) -> u64 {
     if cfg!(loom) { in_models } else { size }
@@ -56,10 +59,14 @@ pub(crate) const fn table_size(size: u64, in_models: u64) -> u64 {
 pub(crate) enum Rank {
     /// One thread at a time makes a pool grow or shrink. The only lock under which a driver is called.
     Growth,
+    /// One thread at a time puts a marker into a queue.
+    Signal,
     /// Which thread caches a pool has.
     Registry,
     /// An ending thread tells a manager's tally what it has not told yet.
     Tally,
+    /// What waits for queues.
+    Quarantine,
     /// One class of the depot.
     Depot,
     /// A pool's ranges, slabs and counters.

@@ -14,6 +14,9 @@ use std::ptr::NonNull;
 /// Borrowing is the access rule: what reads takes `&self`, what writes takes `&mut self`. To share one buffer between
 /// several owners, or to hand out parts of it, turn it into a [`BufferView`].
 ///
+/// Host access to a buffer that is at home on a [`Queue`](crate::Queue), or recorded for some, first waits until these queues
+/// have done what they were given so far; then it can also fail with [`ErrorKind::DeviceLost`] or [`ErrorKind::Driver`].
+///
 /// The content is what the last user of the memory left, unless the options or the manager's
 /// [`ZeroPolicy`](crate::ZeroPolicy) ask for zeros.
 pub struct Buffer<B: Backend> {
@@ -81,6 +84,10 @@ impl<B: Backend> Buffer<B> {
         Self { allocation }
     }
 
+    pub(super) fn allocation(&self) -> &Allocation<B> {
+        &self.allocation
+    }
+
     pub(super) fn into_allocation(self) -> Allocation<B> {
         self.allocation
     }
@@ -103,8 +110,16 @@ impl<B: Backend> Buffer<B> {
         self.allocation.tag()
     }
 
+    /// The address of the first byte by which the device's programs reach it; `None` where they do not use addresses. Good
+    /// until the buffer is dropped.
+    #[must_use]
+    pub fn device_address(&self) -> Option<u64> {
+        self.allocation.device_address()
+    }
+
     /// The host's address of the first byte; `None` where the host cannot see the memory. Good until the buffer is
-    /// dropped. Reading or writing through it is unsafe, and must keep to the rule of borrowing.
+    /// dropped. Reading or writing through it is unsafe, and must keep to the rule of borrowing, and to the queues that may
+    /// use the buffer.
     #[must_use]
     pub fn host_pointer(&self) -> Option<NonNull<u8>> {
         self.allocation.host_pointer()
@@ -119,7 +134,7 @@ impl<B: Backend> Buffer<B> {
     pub fn write<T: NoUninit>(&mut self, offset: u64, values: &[T]) -> Result<(), Error> {
         let values: &[u8] = bytemuck::cast_slice(values);
         let range = checked_range("write", offset, values.len() as u64, self.size_bytes())?;
-        let bytes = self.allocation.bytes_mut().ok_or_else(|| not_visible("write"))?;
+        let bytes = self.allocation.bytes_mut()?.ok_or_else(|| not_visible("write"))?;
         slice_mut(bytes, range).copy_from_slice(values);
         Ok(())
     }
@@ -133,7 +148,7 @@ impl<B: Backend> Buffer<B> {
     pub fn read<T: NoUninit + AnyBitPattern>(&self, offset: u64, values: &mut [T]) -> Result<(), Error> {
         let values: &mut [u8] = bytemuck::cast_slice_mut(values);
         let range = checked_range("read", offset, values.len() as u64, self.size_bytes())?;
-        let bytes = self.allocation.bytes().ok_or_else(|| not_visible("read"))?;
+        let bytes = self.allocation.bytes()?.ok_or_else(|| not_visible("read"))?;
         values.copy_from_slice(slice(bytes, range));
         Ok(())
     }
@@ -187,7 +202,7 @@ impl<B: Backend> Buffer<B> {
     /// [`ErrorKind::InvalidArgument`] if its size is not a multiple of theirs; [`ErrorKind::Unsupported`] if the host
     /// cannot see the memory.
     pub fn as_slice<T: AnyBitPattern>(&self) -> Result<&[T], Error> {
-        let bytes = self.allocation.bytes().ok_or_else(|| not_visible("as_slice"))?;
+        let bytes = self.allocation.bytes()?.ok_or_else(|| not_visible("as_slice"))?;
         bytemuck::try_cast_slice(bytes).map_err(|reason| miscast::<T>("as_slice", self.size_bytes(), reason))
     }
 
@@ -198,7 +213,7 @@ impl<B: Backend> Buffer<B> {
     /// As [`Buffer::as_slice`].
     pub fn as_mut_slice<T: NoUninit + AnyBitPattern>(&mut self) -> Result<&mut [T], Error> {
         let size = self.size_bytes();
-        let bytes = self.allocation.bytes_mut().ok_or_else(|| not_visible("as_mut_slice"))?;
+        let bytes = self.allocation.bytes_mut()?.ok_or_else(|| not_visible("as_mut_slice"))?;
         bytemuck::try_cast_slice_mut(bytes).map_err(|reason| miscast::<T>("as_mut_slice", size, reason))
     }
 

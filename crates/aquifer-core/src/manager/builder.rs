@@ -55,6 +55,18 @@ impl<B: Backend> MemoryManagerBuilder<B> {
         self
     }
 
+    /// [`Config::in_flight_wait`].
+    pub fn in_flight_wait(mut self, wait: Duration) -> Self {
+        self.config.in_flight_wait = wait;
+        self
+    }
+
+    /// [`Config::reaper`].
+    pub fn reaper(mut self, is_on: bool) -> Self {
+        self.config.reaper = is_on;
+        self
+    }
+
     /// [`Config::record_to`].
     pub fn record_to(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.record_to = Some(path.into());

@@ -32,7 +32,7 @@ pub enum Tracking {
 }
 
 /// A manager's configuration. [`Config::default`] is meant to be right; each setting says when to change it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
     /// How sizes are rounded.
@@ -48,12 +48,35 @@ pub struct Config {
     /// or until its bytes are needed elsewhere. Looked at when the pool grows and by
     /// [`release_idle`](crate::MemoryManager::release_idle).
     pub idle_decay: Option<Duration>,
+    /// How long an allocation that finds no memory waits for what has been freed but is still in use by a queue, before it
+    /// fails: 10 s by default. Only if that could be enough.
+    pub in_flight_wait: Duration,
+    /// Whether a thread of the manager's looks how far the queues are, from the first queue on; on by default. Off: call
+    /// [`MemoryManager::settle`](crate::MemoryManager::settle) now and then; for simulation, where nothing may depend on
+    /// threads' timing.
+    pub reaper: bool,
     /// A file that everything is recorded to, as a trace, from the first allocation on; compressed if its name ends in
     /// `.gz`. It is complete when the manager and its buffers are gone (a manager in a `static` never is). Nothing is
     /// overwritten: if the file exists, the process's number and a count go before its extensions.
     pub record_to: Option<PathBuf>,
     /// Where the time comes from.
     pub clock: Clock,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            layout: BucketLayout::default(),
+            budget_bytes: None,
+            zero_policy: ZeroPolicy::default(),
+            tracking: Tracking::default(),
+            idle_decay: None,
+            in_flight_wait: Duration::from_secs(10),
+            reaper: true,
+            record_to: None,
+            clock: Clock::default(),
+        }
+    }
 }
 
 /// The variables that [`Config::with_environment`] reads.

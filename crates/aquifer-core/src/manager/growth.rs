@@ -4,13 +4,14 @@
 
 use super::shared::Shared;
 use super::typed_pool::{Growing, TypedPool};
-use crate::pool::{Growth, Place, Request};
+use crate::pool::{Growth, Lane, Place, Request};
 use crate::range::IdleBlock;
 use crate::raw::allocation::{destroy_block, release_range};
 use crate::sync::Ordering;
 use aquifer_backend::{
     Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
 };
+use std::sync::Arc;
 
 /// How many tags an out-of-memory report names.
 const REPORTED_TAGS: usize = 5;
@@ -42,16 +43,28 @@ impl<B: Backend> Shared<B> {
     ///
     /// Answers whether the place is memory fresh from the driver.
     #[cold]
-    pub(crate) fn grow(&self, request: Request) -> Result<(Place, bool), Error> {
+    pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
+        let place = self.grow_locked(lane, request);
+        if place.is_err() && self.has_in_flight() {
+            // What threads keep to themselves must get its markers, so that it can be waited for.
+            self.settle();
+        }
+        place
+    }
+
+    fn grow_locked(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
         let mut growing = self.pools[request.memory_type()].lock_growth();
         let growing = &mut growing;
         let ledger = &self.ledgers[growing.heap_index];
         // Another thread may have made room while this one waited; and what caches keep may do, once it has merged.
-        if let Some(place) = growing.pool.allocate(request) {
+        if let Some(place) = growing.pool.allocate(lane, request) {
             return Ok((place, false));
         }
-        if growing.pool.flush_for(request)
-            && let Some(place) = growing.pool.allocate(request)
+        let is_flushed = growing.pool.flush_for(request);
+        let is_settled = self.settle_for(growing);
+        if (is_flushed || is_settled)
+            && let Some(place) =
+                growing.pool.allocate(lane, request).or_else(|| growing.pool.allocate_across(lane, request))
         {
             return Ok((place, false));
         }
@@ -62,14 +75,14 @@ impl<B: Backend> Shared<B> {
             return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, growing.heap_index, request));
         }
         let granularity = self.backend.properties().block_granularity_bytes;
-        let wanted = match growing.pool.plan_growth(request, granularity) {
+        let wanted = match growing.pool.plan_growth(lane, request, granularity) {
             Growth::Placed(place) => return Ok((place, false)),
             Growth::Create { evicted, bytes } => {
                 self.destroy(growing, evicted);
                 bytes.min(sizes.most).max(sizes.ordinary)
             }
         };
-        let Some(room) = self.charge(growing, request, wanted, sizes) else {
+        let Some(room) = self.charge(growing, lane, request, wanted, sizes) else {
             let message = "the budget is spent; free something, trim, or raise the budget".into();
             return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, growing.heap_index, request));
         };
@@ -81,7 +94,7 @@ impl<B: Backend> Shared<B> {
         };
         let created = match created {
             Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => {
-                self.create_at_all_costs(growing, request, sizes, refusal)?
+                self.create_at_all_costs(growing, lane, request, sizes, refusal)?
             }
             other => other?,
         };
@@ -91,10 +104,34 @@ impl<B: Backend> Shared<B> {
         };
         ledger.confirm(bytes);
         let index = growing.insert_block(block);
-        let place = growing.pool.grow(index, bytes, request);
+        let place = growing.pool.grow(lane, index, bytes, request);
         let is_fresh = place.block() == index
             && self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);
         Ok((place, is_fresh))
+    }
+
+    /// Puts markers where something waits without one, and lets others have what queues have passed: before growing, that
+    /// is worth a call. False if there is no queue.
+    fn settle_for(&self, growing: &mut Growing<'_, B::Block>) -> bool {
+        if !growing.pool.has_in_flight() {
+            return false;
+        }
+        self.mark(growing);
+        self.look();
+        growing.pool.settle();
+        true
+    }
+
+    /// Brings together all that is cached anywhere and all that queues have passed, and looks again.
+    fn flush_and_allocate(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        lane: &Lane,
+        request: Request,
+    ) -> Option<Place> {
+        growing.pool.flush();
+        self.settle_for(growing);
+        growing.pool.allocate_anywhere(lane, request)
     }
 
     fn block_sizes(&self, growing: &mut Growing<'_, B::Block>, request: Request) -> BlockSizes {
@@ -111,6 +148,7 @@ impl<B: Backend> Shared<B> {
     fn charge(
         &self,
         growing: &mut Growing<'_, B::Block>,
+        lane: &Lane,
         request: Request,
         wanted: u64,
         sizes: BlockSizes,
@@ -121,7 +159,7 @@ impl<B: Backend> Shared<B> {
             return Some(room);
         }
         // Before anything fails, what caches keep must merge, however often that has been done.
-        if let Some(place) = growing.pool.flush_and_allocate(request) {
+        if let Some(place) = self.flush_and_allocate(growing, lane, request) {
             return Some(Room::Place(place));
         }
         let room = ledger.budget_bytes().saturating_sub(sizes.ordinary);
@@ -142,11 +180,12 @@ impl<B: Backend> Shared<B> {
     fn create_at_all_costs(
         &self,
         growing: &mut Growing<'_, B::Block>,
+        lane: &Lane,
         request: Request,
         sizes: BlockSizes,
         refusal: Error,
     ) -> Result<Room<(B::Block, u64)>, Error> {
-        if let Some(place) = growing.pool.flush_and_allocate(request) {
+        if let Some(place) = self.flush_and_allocate(growing, lane, request) {
             return Ok(Room::Place(place));
         }
         let idle = growing.pool.release_idle(|_, _| true);
@@ -247,6 +286,7 @@ impl<B: Backend> Shared<B> {
         let trim_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
             growing.pool.flush();
+            self.settle_for(growing);
             let idle = growing.pool.release_idle(|_, reserved| reserved > reserved_bytes);
             let bytes = self.destroy(growing, idle);
             let is_enough = self.ledgers[growing.heap_index].reserved_bytes() <= reserved_bytes;
@@ -263,6 +303,7 @@ impl<B: Backend> Shared<B> {
         let release_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
             growing.pool.flush();
+            self.settle_for(growing);
             self.release_decayed(growing)
         };
         self.pools.iter().map(release_one).sum()
@@ -292,6 +333,7 @@ impl<B: Backend> Shared<B> {
         report.reserved_bytes = statistics.reserved.current;
         report.live_bytes = statistics.allocated.current;
         report.cached_bytes = statistics.cached_bytes;
+        report.quarantined_bytes = statistics.quarantined_bytes;
         report.free_bytes = statistics.free_bytes;
         report.largest_free_bytes = statistics.largest_free_bytes;
         report.largest_tags = largest_tags;

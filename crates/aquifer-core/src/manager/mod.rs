@@ -4,28 +4,35 @@ mod buffer;
 mod builder;
 mod config;
 mod growth;
+mod ladder;
 mod ledger;
 mod observers;
+mod operation;
 mod options;
-#[allow(dead_code)]
+mod queue;
+mod queues;
+mod reaper;
 mod reclaim;
 mod report;
 mod shared;
 mod tags;
 mod typed_pool;
 mod view;
-#[allow(dead_code)]
-mod waiters;
+mod waiting;
 
 pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
 pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
 pub use ledger::BUDGET_BYTES_MAX;
+pub use operation::{Operation, OperationError};
 pub use options::MemoryOptions;
+pub use queue::{CopyDesc, Queue};
 pub use reclaim::{ReclaimHook, ReclaimRequest};
 pub use report::{LeakReport, LiveAllocation, Report};
 pub use view::BufferView;
+pub use waiting::{ANSWER_WITHIN, AllocateAsync};
 
+pub(crate) use queues::QueueState;
 pub(crate) use shared::Shared;
 
 use crate::raw::allocation::Owner;
@@ -33,7 +40,7 @@ use crate::statistics::{Statistics, Tag};
 use crate::trace::{Recorder, TraceWriter};
 #[cfg(doc)]
 use aquifer_backend::ErrorKind;
-use aquifer_backend::{Backend, DefaultDevice, Error, Properties};
+use aquifer_backend::{Backend, DefaultDevice, Error, Properties, SyncBackend};
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
@@ -121,7 +128,52 @@ impl<B: Backend> MemoryManager<B> {
     #[inline]
     #[track_caller]
     pub fn allocate_with(&self, bytes: u64, options: MemoryOptions) -> Result<Buffer<B>, Error> {
-        shared::allocate(&self.owner, bytes, options).map(Buffer::new)
+        shared::allocate(&self.owner, self.owner.ordinary, bytes, options).map(Buffer::new)
+    }
+
+    /// A queue of the device, with a timeline of its own: one that nobody has any more, or a new one. Starts the reaper, if
+    /// the configuration allows one and there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if the backend has no queues, or no more; [`ErrorKind::Driver`] if the driver or a thread
+    /// could not be had; [`ErrorKind::DeviceLost`]; [`ErrorKind::Forked`].
+    pub fn queue(&self) -> Result<Queue<B>, Error>
+    where
+        B: SyncBackend,
+    {
+        self.start_reaper()?;
+        Ok(Queue::new(self.clone(), self.owner.make_queue()?))
+    }
+
+    pub(super) fn start_reaper(&self) -> Result<(), Error>
+    where
+        B: SyncBackend,
+    {
+        if self.owner.config.reaper { self.owner.reaper.start(|| self.owner.keeper()) } else { Ok(()) }
+    }
+
+    /// Looks how far the queues are, frees what they have passed, ends operations, and wakes who waits for memory. The
+    /// reaper does this by itself; to be called only where [`Config::reaper`] is off. Does not wait for any queue.
+    pub fn settle(&self) {
+        self.owner.flush_quarantine();
+        self.owner.settle();
+        self.owner.tick_waiters();
+    }
+
+    /// Calls `callback` whenever an allocation finds no memory, before it fails, so that the program can free something: a
+    /// cache of its own, weights that can be loaded again. The lowest priority is asked first, and each priority only if
+    /// the ones before did not free enough. Until the hook is dropped.
+    ///
+    /// The callback runs on the thread that allocates, under no lock of the manager. It may do anything: allocate (then no
+    /// callbacks are called), free, register and drop hooks, panic (which is caught and counted). It should not keep a
+    /// handle of this manager, which would then never be dropped.
+    pub fn on_reclaim(
+        &self,
+        priority: i32,
+        callback: impl Fn(&ReclaimRequest) + Send + Sync + 'static,
+    ) -> ReclaimHook {
+        self.owner.reclaim.register(priority, callback)
     }
 
     /// The tag of a name; the same name is always the same tag. Costs a lock and a look-up: keep the tag.
@@ -177,8 +229,7 @@ impl<B: Backend> MemoryManager<B> {
     pub fn record<W>(&self, writer: TraceWriter<W>) -> Recorder<W>
     where
         W: Write + Send + 'static,
-        B: Send + Sync,
-        B::Block: Send + Sync,
+        B: SyncBackend,
     {
         let (recorder, sink) = Recorder::new(writer);
         self.owner.observers.attach(Arc::clone(&sink));

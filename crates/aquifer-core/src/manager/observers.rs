@@ -8,6 +8,7 @@
 
 use super::config::Tracking;
 use crate::pool::{Place, Request};
+use crate::range::QueueIndex;
 use crate::statistics::Tag;
 use crate::sync::{AtomicBool, Ordering};
 use crate::trace::{EventSink, PlaceKey};
@@ -95,7 +96,7 @@ impl Observers {
 
     #[cold]
     #[track_caller]
-    pub(crate) fn allocated(&self, place: Place, request: Request) {
+    pub(crate) fn allocated(&self, place: Place, request: Request, queue: QueueIndex) {
         let key = key(place, request);
         if self.tracking != Tracking::Off {
             let backtrace =
@@ -108,7 +109,7 @@ impl Observers {
             };
             self.tracked.lock().insert(key, tracked);
         }
-        self.tell(|recorder| recorder.allocated(key, request.requested_bytes));
+        self.tell(|recorder| recorder.allocated(key, request.requested_bytes, queue));
     }
 
     #[cold]

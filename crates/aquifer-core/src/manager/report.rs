@@ -12,7 +12,12 @@ use std::sync::Arc;
 impl<B: Backend> Shared<B> {
     /// Sums up what all pools and threads have counted.
     pub(crate) fn statistics(&self) -> Statistics {
-        let mut sum = Statistics { driver_calls: self.driver_calls(), ..Statistics::default() };
+        let mut sum = Statistics {
+            driver_calls: self.driver_calls(),
+            reclaim_count: self.reclaim.calls(),
+            reclaim_panic_count: self.reclaim.panics(),
+            ..Statistics::default()
+        };
         for ledger in &self.ledgers {
             sum.budget_bytes = sum.budget_bytes.saturating_add(ledger.budget_bytes());
             let counter = ledger.counter();
@@ -23,6 +28,7 @@ impl<B: Backend> Shared<B> {
         for typed in &self.pools {
             let pool = typed.pool.snapshot();
             sum.cached_bytes += pool.cached_bytes;
+            sum.quarantined_bytes += pool.quarantined_bytes;
             sum.free_bytes += pool.free_bytes;
             sum.largest_free_bytes = sum.largest_free_bytes.max(pool.largest_free_bytes);
             sum.free_range_count += pool.free_range_count;
@@ -118,9 +124,10 @@ impl fmt::Display for Report {
         line("reserved", &statistics.reserved)?;
         writeln!(
             f,
-            "of reserved: {} live, {} cached, {} free in {} ranges (largest {}), in {} blocks; budget {}",
+            "of reserved: {} live, {} cached, {} quarantined, {} free in {} ranges (largest {}), in {} blocks; budget {}",
             in_words(statistics.allocated.current),
             in_words(statistics.cached_bytes),
+            in_words(statistics.quarantined_bytes),
             in_words(statistics.free_bytes),
             statistics.free_range_count,
             in_words(statistics.largest_free_bytes),
@@ -139,8 +146,8 @@ impl fmt::Display for Report {
         let calls = &statistics.driver_calls;
         writeln!(
             f,
-            "driver calls: {} create, {} destroy, {} release, {} failed",
-            calls.create, calls.destroy, calls.release, calls.failed
+            "driver calls: {} create, {} destroy, {} release, {} signal, {} failed",
+            calls.create, calls.destroy, calls.release, calls.signal, calls.failed
         )?;
         for tag in statistics.tags.iter().filter(|tag| tag.peak_bytes > 0) {
             let [current, peak] = [tag.current_bytes, tag.peak_bytes].map(in_words);

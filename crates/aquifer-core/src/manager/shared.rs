@@ -2,13 +2,21 @@
 //! [`super::growth`].
 
 use super::config::{Config, ZeroPolicy};
+use super::ladder::InFlight;
 use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
+use super::queues::Queues;
+use super::reaper::Reaper;
+use super::reclaim::ReclaimHooks;
 use super::tags::TagNames;
 use super::typed_pool::TypedPool;
-use crate::pool::{CACHED_BYTES_MAX, Closing, Place, Pool, PoolKey, Request};
+use super::waiting::ANSWER_WITHIN;
+use crate::bell::Bell;
+use crate::pool::{CACHED_BYTES_MAX, Closing, LaneKey, Place, Pool, Request};
+use crate::range::{NO_QUEUE, QueueIndex};
 use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
+use crate::raw::operation::Operations;
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Ordering};
 use crate::trace::lasting_sink;
@@ -22,13 +30,30 @@ pub(super) struct CallCounters {
     pub(super) destroy: AtomicU64,
     pub(super) release: AtomicU64,
     pub(super) failed: AtomicU64,
+    pub(super) signal: AtomicU64,
+}
+
+/// Where an allocation is made: on a queue, or on none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) key: LaneKey,
+    pub(crate) queue: QueueIndex,
 }
 
 pub(crate) struct Shared<B: Backend> {
     pub(crate) backend: B,
     pub(crate) pools: Box<[TypedPool<B::Block>]>,
-    /// The pool of ordinary buffers: that of the first memory type, the best for them.
-    ordinary: PoolKey,
+    /// Where ordinary buffers are made: in the first memory type, the best for them, on no queue.
+    pub(crate) ordinary: Home,
+    pub(crate) queues: Queues<B::Queue>,
+    pub(crate) operations: Operations<B>,
+    pub(crate) reclaim: Arc<ReclaimHooks>,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) reaper: Reaper,
+    /// Whether threads are kept out of their caches, since somebody waits for memory.
+    are_caches_held: parking_lot::Mutex<bool>,
+    /// The process that made it.
+    process_id: u32,
     pub(crate) ledgers: Box<[Ledger]>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: TagNames,
@@ -52,11 +77,13 @@ impl<B: Backend> Shared<B> {
             ledgers.push(Ledger::new(budget_bytes));
         }
         let tally = Arc::new(Tally::default());
+        let bell = Arc::new(Bell::new(ANSWER_WITHIN.as_millis() as u64));
         let pools: Box<[_]> = properties
             .memory_types
             .iter()
             .map(|memory_type| {
-                let pool = Pool::new(config.layout, config.clock.clone(), Arc::clone(&tally));
+                let pool =
+                    Pool::new(config.layout, config.clock.clone(), Arc::clone(&tally), Arc::clone(&bell));
                 TypedPool::new(pool, memory_type.heap_index)
             })
             .collect();
@@ -72,7 +99,14 @@ impl<B: Backend> Shared<B> {
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
                 & !(properties.block_granularity_bytes - 1),
             keepers: Keepers::new(pools.len()),
-            ordinary: PoolKey::new(pools[0].pool.identity(), 0),
+            ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
+            queues: Queues::default(),
+            operations: Operations::default(),
+            reclaim: ReclaimHooks::new(),
+            bell,
+            reaper: Reaper::default(),
+            are_caches_held: parking_lot::Mutex::new(false),
+            process_id: std::process::id(),
             backend,
             pools,
             ledgers: ledgers.into(),
@@ -84,10 +118,47 @@ impl<B: Backend> Shared<B> {
         })
     }
 
-    /// A checked request for ordinary memory.
+    /// A checked request.
     #[inline]
-    fn request(&self, bytes: u64, options: MemoryOptions) -> Request {
-        Request::new(&self.config.layout, self.ordinary, bytes, options.alignment_bytes(), options.tag)
+    fn request(&self, home: Home, bytes: u64, options: MemoryOptions) -> Request {
+        Request::new(&self.config.layout, home.key, bytes, options.alignment_bytes(), options.tag)
+    }
+
+    /// Whether this process was forked from the one that made the manager.
+    pub(crate) fn is_forked(&self) -> bool {
+        std::process::id() != self.process_id
+    }
+
+    /// Refuses a call that would reach the driver in a forked process, where neither the driver nor any thread of the parent's
+    /// is there.
+    pub(crate) fn check_process(&self, operation: &'static str) -> Result<(), Error> {
+        if !self.is_forked() {
+            return Ok(());
+        }
+        let message = "this process was forked from the one that made the manager; make a manager of its own";
+        Err(Error::new(ErrorKind::Forked, operation, message))
+    }
+
+    /// Keeps threads out of their caches while somebody waits for memory, so that every free is noticed, and lets them in
+    /// again after. To be called after whatever may have changed who waits.
+    pub(crate) fn hold_caches_for_waiters(&self) {
+        let mut are_held = self.are_caches_held.lock();
+        let is_wanted = !self.bell.waiters.is_empty();
+        if *are_held != is_wanted {
+            *are_held = is_wanted;
+            self.pools.iter().for_each(|typed| typed.pool.hold_caches(is_wanted));
+        }
+    }
+
+    /// Lets waiters that do not answer step aside, and wakes those whose time is over.
+    pub(crate) fn tick_waiters(&self) {
+        self.bell.waiters.tick(self.config.clock.now_ms());
+        self.hold_caches_for_waiters();
+    }
+
+    /// Brings what threads have freed while queues used it to where it gets its markers.
+    pub(crate) fn flush_quarantine(&self) {
+        self.pools.iter().for_each(|typed| typed.pool.flush_quarantine());
     }
 
     /// Checks a request, once, at the edge.
@@ -128,6 +199,7 @@ impl<B: Backend> Shared<B> {
             destroy: self.calls.destroy.load(Ordering::Relaxed),
             release: self.calls.release.load(Ordering::Relaxed),
             failed: self.calls.failed.load(Ordering::Relaxed),
+            signal: self.calls.signal.load(Ordering::Relaxed),
         }
     }
 
@@ -136,6 +208,13 @@ impl<B: Backend> Shared<B> {
         let leaks = self.leak_report();
         if leaks.live_count > 0 {
             warn!("the manager is dropped with allocations live, which keep their blocks:\n{leaks}");
+        }
+        self.stop_reaper();
+        if !self.config.reaper && self.has_in_flight() {
+            // Nobody else will look.
+            self.flush_quarantine();
+            self.drain(self.config.in_flight_wait);
+            self.settle();
         }
         let close_one = |typed: &TypedPool<B::Block>| {
             let closing = typed.pool.close();
@@ -146,13 +225,32 @@ impl<B: Backend> Shared<B> {
         };
         self.pools.iter().map(close_one).filter(|&closing| closing == Closing::Drained).count()
     }
+
+    /// Whether the state may be destroyed now that nobody needs it. False in a forked process, where the driver must not be
+    /// called, and while the device may touch its memory: then it is left as it is, for good.
+    pub(crate) fn may_go(&self) -> bool {
+        if self.is_forked() {
+            return false;
+        }
+        let is_drained = self.drain(self.config.in_flight_wait);
+        if !is_drained {
+            error!("a manager's memory is lost: its queues do not finish their work");
+        }
+        is_drained
+    }
 }
 
 impl<B: Backend> Drop for Shared<B> {
     fn drop(&mut self) {
+        // All queues are drained, so nothing that waits for them need wait any more.
+        self.queues.all().iter().for_each(|queue| queue.timeline.end());
         for typed in &self.pools {
             // A free that was under way when the pool was closed may have moved places to the depot after that.
             typed.pool.flush();
+            typed.pool.seal(typed.pool.take_open_quarantine(), Vec::new());
+            typed.pool.settle();
+            typed.pool.flush();
+            typed.pool.settle();
             let idle = typed.pool.release_idle(|_, _| true);
             for block in idle {
                 if let Err(refused) = destroy_block(&self.backend, typed.take_block(block.block)) {
@@ -171,6 +269,7 @@ impl<B: Backend> Drop for Shared<B> {
 #[track_caller]
 pub(crate) fn allocate<B: Backend>(
     owner: &Owner<B>,
+    home: Home,
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
@@ -180,34 +279,49 @@ pub(crate) fn allocate<B: Backend>(
         && shared.config.zero_policy == ZeroPolicy::OnRequest
         && !shared.observers.are_active()
     {
-        let request = Request::plain(&shared.config.layout, shared.ordinary, bytes, options.tag);
-        if let Some(place) = request.allocate_cached(shared.ordinary.identity()) {
-            return Ok(owner.adopt(place, request));
+        let request = Request::plain(&shared.config.layout, home.key, bytes, options.tag);
+        if let Some(place) = request.allocate_cached(home.key.identity()) {
+            return Ok(owner.adopt(home.queue, place, request));
         }
     }
-    let place = allocate_slow(owner, bytes, options)?;
-    Ok(owner.adopt(place, shared.request(bytes, options)))
+    let place = allocate_slow(owner, home, bytes, options, InFlight::Wait)?;
+    Ok(owner.adopt(home.queue, place, shared.request(home, bytes, options)))
 }
 
-/// Checks, asks the pool, grows it if need be, clears, and tells who watches.
+/// As [`allocate`], but fails rather than wait for memory that queues still use.
+#[track_caller]
+pub(crate) fn allocate_without_waiting<B: Backend>(
+    owner: &Owner<B>,
+    home: Home,
+    bytes: u64,
+    options: MemoryOptions,
+) -> Result<Allocation<B>, Error> {
+    let place = allocate_slow(owner, home, bytes, options, InFlight::Fail)?;
+    Ok(owner.adopt(home.queue, place, owner.request(home, bytes, options)))
+}
+
+/// Checks, asks the pool, climbs the ladder if need be, clears, and tells who watches.
 #[cold]
 #[inline(never)]
 #[track_caller]
-fn allocate_slow<B: Backend>(owner: &Owner<B>, bytes: u64, options: MemoryOptions) -> Result<Place, Error> {
+fn allocate_slow<B: Backend>(
+    owner: &Owner<B>,
+    home: Home,
+    bytes: u64,
+    options: MemoryOptions,
+    in_flight: InFlight,
+) -> Result<Place, Error> {
     owner.check(bytes, &options)?;
-    let request = owner.request(bytes, options);
-    let (place, is_fresh) = match owner.pools[request.memory_type()].pool.allocate(request) {
-        Some(place) => (place, false),
-        None => owner.grow(request)?,
-    };
+    let request = owner.request(home, bytes, options);
+    let (place, is_fresh) = owner.find(home, request, in_flight)?;
     // From here on the place is freed if anything fails, or panics.
-    let mut allocation = owner.adopt(place, request);
+    let mut allocation = owner.adopt(home.queue, place, request);
     if owner.must_clear(&options) && !is_fresh {
         let bytes = allocation.allocated_bytes();
         allocation.fill(0..bytes, 0)?;
     }
     if owner.observers.are_active() {
-        owner.observers.allocated(place, request);
+        owner.observers.allocated(place, request, home.queue);
     }
     std::mem::forget(allocation);
     Ok(place)

@@ -105,7 +105,7 @@ impl<B: Backend> BufferView<B> {
         let values: &[u8] = bytemuck::cast_slice(values);
         let range = self.in_parent("write", offset, values.len() as u64)?;
         let mut parent = self.parent.write();
-        slice_mut(parent.bytes_mut().ok_or_else(|| not_visible("write"))?, range).copy_from_slice(values);
+        slice_mut(parent.bytes_mut()?.ok_or_else(|| not_visible("write"))?, range).copy_from_slice(values);
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl<B: Backend> BufferView<B> {
         let values: &mut [u8] = bytemuck::cast_slice_mut(values);
         let range = self.in_parent("read", offset, values.len() as u64)?;
         let parent = self.parent.read();
-        values.copy_from_slice(slice(parent.bytes().ok_or_else(|| not_visible("read"))?, range));
+        values.copy_from_slice(slice(parent.bytes()?.ok_or_else(|| not_visible("read"))?, range));
         Ok(())
     }
 

@@ -11,7 +11,7 @@
 //! ARCHITECTURE.md has the figures behind the constants; which of them matter is said at each.
 
 use super::state::State;
-use crate::range::{IdleBlock, Range};
+use crate::range::{IdleBlock, QueueIndex, Range};
 
 /// Blocks are multiples of this many bytes. Coarser is much worse: 16 MiB costs 6 % of memory on recorded workloads.
 pub(super) const BLOCK_GRANULE_BYTES: u64 = 2 << 20;
@@ -99,16 +99,22 @@ pub(super) enum Plan {
 }
 
 impl State {
-    /// The best range for a request; none if nothing fits well enough.
-    pub(super) fn find_range(&mut self, bytes: u64, alignment: u64, fit: Fit) -> Option<Range> {
-        if let Some(range) = self.ranges.allocate_in_hole(bytes, alignment) {
+    /// The best range for a request on `queue`; none if nothing fits well enough.
+    pub(super) fn find_range(
+        &mut self,
+        queue: QueueIndex,
+        bytes: u64,
+        alignment: u64,
+        fit: Fit,
+    ) -> Option<Range> {
+        if let Some(range) = self.ranges.allocate_in_hole(queue, bytes, alignment) {
             return Some(range);
         }
-        let idle_bytes = self.ranges.smallest_idle_fit(bytes)?;
+        let idle_bytes = self.ranges.smallest_idle_fit(queue, bytes)?;
         if fit == Fit::Good && self.allowance.may_refuse() && self.is_far_too_large(idle_bytes, bytes) {
             return None;
         }
-        self.ranges.allocate_in_idle(bytes)
+        self.ranges.allocate_in_idle(queue, bytes)
     }
 
     fn is_far_too_large(&self, idle_bytes: u64, bytes: u64) -> bool {
@@ -124,13 +130,18 @@ impl State {
     }
 
     /// Decides how to make room for a range of `bytes` that [`State::find_range`] did not find.
-    pub(super) fn plan_growth(&mut self, bytes: u64, block_granularity_bytes: u64) -> Plan {
+    pub(super) fn plan_growth(
+        &mut self,
+        queue: QueueIndex,
+        bytes: u64,
+        block_granularity_bytes: u64,
+    ) -> Plan {
         let granule = BLOCK_GRANULE_BYTES.max(block_granularity_bytes);
         let needed = bytes.next_multiple_of(granule);
         let peak = self.ranges.reserved_bytes_peak();
         let limit = peak.max(self.ranges.used_bytes_peak() + SLACK_BYTES);
         let reserved = self.ranges.reserved_bytes();
-        let is_refusal = self.ranges.smallest_idle_fit(bytes).is_some();
+        let is_refusal = self.ranges.smallest_idle_fit(queue, bytes).is_some();
         if is_refusal && reserved - self.ranges.idle_bytes() + needed > limit {
             // To refuse must never raise the limit.
             return Plan::TakeAnyFit;

@@ -24,7 +24,7 @@ impl Model {
     fn new() -> (Arc<Self>, Place) {
         let layout = BucketLayout::power_of_two();
         let pool = Pool::new(layout, Clock::manual(), Arc::default());
-        let key = PoolKey::new(pool.identity(), 0);
+        let key = LaneKey::new(pool.identity(), 0);
         let request = Request::new(&layout, key, BYTES, 1, Tag::UNTAGGED);
         let slots = (0..SLOT_COUNT).map(|_| UnsafeCell::new(())).collect();
         let model = Arc::new(Self { pool, request, slots });

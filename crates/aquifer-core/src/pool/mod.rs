@@ -12,34 +12,46 @@
 //! ```
 //!
 //! A pool never calls a driver. It says that nothing fits, and the manager brings it another block.
+//!
+//! Thread caches and depot are a [`Lane`]: one for buffers without a queue, and one for each queue. What is freed while
+//! queues other than its own may still use it goes through the [`Quarantine`] first.
 
 mod depot;
 mod growth;
+mod lane;
 mod layout;
+mod quarantine;
 mod request;
 mod slab;
 mod snapshot;
 mod state;
 mod thread_cache;
+mod uses;
 
 pub use layout::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 
 pub(crate) use layout::CACHED_BYTES_MAX;
 
+use crate::bell::Bell;
 use crate::clock::Clock;
-use crate::range::{BlockIndex, IdleBlock, Range};
-use crate::raw::local::{self, PoolId, PoolIdentity};
-use crate::statistics::{Tag, Tally};
+use crate::range::{BlockIndex, IdleBlock, NO_QUEUE, QueueIndex, Range};
+use crate::raw::local;
+use crate::statistics::Tally;
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
-use depot::Depot;
+use crate::timeline::Timeline;
 use growth::{Fit, Plan};
 use layout::ClassIndex;
+use parking_lot::RwLock;
+use quarantine::{EntryBatch, Quarantine};
 use state::State;
 use std::sync::Arc;
 use thread_cache::{Batch, ClassSums};
 
-pub(crate) use request::{Place, PoolKey, Request};
+pub(crate) use lane::Lane;
+pub(crate) use quarantine::Entry;
+pub(crate) use request::{LaneKey, Place, Request};
 pub(crate) use thread_cache::ThreadCache;
+pub(crate) use uses::Uses;
 
 /// How a pool was left when its manager closed it, or by a free after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,45 +74,66 @@ pub(crate) enum Growth {
     Create { evicted: Vec<IdleBlock>, bytes: u64 },
 }
 
+/// The thread caches of all lanes.
 #[derive(Debug, Default)]
 struct Registry {
     caches: Vec<Arc<ThreadCache>>,
     is_closed: bool,
+    /// Whether owners stay kept out after someone has looked in: somebody waits for memory.
+    is_held: bool,
 }
 
 /// A pool of one memory type.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    id: PoolId,
     layout: BucketLayout,
     clock: Clock,
     tally: Arc<Tally>,
+    bell: Arc<Bell>,
+    /// By queue; the first is that of no queue. Only ever more.
+    lanes: RwLock<Vec<Arc<Lane>>>,
     registry: Mutex<Registry>,
-    thread_count: AtomicU64,
-    depot: Depot,
+    /// How many thread caches there are, of all lanes.
+    cache_count: AtomicU64,
+    quarantine: Mutex<Quarantine>,
     state: Mutex<State>,
 }
 
 impl Pool {
-    pub(crate) fn new(layout: BucketLayout, clock: Clock, tally: Arc<Tally>) -> Arc<Self> {
+    pub(crate) fn new(layout: BucketLayout, clock: Clock, tally: Arc<Tally>, bell: Arc<Bell>) -> Arc<Self> {
+        let lane = Lane::new(&layout, NO_QUEUE, Arc::default());
         Arc::new(Self {
-            id: PoolId::new(),
             layout,
             clock,
             tally,
+            bell,
+            lanes: RwLock::new(vec![Arc::new(lane)]),
             registry: Mutex::new(Rank::Registry, Registry::default()),
-            thread_count: AtomicU64::new(0),
-            depot: Depot::new(&layout),
+            cache_count: AtomicU64::new(0),
+            quarantine: Mutex::new(Rank::Quarantine, Quarantine::default()),
             state: Mutex::new(Rank::PoolState, State::new(&layout)),
         })
     }
 
-    pub(crate) fn id(&self) -> &PoolId {
-        &self.id
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
     }
 
-    pub(crate) fn identity(&self) -> PoolIdentity {
-        self.id.identity
+    /// Adds the lane of a queue, whose number is how many lanes there are.
+    pub(crate) fn add_lane(&self, queue: QueueIndex, timeline: Arc<Timeline>) -> Arc<Lane> {
+        let mut lanes = self.lanes.write();
+        assert_eq!(lanes.len(), usize::from(queue), "queues come one after the other");
+        let lane = Arc::new(Lane::new(&self.layout, queue, timeline));
+        lanes.push(Arc::clone(&lane));
+        lane
+    }
+
+    pub(crate) fn lane(&self, queue: QueueIndex) -> Arc<Lane> {
+        Arc::clone(&self.lanes.read()[usize::from(queue)])
+    }
+
+    fn all_lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.read().clone()
     }
 
     #[inline]
@@ -109,57 +142,71 @@ impl Pool {
     }
 
     /// Finds a place in what is reserved, past this thread's cache if that has none; `None` if the pool must grow.
-    pub(crate) fn allocate(self: &Arc<Self>, request: Request) -> Option<Place> {
+    pub(crate) fn allocate(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) -> Option<Place> {
         if !request.is_cached() {
-            return self.allocate_directly(request);
+            return self.allocate_directly(lane, request);
         }
-        let found = local::with_or_make(self, |cache| self.refill(cache, request));
-        found.unwrap_or_else(|| self.allocate_directly(request))
+        let found = local::with_or_make(self, lane, |cache| self.refill(lane, cache, request));
+        found.unwrap_or_else(|| self.allocate_directly(lane, request))
     }
 
     /// Brings places to a cache that has run empty, and takes one; `None` if the pool must grow.
-    fn refill(&self, cache: &ThreadCache, request: Request) -> Option<Place> {
+    fn refill(&self, lane: &Lane, cache: &ThreadCache, request: Request) -> Option<Place> {
         // Those who come past the hot path find it full as often as not.
         if let Some(place) = cache.allocate(request) {
             return Some(place);
         }
         let class = request.class();
-        let wanted = cache.grow(class, self.thread_count.load(Ordering::Relaxed));
+        let wanted = cache.grow(class, self.cache_count.load(Ordering::Relaxed));
         let mut places = Batch::new();
-        self.depot.take(class, wanted, &mut places);
+        lane.depot.take(class, wanted, &mut places);
         if places.is_empty() {
             let class_bytes = self.layout.class_bytes(class);
-            self.state.lock().allocate_places(class, class_bytes, wanted, &mut places);
+            self.state.lock().allocate_places(lane.queue, class, class_bytes, wanted, &mut places);
         }
         if places.is_empty() {
             return None;
         }
         cache.fill(class, &mut places);
-        let place = cache.allocate(request);
-        if !places.is_empty() {
-            self.depot.put(class, &mut places);
-            self.evict(class, places.drain(..));
+        let mut place = cache.allocate(request);
+        if place.is_none()
+            && let Some(found) = places.pop()
+        {
+            // The caches are held, or someone looks in.
+            let bytes = self.layout.class_bytes(class);
+            self.state.lock().count_allocation(request, bytes);
+            self.count_rise(request, bytes);
+            place = Some(found);
         }
-        place.or_else(|| self.allocate_directly(request))
+        if !places.is_empty() {
+            lane.depot.put(class, &mut places);
+            self.evict(lane, class, places.drain(..));
+        }
+        place.or_else(|| self.allocate_directly(lane, request))
     }
 
     /// The way past the caches.
-    fn allocate_directly(&self, request: Request) -> Option<Place> {
+    fn allocate_directly(&self, lane: &Lane, request: Request) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
-        let place = self.state.lock().allocate(request, bytes, Fit::Good)?;
+        let place = self.state.lock().allocate(lane.queue, request, bytes, Fit::Good)?;
         self.count_rise(request, bytes);
         Some(place)
     }
 
     /// Counts an allocation that no thread cache has counted.
     fn count_rise(&self, request: Request, bytes: u64) {
-        self.publish_own(request.tag());
+        self.publish_own(request);
         self.tally.rise(request.requested_bytes, bytes, request.tag());
     }
 
-    fn publish_own(&self, tag: Tag) {
-        local::with(self.identity(), |cache| {
-            cache.publish_one(tag);
+    fn count_fall(&self, request: Request, bytes: u64) {
+        self.publish_own(request);
+        self.tally.fall(request.requested_bytes, bytes, request.tag());
+    }
+
+    fn publish_own(&self, request: Request) {
+        local::with(request.identity(), |cache| {
+            cache.publish_one(request.tag());
             Some(())
         });
     }
@@ -169,54 +216,184 @@ impl Pool {
     ///
     /// Takes a share of the pool, so that the pool outlives the moment at which the place is counted as freed, until its
     /// locks are let go.
-    pub(crate) fn free(self: Arc<Self>, place: Place, request: Request) -> Closing {
+    pub(crate) fn free(self: Arc<Self>, queue: QueueIndex, place: Place, request: Request) -> Closing {
+        let lane = self.lane(queue);
         if request.is_cached() {
-            let freed = local::with_or_make(&self, |cache| self.make_room(cache, place, request));
+            let freed =
+                local::with_or_make(&self, &lane, |cache| self.make_room(&lane, cache, place, request));
             if freed == Some(true) {
                 return Closing::Orphans;
             }
         }
         let bytes = request.bytes(&self.layout);
-        self.publish_own(request.tag());
-        self.tally.fall(request.requested_bytes, bytes, request.tag());
-        let is_last = self.state.lock().free(place, request, bytes, self.clock.now_ms());
-        if is_last { Closing::Drained } else { Closing::Orphans }
+        self.count_fall(request, bytes);
+        let now = self.clock.now_ms();
+        let mut state = self.state.lock();
+        state.free_place(place, bytes, lane.bound(), now);
+        if state.count_free(request, bytes) { Closing::Drained } else { Closing::Orphans }
     }
 
     /// Takes half of a cache's full stack away, and frees a place to it; false if someone looks in.
-    fn make_room(&self, cache: &ThreadCache, place: Place, request: Request) -> bool {
+    fn make_room(&self, lane: &Lane, cache: &ThreadCache, place: Place, request: Request) -> bool {
         if cache.free(place, request).is_some() {
             return true;
         }
         let class = request.class();
-        cache.grow(class, self.thread_count.load(Ordering::Relaxed));
+        cache.grow(class, self.cache_count.load(Ordering::Relaxed));
         let mut places = Batch::new();
         cache.take_half(class, &mut places);
-        self.depot.put(class, &mut places);
-        self.evict(class, places.drain(..));
+        lane.depot.put(class, &mut places);
+        self.evict(lane, class, places.drain(..));
         cache.free(place, request).is_some()
     }
 
     /// Gives places that a cache kept back to slabs and ranges.
-    fn evict(&self, class: ClassIndex, places: impl IntoIterator<Item = Place, IntoIter: ExactSizeIterator>) {
+    fn evict(
+        &self,
+        lane: &Lane,
+        class: ClassIndex,
+        places: impl IntoIterator<Item = Place, IntoIter: ExactSizeIterator>,
+    ) {
         let places = places.into_iter();
         if places.len() == 0 {
             return;
         }
-        let now = self.clock.now_ms();
+        let (class_bytes, now) = (self.layout.class_bytes(class), self.clock.now_ms());
         let mut state = self.state.lock();
+        let bound = lane.bound();
         for place in places {
-            state.evict(class, place, now);
+            state.evict(class, class_bytes, place, bound, now);
         }
     }
 
-    /// Empties all caches, and finds a place wherever there is one: the last resort before a request fails.
-    pub(crate) fn flush_and_allocate(&self, request: Request) -> Option<Place> {
-        self.flush();
+    /// Takes a batch out that is full, so that [`Pool::quarantine`] finds room: this thread's, or the shared one. The
+    /// manager seals it.
+    pub(crate) fn take_full_quarantine(&self, request: Request) -> Vec<Entry> {
+        let mut batch = EntryBatch::new();
+        if request.is_cached() {
+            local::with(request.identity(), |cache| {
+                cache.take_full_quarantine(&mut batch);
+                Some(())
+            });
+        }
+        let mut quarantine = self.quarantine.lock();
+        let mut entries = if quarantine.is_full() { quarantine.take_open() } else { Vec::new() };
+        entries.extend(batch);
+        entries
+    }
+
+    /// Frees a place that other queues than its own may still use. As after [`Pool::free`], the pool may then be gone.
+    pub(crate) fn quarantine(self: Arc<Self>, entry: Entry) -> Closing {
+        let request = entry.request;
+        if request.is_cached() {
+            let lane = self.lane(entry.uses.home());
+            if local::with_or_make(&self, &lane, |cache| cache.begin_quarantine(entry)) == Some(true) {
+                return Closing::Orphans;
+            }
+        }
         let bytes = request.bytes(&self.layout);
-        let place = self.state.lock().allocate(request, bytes, Fit::Any)?;
+        self.count_fall(request, bytes);
+        self.quarantine.lock().push(entry);
+        if self.state.lock().count_free(request, bytes) { Closing::Drained } else { Closing::Orphans }
+    }
+
+    /// Takes out all that waits without a marker: of all threads if `flush` has just brought it here.
+    pub(crate) fn take_open_quarantine(&self) -> Vec<Entry> {
+        self.quarantine.lock().take_open()
+    }
+
+    /// Keeps a batch until each queue has reached its value.
+    pub(crate) fn seal(&self, entries: Vec<Entry>, values: Vec<(QueueIndex, u64)>) {
+        self.quarantine.lock().seal(entries, values);
+    }
+
+    /// Lets others have what the queues have passed, as their timelines say.
+    pub(crate) fn settle(&self) {
+        let lanes = self.all_lanes();
+        let completed = |queue: QueueIndex| lanes[usize::from(queue)].timeline().completed();
+        let free = {
+            let mut quarantine = self.quarantine.lock();
+            if quarantine.is_empty() { Vec::new() } else { quarantine.collect(completed) }
+        };
+        let now = self.clock.now_ms();
+        if lanes.len() > 1 {
+            let mut state = self.state.lock();
+            for lane in &lanes[1..] {
+                state.settle(lane.queue, lane.timeline().completed(), now);
+            }
+        }
+        self.give_home(&lanes, free, now);
+    }
+
+    /// Gives places that have left the quarantine to the depots of their lanes, or to the ranges.
+    fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>, now: u64) {
+        free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
+        let same = |one: &Entry, other: &Entry| {
+            one.uses.home() == other.uses.home() && one.request.class() == other.request.class()
+        };
+        for group in free.chunk_by(same) {
+            let (lane, request) = (&lanes[usize::from(group[0].uses.home())], group[0].request);
+            if !request.is_cached() {
+                let mut state = self.state.lock();
+                for entry in group {
+                    let bytes = entry.request.bytes(&self.layout);
+                    state.free_place(entry.place, bytes, lane.bound(), now);
+                }
+                continue;
+            }
+            for part in group.chunks(Batch::new().capacity()) {
+                let mut places: Batch = part.iter().map(|entry| entry.place).collect();
+                lane.depot.put(request.class(), &mut places);
+                self.evict(lane, request.class(), places.drain(..));
+            }
+        }
+    }
+
+    /// Whether anything may wait for a queue: its timeline is worth asking for.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        if self.lanes.read().len() == 1 {
+            return false;
+        }
+        !self.quarantine.lock().is_empty()
+            || self.state.lock().bound_bytes() > 0
+            || self.thread_caches().iter().any(|cache| cache.has_quarantined())
+    }
+
+    /// Whether something of `queue` waits that no marker covers yet.
+    pub(crate) fn needs_marker(&self, queue: QueueIndex) -> bool {
+        let claimed = self.lane(queue).timeline().claimed();
+        self.state.lock().is_bound_beyond(queue, claimed)
+    }
+
+    /// A queue and a value whose passing will free something.
+    pub(crate) fn next_in_flight(&self) -> Option<(QueueIndex, u64)> {
+        if let Some(oldest) = self.quarantine.lock().oldest() {
+            return Some(oldest);
+        }
+        let lanes = self.all_lanes();
+        let state = self.state.lock();
+        lanes[1..].iter().find_map(|lane| Some((lane.queue, state.first_bound(lane.queue)?)))
+    }
+
+    /// Finds a place in what lies side by side, for a request on a queue that found nothing whole.
+    pub(crate) fn allocate_across(&self, lane: &Lane, request: Request) -> Option<Place> {
+        if lane.queue == NO_QUEUE {
+            return None;
+        }
+        let bytes = request.bytes(&self.layout);
+        let place = self.state.lock().allocate_across(lane.queue, request, bytes)?;
         self.count_rise(request, bytes);
         Some(place)
+    }
+
+    /// Finds a place wherever there is one, however bad a fit.
+    pub(crate) fn allocate_anywhere(&self, lane: &Lane, request: Request) -> Option<Place> {
+        let bytes = request.bytes(&self.layout);
+        let place = self.state.lock().allocate(lane.queue, request, bytes, Fit::Any);
+        if place.is_some() {
+            self.count_rise(request, bytes);
+        }
+        place.or_else(|| self.allocate_across(lane, request))
     }
 
     /// What a request occupies, in bytes.
@@ -232,13 +409,14 @@ impl Pool {
 
     /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth
     /// lock and has called [`Pool::flush_for`], which also tells how many requests there were.
-    pub(crate) fn plan_growth(&self, request: Request, block_granularity_bytes: u64) -> Growth {
+    pub(crate) fn plan_growth(&self, lane: &Lane, request: Request, block_granularity_bytes: u64) -> Growth {
         let mut state = self.state.lock();
-        match state.plan_growth(self.range_bytes(request), block_granularity_bytes) {
+        match state.plan_growth(lane.queue, self.range_bytes(request), block_granularity_bytes) {
             Plan::TakeAnyFit => {
                 let bytes = request.bytes(&self.layout);
-                let place =
-                    state.allocate(request, bytes, Fit::Any).expect("an idle block holds the request");
+                let place = state
+                    .allocate(lane.queue, request, bytes, Fit::Any)
+                    .expect("an idle block holds the request");
                 drop(state);
                 self.count_rise(request, bytes);
                 Growth::Placed(place)
@@ -248,14 +426,14 @@ impl Pool {
     }
 
     /// Makes a new block part of the pool and serves the request from it, which must fit.
-    pub(crate) fn grow(&self, block: BlockIndex, block_bytes: u64, request: Request) -> Place {
+    pub(crate) fn grow(&self, lane: &Lane, block: BlockIndex, block_bytes: u64, request: Request) -> Place {
         let (bytes, now) = (request.bytes(&self.layout), self.clock.now_ms());
         let mut state = self.state.lock();
         state.ranges.add_block(block, block_bytes, now);
         state.allowance.count_miss();
         state.classes[request.class()].misses += 1;
         let place = state
-            .allocate(request, bytes, Fit::Any)
+            .allocate(lane.queue, request, bytes, Fit::Any)
             .expect("a new block holds the request that it was made for");
         drop(state);
         self.count_rise(request, bytes);
@@ -302,49 +480,90 @@ impl Pool {
         state.allowance.set_requests(counted + in_caches);
     }
 
-    /// Empties all caches, those of other threads too, so that what they kept can merge. Costs some microseconds,
-    /// and a moment's work for each thread that is just allocating. Returns how many places they lost.
+    /// Empties all caches, those of other threads too, so that what they kept can merge; what waits for queues goes to the
+    /// shared batch, to be sealed. Costs some microseconds, and a moment's work for each thread that is just allocating.
+    /// Returns how many places they lost.
     pub(crate) fn flush(&self) -> u64 {
+        let lanes = self.all_lanes();
         let registry = self.registry.lock();
         let mut places = 0;
         if ThreadCache::revoke_all(&registry.caches) {
             for cache in &registry.caches {
-                places += self.empty(cache);
+                places += self.empty(&lanes[usize::from(cache.queue())], cache);
+                if !registry.is_held {
+                    cache.readmit();
+                }
+            }
+        }
+        places + lanes.iter().map(|lane| self.empty_depot(lane)).sum::<u64>()
+    }
+
+    /// Brings what waits for queues in threads' own batches to the shared batch, to be sealed; leaves all else as it is.
+    pub(crate) fn flush_quarantine(&self) {
+        let registry = self.registry.lock();
+        let caches: Vec<_> =
+            registry.caches.iter().filter(|cache| cache.has_quarantined()).cloned().collect();
+        if caches.is_empty() || !ThreadCache::revoke_all(&caches) {
+            return;
+        }
+        let mut quarantine = self.quarantine.lock();
+        for cache in &caches {
+            cache.drain_quarantine(|entry| quarantine.push(entry));
+            if !registry.is_held {
                 cache.readmit();
             }
         }
-        places + self.empty_depot()
     }
 
-    fn empty(&self, cache: &ThreadCache) -> u64 {
+    /// Keeps every thread out of its caches from now on, or lets them in again: while somebody waits for memory, every
+    /// free must come past the caches, where it can be told of.
+    pub(crate) fn hold_caches(&self, is_held: bool) {
+        let mut registry = self.registry.lock();
+        if std::mem::replace(&mut registry.is_held, is_held) == is_held {
+            return;
+        }
+        if is_held {
+            // Where the system refuses to order other threads' work, they notice later: waiters also look by themselves.
+            let _ = ThreadCache::revoke_all(&registry.caches);
+        } else {
+            registry.caches.iter().for_each(|cache| cache.readmit());
+        }
+    }
+
+    fn empty(&self, lane: &Lane, cache: &ThreadCache) -> u64 {
         let now = self.clock.now_ms();
+        if cache.has_quarantined() {
+            let mut quarantine = self.quarantine.lock();
+            cache.drain_quarantine(|entry| quarantine.push(entry));
+        }
         let mut state = self.state.lock();
+        let bound = lane.bound();
         let mut count = 0;
         cache.drain(|class, place| {
-            state.evict(class, place, now);
+            state.evict(class, self.layout.class_bytes(class), place, bound, now);
             count += 1;
         });
         count
     }
 
-    fn empty_depot(&self) -> u64 {
+    fn empty_depot(&self, lane: &Lane) -> u64 {
         let mut count = 0;
-        self.depot.drain(|class, places| {
+        lane.depot.drain(|class, places| {
             count += places.len() as u64;
-            self.evict(class, places);
+            self.evict(lane, class, places);
         });
         count
     }
 
     /// A new cache for the calling thread; `None` once the pool is closed.
-    pub(crate) fn enlist(&self) -> Option<Arc<ThreadCache>> {
+    pub(crate) fn enlist(&self, lane: &Lane) -> Option<Arc<ThreadCache>> {
         let mut registry = self.registry.lock();
-        if registry.is_closed {
+        if registry.is_closed || registry.is_held {
             return None;
         }
-        let cache = Arc::new(ThreadCache::new(&self.layout, Arc::clone(&self.tally)));
+        let cache = Arc::new(ThreadCache::new(&self.layout, lane.queue, Arc::clone(&self.tally)));
         registry.caches.push(Arc::clone(&cache));
-        self.thread_count.fetch_add(1, Ordering::Relaxed);
+        self.cache_count.fetch_add(1, Ordering::Relaxed);
         Some(cache)
     }
 
@@ -353,13 +572,13 @@ impl Pool {
         let mut registry = self.registry.lock();
         let Some(place) = registry.caches.iter().position(|other| Arc::ptr_eq(other, cache)) else { return };
         registry.caches.swap_remove(place);
-        self.thread_count.fetch_sub(1, Ordering::Relaxed);
+        self.cache_count.fetch_sub(1, Ordering::Relaxed);
         self.fold(cache);
     }
 
     fn fold(&self, cache: &ThreadCache) {
         cache.publish();
-        self.empty(cache);
+        self.empty(&self.lane(cache.queue()), cache);
         let mut state = self.state.lock();
         for class in 0..self.layout.cached_class_count() {
             let class_bytes = self.layout.class_bytes(class);
@@ -385,14 +604,16 @@ impl Pool {
         for cache in &caches {
             self.fold(cache);
         }
-        self.empty_depot();
+        for lane in self.all_lanes() {
+            self.empty_depot(&lane);
+        }
         let mut state = self.state.lock();
         state.is_closed = true;
         state.orphans = state.classes.iter().map(|class| class.sums.allocations - class.sums.frees).sum();
         if state.orphans == 0 { Closing::Drained } else { Closing::Orphans }
     }
 
-    /// The caches that threads have of this pool, to read.
+    /// The caches that threads have of this pool, of all lanes, to read.
     pub(crate) fn thread_caches(&self) -> Vec<Arc<ThreadCache>> {
         self.registry.lock().caches.clone()
     }

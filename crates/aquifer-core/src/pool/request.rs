@@ -1,8 +1,10 @@
 //! What travels through a pool: where an allocation lies, and what was asked for.
 
 use super::layout::{BUCKET_BYTES_MAX, BucketLayout, CACHED_BYTES_MAX, ClassIndex, GRANULE_BYTES};
+use super::quarantine::Entry;
+use super::uses::Uses;
 use crate::range::BlockIndex;
-use crate::raw::local::{self, PoolIdentity};
+use crate::raw::local::{self, LaneIdentity};
 use crate::statistics::Tag;
 use std::num::NonZeroU64;
 
@@ -55,9 +57,9 @@ pub(crate) struct Request {
     parts: u64,
 }
 
-/// A pool as requests name it: the part that all its plain requests share.
+/// A lane as requests name it: the part that all its plain requests share.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolKey(u64);
+pub(crate) struct LaneKey(u64);
 
 // The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4,
 // identity 32.
@@ -67,11 +69,11 @@ const CACHED_SHIFT: u32 = 27;
 const MEMORY_TYPE_SHIFT: u32 = 28;
 const IDENTITY_SHIFT: u32 = 32;
 
-impl PoolKey {
+impl LaneKey {
     /// # Panics
     ///
     /// If there are more memory types than a request can name, which no device has.
-    pub(crate) fn new(identity: PoolIdentity, memory_type: usize) -> Self {
+    pub(crate) fn new(identity: LaneIdentity, memory_type: usize) -> Self {
         assert!(memory_type < 1 << (IDENTITY_SHIFT - MEMORY_TYPE_SHIFT), "memory type {memory_type}");
         let alignment = u64::from(GRANULE_BYTES.trailing_zeros());
         Self(
@@ -83,8 +85,8 @@ impl PoolKey {
     }
 
     #[inline]
-    pub(crate) fn identity(self) -> PoolIdentity {
-        PoolIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
+    pub(crate) fn identity(self) -> LaneIdentity {
+        LaneIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
     }
 }
 
@@ -92,7 +94,7 @@ impl Request {
     /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
     pub(crate) fn new(
         layout: &BucketLayout,
-        key: PoolKey,
+        key: LaneKey,
         requested_bytes: u64,
         alignment: u64,
         tag: Tag,
@@ -116,9 +118,20 @@ impl Request {
 
     /// A request that thread caches keep places for: 1 byte to [`CACHED_BYTES_MAX`], aligned as everything is.
     #[inline]
-    pub(crate) fn plain(layout: &BucketLayout, key: PoolKey, requested_bytes: u64, tag: Tag) -> Self {
+    pub(crate) fn plain(layout: &BucketLayout, key: LaneKey, requested_bytes: u64, tag: Tag) -> Self {
         let class = layout.class_of(requested_bytes);
         Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
+    }
+
+    /// The request as two words.
+    #[inline]
+    pub(crate) fn words(self) -> (u64, u64) {
+        (self.requested_bytes, self.parts)
+    }
+
+    #[inline]
+    pub(crate) fn from_words(requested_bytes: u64, parts: u64) -> Self {
+        Self { requested_bytes, parts }
     }
 
     /// What the request occupies, in bytes.
@@ -154,14 +167,14 @@ impl Request {
     }
 
     #[inline]
-    fn identity(self) -> PoolIdentity {
-        PoolIdentity::from_bits((self.parts >> IDENTITY_SHIFT) as u32)
+    pub(crate) fn identity(self) -> LaneIdentity {
+        LaneIdentity::from_bits((self.parts >> IDENTITY_SHIFT) as u32)
     }
 
-    /// Finds a place in this thread's cache of the pool, for a request that is cached. The identity is the request's:
+    /// Finds a place in this thread's cache of the lane, for a request that is cached. The identity is the request's:
     /// taken from there, the search for the cache would wait for the class to be computed.
     #[inline]
-    pub(crate) fn allocate_cached(self, identity: PoolIdentity) -> Option<Place> {
+    pub(crate) fn allocate_cached(self, identity: LaneIdentity) -> Option<Place> {
         local::with(identity, |cache| cache.allocate(self))
     }
 
@@ -170,5 +183,14 @@ impl Request {
     #[inline]
     pub(crate) fn free_cached(self, place: Place) -> Option<()> {
         if self.is_cached() { local::with(self.identity(), |cache| cache.free(place, self)) } else { None }
+    }
+
+    /// Frees a place that other queues may still use, to this thread's batch of such; `None` if that cannot be.
+    #[inline]
+    pub(crate) fn quarantine_cached(self, place: Place, uses: Uses) -> Option<()> {
+        if !self.is_cached() {
+            return None;
+        }
+        local::with(self.identity(), |cache| cache.quarantine(Entry { place, request: self, uses }))
     }
 }

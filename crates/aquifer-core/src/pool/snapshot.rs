@@ -7,15 +7,22 @@ use crate::statistics::{ClassStatistics, PoolSnapshot};
 impl Pool {
     /// Everything there is to count. Consistent when no thread is allocating or freeing.
     pub(crate) fn snapshot(&self) -> PoolSnapshot {
+        let lanes = self.all_lanes();
         let registry = self.registry.lock();
         let caches = &registry.caches;
         let cached_classes = 0..self.layout.cached_class_count();
         let kept: Vec<u64> = cached_classes
             .map(|class| {
                 let in_threads = caches.iter().map(|cache| cache.place_count(class)).sum::<u64>();
-                (in_threads + self.depot.place_count(class)) * self.layout.class_bytes(class)
+                let in_depots = lanes.iter().map(|lane| lane.depot.place_count(class)).sum::<u64>();
+                (in_threads + in_depots) * self.layout.class_bytes(class)
             })
             .collect();
+        let waiting = caches.iter().flat_map(|cache| cache.quarantined_entries());
+        let mut quarantined_bytes: u64 = waiting.map(|entry| entry.request.bytes(&self.layout)).sum();
+        let quarantine = self.quarantine.lock();
+        quarantined_bytes += quarantine.entries().map(|entry| entry.request.bytes(&self.layout)).sum::<u64>();
+        drop(quarantine);
         // The order of reading is the reverse of the order of events, so that no free is seen without its allocation.
         let state = self.state.lock();
         let classes: Vec<ClassStatistics> = state
@@ -53,7 +60,11 @@ impl Pool {
         PoolSnapshot {
             classes,
             cached_bytes: kept.iter().sum(),
-            free_bytes: state.ranges.reserved_bytes() - state.ranges.used_bytes() + state.slabs.free_bytes(),
+            quarantined_bytes: quarantined_bytes + state.bound_bytes(),
+            free_bytes: state.ranges.reserved_bytes()
+                - state.ranges.used_bytes()
+                - state.ranges.bound_bytes()
+                + state.slabs.free_bytes(),
             largest_free_bytes: state.ranges.largest_free_bytes(),
             free_range_count: state.ranges.free_range_count() as u64,
             block_count: state.ranges.block_count() as u64,

@@ -22,10 +22,13 @@
 //! order what they did. An owner that must back off goes to the pool directly and does not wait.
 
 use super::layout::{BucketLayout, CACHED_BYTES_MAX, ClassIndex};
+use super::quarantine::{BATCH_ENTRIES, Entry, EntryBatch};
+use super::uses::Uses;
 use super::{Place, Request};
+use crate::range::QueueIndex;
 use crate::statistics::{LocalTally, Tag, Tally};
 use crate::sync::{
-    AtomicBool, AtomicU32, AtomicU64, LightFence, Ordering, heavy_fence, table_size, yield_now,
+    AtomicBool, AtomicU32, AtomicU64, AtomicUsize, LightFence, Ordering, heavy_fence, table_size, yield_now,
 };
 use arrayvec::ArrayVec;
 use crossbeam_utils::CachePadded;
@@ -70,6 +73,37 @@ impl PlaceCell {
         let (offset, word) = place.words();
         self.offset.store(offset, Ordering::Relaxed);
         self.word.store(word, Ordering::Relaxed);
+    }
+}
+
+/// An [`Entry`] that one thread writes and another may read.
+#[derive(Debug, Default)]
+struct EntryCell {
+    place: PlaceCell,
+    requested_bytes: AtomicU64,
+    parts: AtomicU64,
+    uses: AtomicU64,
+}
+
+impl EntryCell {
+    #[inline]
+    fn load(&self) -> Option<Entry> {
+        let (requested_bytes, parts) =
+            (self.requested_bytes.load(Ordering::Relaxed), self.parts.load(Ordering::Relaxed));
+        Some(Entry {
+            place: self.place.load()?,
+            request: Request::from_words(requested_bytes, parts),
+            uses: Uses::from_word(self.uses.load(Ordering::Relaxed)),
+        })
+    }
+
+    #[inline]
+    fn store(&self, entry: Entry) {
+        let (requested_bytes, parts) = entry.request.words();
+        self.place.store(entry.place);
+        self.requested_bytes.store(requested_bytes, Ordering::Relaxed);
+        self.parts.store(parts, Ordering::Relaxed);
+        self.uses.store(entry.uses.word(), Ordering::Relaxed);
     }
 }
 
@@ -123,12 +157,16 @@ impl ClassSums {
 /// One thread's cache of one pool.
 #[derive(Debug)]
 pub(crate) struct ThreadCache {
+    queue: QueueIndex,
     fence: LightFence,
     is_busy: CachePadded<AtomicBool>,
     is_revoked: CachePadded<AtomicBool>,
     classes: Box<[ClassCell]>,
     /// What all classes may keep beyond what they started with, in bytes.
     capacity_bytes: AtomicU64,
+    /// What was freed while other queues could still use it, and is not handed over yet.
+    quarantined: Box<[EntryCell; BATCH_ENTRIES]>,
+    quarantined_count: AtomicUsize,
     tally: LocalTally,
     shared_tally: Arc<Tally>,
 }
@@ -144,7 +182,7 @@ impl Drop for Inside<'_> {
 }
 
 impl ThreadCache {
-    pub(crate) fn new(layout: &BucketLayout, shared_tally: Arc<Tally>) -> Self {
+    pub(crate) fn new(layout: &BucketLayout, queue: QueueIndex, shared_tally: Arc<Tally>) -> Self {
         let classes: Box<[ClassCell]> = (0..layout.cached_class_count())
             .map(|class| {
                 let class_bytes = layout.class_bytes(class);
@@ -162,14 +200,22 @@ impl ThreadCache {
             })
             .collect();
         Self {
+            queue,
             fence: LightFence::new(),
             is_busy: CachePadded::new(AtomicBool::new(false)),
             is_revoked: CachePadded::new(AtomicBool::new(false)),
             classes,
             capacity_bytes: AtomicU64::new(0),
+            quarantined: Box::new(std::array::from_fn(|_| EntryCell::default())),
+            quarantined_count: AtomicUsize::new(0),
             tally: LocalTally::default(),
             shared_tally,
         }
+    }
+
+    /// The queue of the lane that it belongs to.
+    pub(crate) fn queue(&self) -> QueueIndex {
+        self.queue
     }
 
     // The owner's side. Only the thread that the cache belongs to may call these.
@@ -211,6 +257,55 @@ impl ThreadCache {
         add(&cell.requested_freed, request.requested_bytes);
         self.tally.fall(request.requested_bytes, cell.class_bytes, request.tag(), &self.shared_tally);
         Some(())
+    }
+
+    /// Keeps a cached request's place that other queues may still use, and counts it as freed; `None` if the batch is full
+    /// or has not begun, or someone looks in.
+    #[inline]
+    pub(crate) fn quarantine(&self, entry: Entry) -> Option<()> {
+        let _inside = self.enter()?;
+        let count = self.quarantined_count.load(Ordering::Relaxed);
+        if count == 0 || count == BATCH_ENTRIES {
+            return None;
+        }
+        self.keep_quarantined(count, entry);
+        Some(())
+    }
+
+    /// As [`ThreadCache::quarantine`], and begins a batch; false only if someone looks in, or the batch is full.
+    pub(crate) fn begin_quarantine(&self, entry: Entry) -> bool {
+        let Some(_inside) = self.enter() else { return false };
+        let count = self.quarantined_count.load(Ordering::Relaxed);
+        if count < BATCH_ENTRIES {
+            self.keep_quarantined(count, entry);
+        }
+        count < BATCH_ENTRIES
+    }
+
+    #[inline]
+    fn keep_quarantined(&self, count: usize, entry: Entry) {
+        let cell = &self.classes[entry.request.class()];
+        let request = entry.request;
+        // Counts never reach the limit; the remainder spares the check.
+        self.quarantined[count % BATCH_ENTRIES].store(entry);
+        self.quarantined_count.store(count + 1, Ordering::Relaxed);
+        add(&cell.frees, 1);
+        add(&cell.requested_freed, request.requested_bytes);
+        self.tally.fall(request.requested_bytes, cell.class_bytes, request.tag(), &self.shared_tally);
+    }
+
+    /// Takes a full batch out, to be handed over.
+    pub(crate) fn take_full_quarantine(&self, batch: &mut EntryBatch) {
+        let Some(_inside) = self.enter() else { return };
+        if self.quarantined_count.load(Ordering::Relaxed) == BATCH_ENTRIES {
+            batch.extend(self.quarantined());
+            self.quarantined_count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn quarantined(&self) -> impl Iterator<Item = Entry> {
+        let count = self.quarantined_count.load(Ordering::Relaxed);
+        self.quarantined[..count].iter().filter_map(EntryCell::load)
     }
 
     /// Lets a class keep more from now on, if what all `thread_count` caches may keep allows it. Answers how many places
@@ -296,6 +391,12 @@ impl ThreadCache {
         }
     }
 
+    /// Takes out what waits for queues. The owner must be kept out, or be the caller.
+    pub(crate) fn drain_quarantine(&self, mut take: impl FnMut(Entry)) {
+        self.quarantined().for_each(&mut take);
+        self.quarantined_count.store(0, Ordering::Relaxed);
+    }
+
     /// Tells the shared tally everything. The owner must be kept out, or be the caller.
     pub(crate) fn publish(&self) {
         self.tally.publish_all(&self.shared_tally);
@@ -323,6 +424,16 @@ impl ThreadCache {
     /// How many allocations there were, over all classes.
     pub(crate) fn allocation_count(&self) -> u64 {
         self.classes.iter().map(|cell| read(&cell.allocations)).sum()
+    }
+
+    /// The entries that wait for queues.
+    pub(crate) fn quarantined_entries(&self) -> Vec<Entry> {
+        self.quarantined().collect()
+    }
+
+    /// Whether any entry waits for queues.
+    pub(crate) fn has_quarantined(&self) -> bool {
+        self.quarantined_count.load(Ordering::Relaxed) > 0
     }
 
     /// How many places of a class are kept.

@@ -9,6 +9,11 @@
 //! A hole can be *released*: its memory goes back to the driver and only its addresses stay, unused, until its block is
 //! removed. A block with released ranges that becomes idle serves nothing more; it waits to be removed.
 //!
+//! A free range can be *bound* to a queue up to a value: work of that queue may still use it until the queue has reached
+//! the value, so that until then only the same queue may have it. Ranges bound to one queue merge with each other, not
+//! with others; [`Ranges::settle`] unbinds what a queue has passed. A block all of whose bytes are bound to one queue is
+//! idle for that queue: kept whole for it, and not to be removed yet.
+//!
 //! ```text
 //! block 0  [used 4 KiB][free 12 KiB       ][used 48 KiB            ]
 //! block 1  [free 2 MiB                                             ]
@@ -31,6 +36,30 @@ pub(crate) type BlockIndex = u32;
 
 const NONE: RangeIndex = RangeIndex::MAX;
 
+/// A queue's number; [`NO_QUEUE`] is none.
+pub(crate) type QueueIndex = u16;
+/// The host's own order: what is free is free at once.
+pub(crate) const NO_QUEUE: QueueIndex = 0;
+
+/// Which queue may still use a free range, and up to which of its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bound {
+    pub(crate) queue: QueueIndex,
+    pub(crate) value: u64,
+}
+
+impl Bound {
+    /// To no queue.
+    pub(crate) const NONE: Self = Self { queue: NO_QUEUE, value: 0 };
+
+    fn is_none(self) -> bool {
+        self.queue == NO_QUEUE
+    }
+}
+
+/// A hole as it is ordered: queue, bytes, block, offset.
+type HoleKey = (QueueIndex, u64, BlockIndex, u64, RangeIndex);
+
 /// A used range, as [`Ranges`] hands it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -48,6 +77,8 @@ struct Node {
     previous: RangeIndex,
     next: RangeIndex,
     state: RangeState,
+    /// Of a free range.
+    bound: Bound,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +93,11 @@ struct Block {
     bytes: u64,
     used_bytes: u64,
     released_bytes: u64,
+    bound_bytes: u64,
     first: RangeIndex,
     idle_since: Moment,
+    /// The queue that it is idle for, if it is idle.
+    idle_for: Option<QueueIndex>,
 }
 
 impl Block {
@@ -96,8 +130,13 @@ pub(crate) struct Ranges {
     nodes: Vec<Node>,
     unused_nodes: Vec<RangeIndex>,
     blocks: Vec<Option<Block>>,
-    holes: BTreeSet<(u64, BlockIndex, u64, RangeIndex)>,
-    idle_by_size: BTreeSet<(u64, BlockIndex)>,
+    holes: BTreeSet<HoleKey>,
+    /// By queue and value: every bound range.
+    bound: BTreeSet<(QueueIndex, u64, RangeIndex)>,
+    bound_bytes: u64,
+    /// By queue first.
+    idle_by_size: BTreeSet<(QueueIndex, u64, BlockIndex)>,
+    /// Those that are idle for no queue.
     idle_by_age: BTreeSet<(Moment, BlockIndex)>,
     idle_bytes: u64,
     sequence: u64,
@@ -126,12 +165,20 @@ impl Ranges {
             previous: NONE,
             next: NONE,
             state: RangeState::Free,
+            bound: Bound::NONE,
         });
-        self.blocks[place] =
-            Some(Block { bytes, used_bytes: 0, released_bytes: 0, first, idle_since: Moment::default() });
+        self.blocks[place] = Some(Block {
+            bytes,
+            used_bytes: 0,
+            released_bytes: 0,
+            bound_bytes: 0,
+            first,
+            idle_since: Moment::default(),
+            idle_for: None,
+        });
         self.reserved_bytes += bytes;
         self.reserved_bytes_peak = self.reserved_bytes_peak.max(self.reserved_bytes);
-        self.make_idle(block, time_ms);
+        self.make_idle(block, NO_QUEUE, time_ms);
     }
 
     /// Takes back in a block that was removed, as one that waits to be removed again.
@@ -153,13 +200,13 @@ impl Ranges {
         } else {
             self.nodes[first as usize].state = RangeState::Released;
         }
-        self.make_idle(idle.block, idle.since.time_ms);
+        self.make_idle(idle.block, NO_QUEUE, idle.since.time_ms);
     }
 
     /// Forgets a block if it is idle, and says how many bytes of it the driver has yet to get back.
     pub(crate) fn remove_block(&mut self, block: BlockIndex) -> Option<u64> {
         let owner = (*self.blocks.get(block as usize)?)?;
-        if owner.used_bytes > 0 {
+        if owner.idle_for != Some(NO_QUEUE) {
             return None;
         }
         self.make_busy(block);
@@ -173,41 +220,159 @@ impl Ranges {
         Some(owner.reserved_bytes())
     }
 
-    /// Takes the best fitting hole of a partly used block, cut to `bytes` at a multiple of `alignment`.
+    /// Takes the best fitting hole of a partly used block that `queue` may have, cut to `bytes` at a multiple of
+    /// `alignment`. Of two alike, the queue's own.
     ///
     /// A fit is always found if there is one: first among the holes that fit however they lie, then among those that
     /// fit only because they happen to be aligned.
-    pub(crate) fn allocate_in_hole(&mut self, bytes: u64, alignment: u64) -> Option<Range> {
+    pub(crate) fn allocate_in_hole(
+        &mut self,
+        queue: QueueIndex,
+        bytes: u64,
+        alignment: u64,
+    ) -> Option<Range> {
         let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
-        let sure = self.holes.range((surely, 0, 0, 0)..).next().copied();
-        let found = sure.or_else(|| {
-            let perhaps = self.holes.range((bytes, 0, 0, 0)..(surely, 0, 0, 0));
-            perhaps
-                .copied()
-                .find(|&(size, _, offset, _)| offset.next_multiple_of(alignment) - offset + bytes <= size)
-        });
-        let (_, _, _, index) = found?;
+        let mut found = self.best_hole(queue, surely);
+        if found.is_none() && surely > bytes {
+            found = self.aligned_hole(queue, bytes..surely, alignment);
+        }
+        let (.., index) = found?;
         self.holes.remove(&self.key(index));
         Some(self.take(index, bytes, alignment))
     }
 
-    /// The size of the smallest idle block that holds `bytes`.
-    pub(crate) fn smallest_idle_fit(&self, bytes: u64) -> Option<u64> {
-        self.idle_by_size.range((bytes, 0)..).next().map(|&(size, _)| size)
+    fn best_hole(&self, queue: QueueIndex, bytes: u64) -> Option<HoleKey> {
+        let of = |queue| {
+            let first = self.holes.range((queue, bytes, 0, 0, 0)..).next().copied();
+            first.filter(|&(owner, ..)| owner == queue)
+        };
+        let unbound = of(NO_QUEUE);
+        if queue == NO_QUEUE {
+            return unbound;
+        }
+        [of(queue), unbound].into_iter().flatten().min_by_key(|&(_, bytes, ..)| bytes)
     }
 
-    /// Takes the low end of the smallest idle block that holds `bytes`.
-    pub(crate) fn allocate_in_idle(&mut self, bytes: u64) -> Option<Range> {
-        let &(_, block) = self.idle_by_size.range((bytes, 0)..).next()?;
+    /// A hole of a size in `sizes` whose place happens to suit.
+    fn aligned_hole(
+        &self,
+        queue: QueueIndex,
+        sizes: std::ops::Range<u64>,
+        alignment: u64,
+    ) -> Option<HoleKey> {
+        let fits = |&(_, size, _, offset, _): &HoleKey| {
+            offset.next_multiple_of(alignment) - offset + sizes.start <= size
+        };
+        let of = |queue| {
+            let key = |bytes| (queue, bytes, 0, 0, 0);
+            self.holes.range(key(sizes.start)..key(sizes.end)).copied().find(fits)
+        };
+        let own = if queue == NO_QUEUE { None } else { of(queue) };
+        own.or_else(|| of(NO_QUEUE))
+    }
+
+    /// The smallest idle block that `queue` may have and that holds `bytes`.
+    fn smallest_idle(&self, queue: QueueIndex, bytes: u64) -> Option<(QueueIndex, u64, BlockIndex)> {
+        let of = |queue| {
+            let first = self.idle_by_size.range((queue, bytes, 0)..).next().copied();
+            first.filter(|&(owner, ..)| owner == queue)
+        };
+        let unbound = of(NO_QUEUE);
+        if queue == NO_QUEUE {
+            return unbound;
+        }
+        [of(queue), unbound].into_iter().flatten().min_by_key(|&(_, bytes, _)| bytes)
+    }
+
+    /// The size of the smallest idle block that `queue` may have and that holds `bytes`.
+    pub(crate) fn smallest_idle_fit(&self, queue: QueueIndex, bytes: u64) -> Option<u64> {
+        self.smallest_idle(queue, bytes).map(|(_, size, _)| size)
+    }
+
+    /// Takes the low end of the smallest idle block that `queue` may have and that holds `bytes`.
+    pub(crate) fn allocate_in_idle(&mut self, queue: QueueIndex, bytes: u64) -> Option<Range> {
+        let (.., block) = self.smallest_idle(queue, bytes)?;
         self.make_busy(block);
         let first = self.blocks[block as usize].as_ref().expect("an idle block exists").first;
         Some(self.take(first, bytes, 1))
+    }
+
+    /// Takes `bytes` out of neighbouring free ranges that are bound to `queue` or unbound and only together large
+    /// enough. Looks at every hole of the queue: a last resort before growing.
+    pub(crate) fn allocate_across(&mut self, queue: QueueIndex, bytes: u64, alignment: u64) -> Option<Range> {
+        if queue == NO_QUEUE {
+            return None;
+        }
+        let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
+        let holes = self.holes.range((queue, 0, 0, 0, 0)..).take_while(|&&(owner, ..)| owner == queue);
+        let may_have = |index: RangeIndex| {
+            self.is_free(index) && [NO_QUEUE, queue].contains(&self.nodes[index as usize].bound.queue)
+        };
+        let run = holes.map(|&(.., index)| index).find_map(|index| {
+            let (mut first, mut last, mut sum) = (index, index, self.nodes[index as usize].bytes);
+            while may_have(self.nodes[first as usize].previous) {
+                first = self.nodes[first as usize].previous;
+                sum += self.nodes[first as usize].bytes;
+            }
+            while may_have(self.nodes[last as usize].next) {
+                last = self.nodes[last as usize].next;
+                sum += self.nodes[last as usize].bytes;
+            }
+            (sum >= surely).then_some((first, last))
+        });
+        let (first, last) = run?;
+        Some(self.join(queue, first, last, bytes, alignment))
+    }
+
+    /// Makes one used range of a run of free ones from `first` to `last`, which are large enough. What is left at either
+    /// end stays bound as it was.
+    fn join(
+        &mut self,
+        queue: QueueIndex,
+        first: RangeIndex,
+        last: RangeIndex,
+        bytes: u64,
+        alignment: u64,
+    ) -> Range {
+        let start = self.nodes[first as usize].offset.next_multiple_of(alignment);
+        let end = start + bytes;
+        let mut index = first;
+        let mut joined = NONE;
+        loop {
+            let Node { offset, bytes, bound, next, .. } = self.nodes[index as usize];
+            let is_last = index == last;
+            if offset + bytes > start && offset < end {
+                self.holes.remove(&self.key(index));
+                if offset < start {
+                    let rest = self.split(index, start - offset);
+                    self.holes.insert(self.key(index));
+                    index = rest;
+                }
+                let Node { offset, bytes, .. } = self.nodes[index as usize];
+                if offset + bytes > end {
+                    let rest = self.split(index, end - offset);
+                    self.holes.insert(self.key(rest));
+                }
+                self.set_bound(index, Bound { queue, value: bound.value });
+                if joined == NONE {
+                    joined = index;
+                } else {
+                    self.merge_with_next(joined);
+                }
+            }
+            if is_last || offset + bytes >= end {
+                break;
+            }
+            index = next;
+        }
+        self.take(joined, bytes, 1)
     }
 
     /// Makes a free range, which the caller has taken out of its set, a used one, cut to what was asked.
     fn take(&mut self, index: RangeIndex, bytes: u64, alignment: u64) -> Range {
         let offset = self.nodes[index as usize].offset;
         let range = self.cut(index, offset.next_multiple_of(alignment) - offset, bytes);
+        self.set_bound(range.index, Bound::NONE);
         self.nodes[range.index as usize].state = RangeState::Used;
         self.blocks[range.block as usize].as_mut().expect("a range's block exists").used_bytes += bytes;
         self.used_bytes += bytes;
@@ -215,8 +380,8 @@ impl Ranges {
         range
     }
 
-    /// Cuts `bytes` bytes after the first `before` out of a free range that is in no set; what is left of it on either
-    /// side becomes a hole.
+    /// Cuts `bytes` bytes after the first `before` out of a free range that is no hole; what is left of it on either
+    /// side becomes a hole, bound as the whole was.
     fn cut(&mut self, index: RangeIndex, before: u64, bytes: u64) -> Range {
         let mut middle = index;
         if before > 0 {
@@ -231,30 +396,73 @@ impl Ranges {
         Range { index: middle, block: node.block, offset: node.offset, bytes: node.bytes }
     }
 
-    /// Frees a used range and merges it with free neighbours.
-    pub(crate) fn free(&mut self, index: RangeIndex, time_ms: u64) {
+    /// Frees a used range, bound to a queue or not, and merges it with free neighbours that are bound alike.
+    pub(crate) fn free(&mut self, index: RangeIndex, bound: Bound, time_ms: u64) {
         let Node { bytes, block, state, .. } = self.nodes[index as usize];
         debug_assert_eq!(state, RangeState::Used, "range {index} freed twice");
         self.used_bytes -= bytes;
-        let merged = self.make_free(index);
-        let owner = self.blocks[block as usize].as_mut().expect("a range's block exists");
-        owner.used_bytes -= bytes;
-        if owner.used_bytes > 0 {
-            self.holes.insert(self.key(merged));
-        } else {
-            self.make_idle(block, time_ms);
+        self.blocks[block as usize].as_mut().expect("a range's block exists").used_bytes -= bytes;
+        self.nodes[index as usize].state = RangeState::Free;
+        self.set_bound(index, bound);
+        let merged = self.merge_free(index);
+        self.place_free(merged, time_ms);
+    }
+
+    /// Unbinds what is bound to `queue` up to `value`, which the queue has reached.
+    pub(crate) fn settle(&mut self, queue: QueueIndex, value: u64, time_ms: u64) {
+        while let Some(&(owner, bound_to, index)) = self.bound.range((queue, 0, 0)..).next()
+            && owner == queue
+            && bound_to <= value
+        {
+            let block = self.nodes[index as usize].block;
+            if self.blocks[block as usize].as_ref().expect("a range's block exists").idle_for.is_some() {
+                self.make_busy(block);
+            } else {
+                self.holes.remove(&self.key(index));
+            }
+            self.set_bound(index, Bound::NONE);
+            let merged = self.merge_free(index);
+            self.place_free(merged, time_ms);
         }
     }
 
-    /// Makes a range free and merges it with free neighbours; returns the whole, which is in no set yet.
-    fn make_free(&mut self, index: RangeIndex) -> RangeIndex {
-        let Node { previous, next, .. } = self.nodes[index as usize];
-        self.nodes[index as usize].state = RangeState::Free;
-        if self.is_free(next) {
+    /// The highest value that anything is bound to of a queue.
+    pub(crate) fn bound_value_max(&self, queue: QueueIndex) -> Option<u64> {
+        let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
+        of_queue.last().map(|&(_, value, _)| value)
+    }
+
+    /// The lowest value that anything is bound to of a queue.
+    pub(crate) fn bound_value_min(&self, queue: QueueIndex) -> Option<u64> {
+        let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
+        of_queue.into_iter().next().map(|&(_, value, _)| value)
+    }
+
+    /// Enters a free range that is in no set yet: as a hole, or with its block, if that has become idle.
+    fn place_free(&mut self, index: RangeIndex, time_ms: u64) {
+        let Node { block, bytes, bound, .. } = self.nodes[index as usize];
+        let owner = self.blocks[block as usize].as_ref().expect("a range's block exists");
+        if owner.used_bytes > 0 {
+            self.holes.insert(self.key(index));
+        } else if owner.bound_bytes == 0 || bytes == owner.bytes {
+            self.make_idle(block, bound.queue, time_ms);
+        } else {
+            self.holes.insert(self.key(index));
+        }
+    }
+
+    /// Merges a free range, which is in no set, with free neighbours that are bound alike; returns the whole, which is
+    /// in no set either.
+    fn merge_free(&mut self, index: RangeIndex) -> RangeIndex {
+        let Node { previous, next, bound, .. } = self.nodes[index as usize];
+        let is_alike = |ranges: &Self, other: RangeIndex| {
+            ranges.is_free(other) && ranges.nodes[other as usize].bound.queue == bound.queue
+        };
+        if is_alike(self, next) {
             self.holes.remove(&self.key(next));
             self.merge_with_next(index);
         }
-        if !self.is_free(previous) {
+        if !is_alike(self, previous) {
             return index;
         }
         self.holes.remove(&self.key(previous));
@@ -262,18 +470,38 @@ impl Ranges {
         previous
     }
 
-    /// Releases what whole multiples of `granule` there are in the holes. The caller gives their memory back, and undoes
+    /// Binds a range, or unbinds it. It must not be a hole: holes are ordered by queue.
+    fn set_bound(&mut self, index: RangeIndex, bound: Bound) {
+        let Node { bytes, block, bound: before, .. } = self.nodes[index as usize];
+        if before == bound {
+            return;
+        }
+        let owner = self.blocks[block as usize].as_mut().expect("a range's block exists");
+        if !before.is_none() {
+            self.bound.remove(&(before.queue, before.value, index));
+            owner.bound_bytes -= bytes;
+            self.bound_bytes -= bytes;
+        }
+        if !bound.is_none() {
+            self.bound.insert((bound.queue, bound.value, index));
+            owner.bound_bytes += bytes;
+            self.bound_bytes += bytes;
+        }
+        self.nodes[index as usize].bound = bound;
+    }
+
+    /// Releases what whole multiples of `granule` there are in the unbound holes. The caller gives their memory back, and undoes
     /// with [`Ranges::unrelease`] what the driver refuses.
     pub(crate) fn release_holes(&mut self, granule: u64) -> Vec<Range> {
-        let is_large = |&(bytes, ..): &(u64, BlockIndex, u64, RangeIndex)| bytes >= granule;
-        let large: Vec<_> = self.holes.range((granule, 0, 0, 0)..).copied().filter(is_large).collect();
+        let large = (NO_QUEUE, granule, 0, 0, 0)..(NO_QUEUE + 1, 0, 0, 0, 0);
+        let large: Vec<_> = self.holes.range(large).copied().collect();
         let mut released = Vec::new();
-        for (bytes, block, offset, index) in large {
+        for (_, bytes, block, offset, index) in large {
             let (start, end) = (offset.next_multiple_of(granule), (offset + bytes) / granule * granule);
             if start >= end {
                 continue;
             }
-            self.holes.remove(&(bytes, block, offset, index));
+            self.holes.remove(&(NO_QUEUE, bytes, block, offset, index));
             let range = self.cut(index, start - offset, end - start);
             self.nodes[range.index as usize].state = RangeState::Released;
             self.blocks[block as usize].as_mut().expect("a hole's block exists").released_bytes +=
@@ -287,31 +515,43 @@ impl Ranges {
     /// Makes a released range free again. Its block may have become idle meanwhile.
     pub(crate) fn unrelease(&mut self, range: Range) {
         let owner = self.blocks[range.block as usize].expect("a released range's block exists");
-        let is_idle = owner.used_bytes == 0;
-        if is_idle {
+        let time_ms = owner.idle_since.time_ms;
+        if owner.idle_for.is_some() {
             self.make_busy(range.block);
+            self.list_holes(range.block);
         }
         self.blocks[range.block as usize].as_mut().expect("as above").released_bytes -= range.bytes;
         self.reserved_bytes += range.bytes;
-        let merged = self.make_free(range.index);
-        if is_idle {
-            self.make_idle(range.block, owner.idle_since.time_ms);
-        } else {
-            self.holes.insert(self.key(merged));
+        self.nodes[range.index as usize].state = RangeState::Free;
+        let merged = self.merge_free(range.index);
+        self.place_free(merged, time_ms);
+    }
+
+    /// Enters every free range of a block that is not idle any more as a hole.
+    fn list_holes(&mut self, block: BlockIndex) {
+        let mut index = self.blocks[block as usize].as_ref().expect("the block exists").first;
+        while index != NONE {
+            if self.is_free(index) {
+                self.holes.insert(self.key(index));
+            }
+            index = self.nodes[index as usize].next;
         }
     }
 
     /// Enters a block whose last used range was freed. None of its free ranges is a hole any more.
-    fn make_idle(&mut self, block: BlockIndex, time_ms: u64) {
+    fn make_idle(&mut self, block: BlockIndex, queue: QueueIndex, time_ms: u64) {
         self.sequence += 1;
         let since = Moment { time_ms, sequence: self.sequence };
         let owner = self.blocks[block as usize].as_mut().expect("the block exists");
         owner.idle_since = since;
+        owner.idle_for = Some(queue);
         let owner = *owner;
-        self.idle_bytes += owner.reserved_bytes();
-        self.idle_by_age.insert((since, block));
+        if queue == NO_QUEUE {
+            self.idle_bytes += owner.reserved_bytes();
+            self.idle_by_age.insert((since, block));
+        }
         if owner.released_bytes == 0 {
-            self.idle_by_size.insert((owner.bytes, block));
+            self.idle_by_size.insert((queue, owner.bytes, block));
             return;
         }
         let mut index = owner.first;
@@ -322,10 +562,14 @@ impl Ranges {
     }
 
     fn make_busy(&mut self, block: BlockIndex) {
-        let owner = self.blocks[block as usize].expect("the block exists");
-        self.idle_bytes -= owner.reserved_bytes();
-        self.idle_by_size.remove(&(owner.bytes, block));
-        self.idle_by_age.remove(&(owner.idle_since, block));
+        let entry = self.blocks[block as usize].as_mut().expect("the block exists");
+        let queue = entry.idle_for.take().expect("a block that becomes busy was idle");
+        let owner = *entry;
+        if queue == NO_QUEUE {
+            self.idle_bytes -= owner.reserved_bytes();
+            self.idle_by_age.remove(&(owner.idle_since, block));
+        }
+        self.idle_by_size.remove(&(queue, owner.bytes, block));
     }
 
     /// The block that has been idle longest.
@@ -355,13 +599,20 @@ impl Ranges {
         self.used_bytes_peak
     }
 
-    pub(crate) fn largest_free_bytes(&self) -> u64 {
-        let hole = self.holes.last().map_or(0, |&(bytes, ..)| bytes);
-        hole.max(self.idle_by_size.last().map_or(0, |&(bytes, _)| bytes))
+    /// Bytes of free ranges that are bound to a queue.
+    pub(crate) fn bound_bytes(&self) -> u64 {
+        self.bound_bytes
     }
 
+    /// Of the ranges that are bound to no queue, the largest.
+    pub(crate) fn largest_free_bytes(&self) -> u64 {
+        let hole = self.holes.range(..(NO_QUEUE + 1, 0, 0, 0, 0)).last().map_or(0, |&(_, bytes, ..)| bytes);
+        hole.max(self.idle_by_size.range(..(NO_QUEUE + 1, 0, 0)).last().map_or(0, |&(_, bytes, _)| bytes))
+    }
+
+    /// How many free ranges there are that are bound to no queue.
     pub(crate) fn free_range_count(&self) -> usize {
-        self.holes.len() + self.idle_by_size.len()
+        self.holes.len() + self.idle_by_size.len() - self.bound.len()
     }
 
     pub(crate) fn block_count(&self) -> usize {
@@ -381,12 +632,12 @@ impl Ranges {
         RangeIndex::try_from(self.nodes.len() - 1).expect("fewer than 2^32 ranges")
     }
 
-    fn key(&self, index: RangeIndex) -> (u64, BlockIndex, u64, RangeIndex) {
+    fn key(&self, index: RangeIndex) -> HoleKey {
         let node = &self.nodes[index as usize];
-        (node.bytes, node.block, node.offset, index)
+        (node.bound.queue, node.bytes, node.block, node.offset, index)
     }
 
-    /// Cuts a range after `bytes`; returns the second part, as free as the first.
+    /// Cuts a range after `bytes`; returns the second part, as free and as bound as the first.
     fn split(&mut self, index: RangeIndex, bytes: u64) -> RangeIndex {
         let first = self.nodes[index as usize];
         let second = self.new_node(Node {
@@ -401,13 +652,26 @@ impl Ranges {
         let first = &mut self.nodes[index as usize];
         first.bytes = bytes;
         first.next = second;
+        if !first.bound.is_none() {
+            self.bound.insert((first.bound.queue, first.bound.value, second));
+        }
         second
     }
 
-    /// Adds the next range's bytes to a range and forgets the next.
+    /// Adds the next range's bytes to a range and forgets the next. Both are bound to the same queue, if free; the whole is
+    /// bound up to the higher value.
     fn merge_with_next(&mut self, index: RangeIndex) {
         let gone = self.nodes[index as usize].next;
-        let Node { bytes, next, .. } = self.nodes[gone as usize];
+        let Node { bytes, next, bound, .. } = self.nodes[gone as usize];
+        let kept_bound = self.nodes[index as usize].bound;
+        if !bound.is_none() {
+            self.bound.remove(&(bound.queue, bound.value, gone));
+            if bound.value > kept_bound.value {
+                self.bound.remove(&(kept_bound.queue, kept_bound.value, index));
+                self.bound.insert((bound.queue, bound.value, index));
+                self.nodes[index as usize].bound = bound;
+            }
+        }
         let kept = &mut self.nodes[index as usize];
         kept.bytes += bytes;
         kept.next = next;
@@ -420,18 +684,25 @@ impl Ranges {
     /// Checks every promise of the module's text; for tests.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn validate(&self) {
-        let (mut reserved, mut used, mut hole_count, mut idle) = (0, 0, 0, 0);
+        let (mut reserved, mut used, mut hole_count, mut idle, mut bound_count, mut bound) =
+            (0, 0, 0, 0, 0, 0);
         for (place, block) in self.blocks.iter().enumerate() {
             let Some(block) = block else { continue };
-            let (mut index, mut previous, mut offset, mut block_used, mut released) =
-                (block.first, NONE, 0, 0, 0);
+            let (mut index, mut previous, mut offset) = (block.first, NONE, 0);
+            let (mut block_used, mut released, mut bound_bytes) = (0, 0, 0);
             while index != NONE {
                 let node = self.nodes[index as usize];
                 assert_eq!((node.offset, node.block as usize, node.previous), (offset, place, previous));
                 assert!(node.bytes > 0);
                 let is_free = node.state == RangeState::Free;
-                assert!(!(is_free && self.is_free(previous)), "free neighbours");
-                let is_hole = is_free && block.used_bytes > 0;
+                let are_alike = || self.nodes[previous as usize].bound.queue == node.bound.queue;
+                assert!(!(is_free && self.is_free(previous) && are_alike()), "free neighbours");
+                let is_hole = is_free && block.idle_for.is_none();
+                let is_bound = !node.bound.is_none();
+                assert!(is_free || !is_bound);
+                assert_eq!(is_bound, self.bound.contains(&(node.bound.queue, node.bound.value, index)));
+                bound_bytes += if is_bound { node.bytes } else { 0 };
+                bound_count += usize::from(is_bound);
                 assert_eq!(is_hole, self.holes.contains(&self.key(index)));
                 hole_count += usize::from(is_hole);
                 block_used += if node.state == RangeState::Used { node.bytes } else { 0 };
@@ -440,16 +711,29 @@ impl Ranges {
                 (previous, index) = (index, node.next);
             }
             assert_eq!((offset, block_used, released), (block.bytes, block.used_bytes, block.released_bytes));
-            let is_idle = block_used == 0;
-            let serves = is_idle && released == 0;
-            assert_eq!(serves, self.idle_by_size.contains(&(block.bytes, place as BlockIndex)));
+            assert_eq!(bound_bytes, block.bound_bytes);
+            bound += bound_bytes;
+            let first = self.nodes[block.first as usize];
+            let idle_for = match block_used {
+                0 if bound_bytes == 0 => Some(NO_QUEUE),
+                0 if first.bytes == block.bytes => Some(first.bound.queue),
+                _ => None,
+            };
+            assert_eq!(idle_for, block.idle_for);
+            let is_idle = idle_for == Some(NO_QUEUE);
+            let serves = |queue| idle_for == Some(queue) && released == 0;
+            for queue in 0..4 {
+                let key = (queue, block.bytes, place as BlockIndex);
+                assert_eq!(serves(queue), self.idle_by_size.contains(&key));
+            }
             assert_eq!(is_idle, self.idle_by_age.contains(&(block.idle_since, place as BlockIndex)));
             reserved += block.reserved_bytes();
             used += block_used;
             idle += if is_idle { block.reserved_bytes() } else { 0 };
         }
         assert_eq!((reserved, used, hole_count), (self.reserved_bytes, self.used_bytes, self.holes.len()));
-        assert_eq!(idle, self.idle_bytes);
+        assert_eq!((idle, bound), (self.idle_bytes, self.bound_bytes));
+        assert_eq!(bound_count, self.bound.len());
     }
 }
 

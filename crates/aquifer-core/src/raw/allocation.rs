@@ -20,10 +20,11 @@
 //! has no used range.
 
 use crate::manager::Shared;
-use crate::pool::{Closing, Place, Request};
+use crate::pool::{Closing, Entry, Place, Request, Uses};
 use crate::range as ranges;
+use crate::range::{NO_QUEUE, QueueIndex};
 use crate::statistics::Tag;
-use crate::sync::{AtomicUsize, Ordering};
+use crate::sync::{AtomicUsize, Ordering, UnmodelledAtomicU64};
 use aquifer_backend::{Backend, BlockRange, Error};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -37,6 +38,11 @@ impl Keepers {
     /// One for all handles and one for each pool.
     pub(crate) fn new(pool_count: usize) -> Self {
         Self(AtomicUsize::new(1 + pool_count))
+    }
+
+    /// Adds one. The caller has one, or holds a handle.
+    pub(crate) fn take(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes `count` away, which the caller had. True if they were the last: then all that others did before they gave
@@ -71,7 +77,7 @@ impl<B: Backend> SharedPtr<B> {
     /// Gives `count` keepers back, and destroys the state if they were the last. The caller must not use a pointer that
     /// relied on them again.
     fn release(&self, count: usize) {
-        if self.keepers.give_back(count) {
+        if self.keepers.give_back(count) && self.may_go() {
             // SAFETY: made by `Box::leak` in `Owner::new`; no keeper is left, so no other pointer is used any more, and
             // only one caller sees the count reach zero.
             drop(unsafe { Box::from_raw(self.0.as_ptr()) });
@@ -89,8 +95,32 @@ impl<B: Backend> Owner<B> {
 
     /// Makes an allocation of what the pool has just handed out and counted.
     #[inline]
-    pub(crate) fn adopt(&self, place: Place, request: Request) -> Allocation<B> {
-        Allocation { shared: SharedPtr(self.0.0), place, request }
+    pub(crate) fn adopt(&self, home: QueueIndex, place: Place, request: Request) -> Allocation<B> {
+        let uses = UnmodelledAtomicU64::new(Uses::at_home(home).word());
+        Allocation { shared: SharedPtr(self.0.0), place, request, uses }
+    }
+
+    /// Another keeper, for who must go on when all handles are gone.
+    pub(crate) fn keeper(&self) -> Keeper<B> {
+        self.0.keepers.take();
+        Keeper(SharedPtr(self.0.0))
+    }
+}
+
+/// Keeps the shared state alive without being a handle.
+pub(crate) struct Keeper<B: Backend>(SharedPtr<B>);
+
+impl<B: Backend> std::ops::Deref for Keeper<B> {
+    type Target = Shared<B>;
+
+    fn deref(&self) -> &Shared<B> {
+        &self.0
+    }
+}
+
+impl<B: Backend> Drop for Keeper<B> {
+    fn drop(&mut self) {
+        self.0.release(1);
     }
 }
 
@@ -115,6 +145,8 @@ pub(crate) struct Allocation<B: Backend> {
     shared: SharedPtr<B>,
     place: Place,
     request: Request,
+    /// See [`Uses`].
+    uses: UnmodelledAtomicU64,
 }
 
 impl<B: Backend> Drop for Allocation<B> {
@@ -123,8 +155,8 @@ impl<B: Backend> Drop for Allocation<B> {
         let shared = &*self.shared;
         if shared.observers.are_active() {
             self.free_watched();
-        } else if self.request.free_cached(self.place).is_none() {
-            self.free_slow();
+        } else {
+            self.free();
         }
     }
 }
@@ -134,9 +166,7 @@ struct FreeOnDrop<'a, B: Backend>(&'a Allocation<B>);
 
 impl<B: Backend> Drop for FreeOnDrop<'_, B> {
     fn drop(&mut self) {
-        if self.0.request.free_cached(self.0.place).is_none() {
-            self.0.free_slow();
-        }
+        self.0.free();
     }
 }
 
@@ -149,13 +179,55 @@ impl<B: Backend> Allocation<B> {
         self.shared.observers.freed(self.place, self.request);
     }
 
+    #[inline]
+    fn free(&self) {
+        let uses = self.uses();
+        if uses.are_recorded() {
+            if self.request.quarantine_cached(self.place, uses).is_none() {
+                self.quarantine_slow(uses);
+            }
+        } else if self.request.free_cached(self.place).is_none() {
+            self.free_slow(uses.home());
+        }
+    }
+
     #[cold]
     #[inline(never)]
-    fn free_slow(&self) {
-        let pool = Arc::clone(&self.shared.pools[self.request.memory_type()].pool);
-        if pool.free(self.place, self.request) == Closing::Drained {
+    fn free_slow(&self, home: QueueIndex) {
+        let shared = &*self.shared;
+        let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
+        if Arc::clone(&pool).free(home, self.place, self.request) == Closing::Drained {
             self.shared.release(1);
         }
+        // The manager may be gone by now, but not the pool's bell.
+        pool.bell().freed();
+    }
+
+    /// Frees what queues other than its home may still use: makes room among what waits for them, then waits too.
+    #[cold]
+    #[inline(never)]
+    fn quarantine_slow(&self, uses: Uses) {
+        let shared = &*self.shared;
+        let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
+        // Before the free is counted: after it the manager may be gone.
+        shared.seal_full_quarantine(self.request);
+        let entry = Entry { place: self.place, request: self.request, uses };
+        if Arc::clone(&pool).quarantine(entry) == Closing::Drained {
+            self.shared.release(1);
+        }
+        pool.bell().wake_reaper();
+    }
+
+    /// The queues that may use it.
+    #[inline]
+    pub(crate) fn uses(&self) -> Uses {
+        Uses::from_word(self.uses.load(Ordering::Relaxed))
+    }
+
+    /// Notes that `queue` may use it until it is freed, and beyond.
+    pub(crate) fn record_use(&self, queue: QueueIndex) {
+        let recorded = self.uses().with(queue).word();
+        self.uses.fetch_or(recorded, Ordering::Relaxed);
     }
 
     pub(crate) fn requested_bytes(&self) -> u64 {
@@ -179,8 +251,19 @@ impl<B: Backend> Allocation<B> {
         self.place
     }
 
+    /// Its block and first byte there.
+    pub(super) fn located(&self) -> (Arc<B::Block>, u64) {
+        (self.block(), self.place.offset)
+    }
+
     fn block(&self) -> Arc<B::Block> {
         self.shared.pools[self.request.memory_type()].block(self.place.block())
+    }
+
+    /// The address of the first byte, by which the device's programs reach it.
+    pub(crate) fn device_address(&self) -> Option<u64> {
+        let start = self.shared.backend.device_address(&self.block())?;
+        Some(start + self.place.offset)
     }
 
     /// The address of the first byte, where the host can see it.
@@ -191,32 +274,42 @@ impl<B: Backend> Allocation<B> {
         Some(unsafe { start.add(self.place.offset as usize) })
     }
 
-    /// The requested bytes, where the host can see them.
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
-        let start = self.host_pointer()?;
-        // SAFETY: the bytes are readable and initialised (`Backend`), lie in a range that only this allocation has, and
-        // that allocation is borrowed, so that nobody writes them through `bytes_mut`, `fill` or `copy_from`, which
-        // borrow it mutably, and it is not freed.
-        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.requested_bytes() as usize) })
+    /// Blocks until no queue uses the memory any more: neither for this allocation nor for those that had it before.
+    pub(crate) fn wait_for_queues(&self) -> Result<(), Error> {
+        let uses = self.uses();
+        if uses == Uses::at_home(NO_QUEUE) { Ok(()) } else { self.shared.wait_for_uses(uses) }
     }
 
-    /// The requested bytes, to be written.
-    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        let start = self.host_pointer()?;
+    /// The requested bytes, where the host can see them. Blocks until no queue uses them.
+    pub(crate) fn bytes(&self) -> Result<Option<&[u8]>, Error> {
+        let Some(start) = self.host_pointer() else { return Ok(None) };
+        self.wait_for_queues()?;
+        // SAFETY: the bytes are readable and initialised (`Backend`), lie in a range that only this allocation has, and
+        // that allocation is borrowed, so that nobody writes them through `bytes_mut`, `fill` or `copy_from`, which
+        // borrow it mutably, and it is not freed. No queue uses them: what was queued for those who had the memory before
+        // is over, and what is queued for this allocation by operations owns it.
+        Ok(Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.requested_bytes() as usize) }))
+    }
+
+    /// The requested bytes, to be written. Blocks until no queue uses them.
+    pub(crate) fn bytes_mut(&mut self) -> Result<Option<&mut [u8]>, Error> {
+        let Some(start) = self.host_pointer() else { return Ok(None) };
+        self.wait_for_queues()?;
         // SAFETY: as in `bytes`, and borrowed mutably, so that nobody else reads or writes them.
-        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.requested_bytes() as usize) })
+        Ok(Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.requested_bytes() as usize) }))
     }
 
     /// Sets part of the allocation to `value`. The caller has checked that `range` lies in what is allocated.
     pub(crate) fn fill(&mut self, range: Range<u64>, value: u8) -> Result<(), Error> {
         debug_assert!(range.start <= range.end && range.end <= self.allocated_bytes());
+        self.wait_for_queues()?;
         let block = self.block();
         let destination = BlockRange {
             block: &*block,
             offset: self.place.offset + range.start,
             bytes: range.end - range.start,
         };
-        // SAFETY: the range lies in the allocation, and so in its block; it is borrowed mutably.
+        // SAFETY: the range lies in the allocation, and so in its block; it is borrowed mutably, and no queue uses it.
         unsafe { self.shared.backend.fill(destination, value) }
     }
 
@@ -224,6 +317,7 @@ impl<B: Backend> Allocation<B> {
     /// do not overlap.
     pub(crate) fn copy_within(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), Error> {
         debug_assert!(from.abs_diff(to) >= bytes && from.max(to) + bytes <= self.allocated_bytes());
+        self.wait_for_queues()?;
         let block = self.block();
         let source = BlockRange { block: &*block, offset: self.place.offset + from, bytes };
         let destination = BlockRange { block: &*block, offset: self.place.offset + to, bytes };
@@ -243,6 +337,8 @@ impl<B: Backend> Allocation<B> {
             offset + bytes <= self.allocated_bytes() && source_offset + bytes <= source.allocated_bytes()
         );
         debug_assert!(std::ptr::eq(self.shared(), source.shared()));
+        self.wait_for_queues()?;
+        source.wait_for_queues()?;
         let from = source.block();
         let to = self.block();
         let source = BlockRange { block: &*from, offset: source.place.offset + source_offset, bytes };

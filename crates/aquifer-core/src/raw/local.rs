@@ -1,24 +1,24 @@
-//! Which cache this thread has of which pool.
+//! Which cache this thread has of which lane of a pool.
 //!
-//! A pool has an identity, which is never used again, and a number, its own until it is dropped. A thread keeps its
+//! A lane has an identity, which is never used again, and a number, its own until it is dropped. A thread keeps its
 //! caches in a list by number. When it ends, they go back to their pools.
 //!
 //! The list is behind a `RefCell`, whose borrow count is written and read back four times a pair, each time waiting for
 //! the store before: a hot pair took 26 ns with it, and 20 ns without. So the caches used last are also in [`RECENT`],
-//! as plain pointers, found by identity alone: a buffer carries its pool's identity and need not ask the pool.
+//! as plain pointers, found by identity alone: a buffer carries its lane's identity and need not ask the pool.
 
-use crate::pool::{Pool, ThreadCache};
+use crate::pool::{Lane, Pool, ThreadCache};
 use crate::sync::{StaticMutex, thread_local};
 use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::{Arc, Weak};
 
-/// Tells a pool from every other that was or will be.
+/// Tells a lane from every other that was or will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PoolIdentity(u32);
+pub(crate) struct LaneIdentity(u32);
 
-impl PoolIdentity {
-    /// Of no pool.
+impl LaneIdentity {
+    /// Of no lane.
     const NONE: Self = Self(0);
 
     #[inline]
@@ -32,14 +32,14 @@ impl PoolIdentity {
     }
 }
 
-/// A pool's identity and number.
+/// A lane's identity and number.
 #[derive(Debug)]
-pub(crate) struct PoolId {
-    pub(crate) identity: PoolIdentity,
+pub(crate) struct LaneId {
+    pub(crate) identity: LaneIdentity,
     number: usize,
 }
 
-/// What the next pool is called.
+/// What the next lane is called.
 struct Next {
     identity: u32,
     /// Numbers that are free again, below the first one never used.
@@ -48,16 +48,16 @@ struct Next {
 }
 
 static NEXT: StaticMutex<Next> =
-    StaticMutex::new(Next { identity: PoolIdentity::NONE.0 + 1, unused: Vec::new(), number: 0 });
+    StaticMutex::new(Next { identity: LaneIdentity::NONE.0 + 1, unused: Vec::new(), number: 0 });
 
-impl PoolId {
+impl LaneId {
     /// # Panics
     ///
-    /// After 2^32 - 1 pools, since two alike would be one thread's cache for both.
+    /// After 2^32 - 1 lanes, since two alike would be one thread's cache for both.
     pub(crate) fn new() -> Self {
         let mut next = NEXT.lock();
-        let identity = PoolIdentity(next.identity);
-        next.identity = identity.0.checked_add(1).expect("fewer than 2^32 pools in one process");
+        let identity = LaneIdentity(next.identity);
+        next.identity = identity.0.checked_add(1).expect("fewer than 2^32 lanes in one process");
         let number = next.unused.pop().unwrap_or_else(|| {
             next.number += 1;
             next.number - 1
@@ -66,7 +66,7 @@ impl PoolId {
     }
 }
 
-impl Drop for PoolId {
+impl Drop for LaneId {
     fn drop(&mut self) {
         NEXT.lock().unused.push(self.number);
     }
@@ -74,24 +74,24 @@ impl Drop for PoolId {
 
 #[derive(Debug)]
 struct Local {
-    identity: PoolIdentity,
+    identity: LaneIdentity,
     cache: Arc<ThreadCache>,
     pool: Weak<Pool>,
 }
 
-/// This thread's caches, by pool number. The owner of what [`RECENT`] points to.
+/// This thread's caches, by lane number. The owner of what [`RECENT`] points to.
 #[derive(Debug, Default)]
 struct Locals(RefCell<Vec<Option<Local>>>);
 
-/// A cache of this thread and the pool it is of.
+/// A cache of this thread and the lane it is of.
 #[derive(Debug, Clone, Copy)]
 struct Recent {
-    identity: PoolIdentity,
+    identity: LaneIdentity,
     cache: *const ThreadCache,
 }
 
-const NO_CACHE: Recent = Recent { identity: PoolIdentity::NONE, cache: ptr::null() };
-/// How many caches of a thread can be reached fast: those of pools whose identities differ modulo this.
+const NO_CACHE: Recent = Recent { identity: LaneIdentity::NONE, cache: ptr::null() };
+/// How many caches of a thread can be reached fast: those of lanes whose identities differ modulo this.
 const RECENT_COUNT: usize = 32;
 
 thread_local! {
@@ -112,11 +112,11 @@ impl Drop for Locals {
     }
 }
 
-/// Calls `use_cache` with this thread's cache of the pool; `None` if it has none at hand. `use_cache` must not allocate
+/// Calls `use_cache` with this thread's cache of the lane; `None` if it has none at hand. `use_cache` must not allocate
 /// or free through a manager.
 #[inline]
 pub(crate) fn with<R>(
-    identity: PoolIdentity,
+    identity: LaneIdentity,
     use_cache: impl FnOnce(&ThreadCache) -> Option<R>,
 ) -> Option<R> {
     let recent = RECENT.with(|recent| recent[identity.0 as usize % RECENT_COUNT].get());
@@ -131,15 +131,20 @@ pub(crate) fn with<R>(
 }
 
 /// As [`with`], and makes the cache if there is none; `None` also if the thread is ending or the pool has been closed.
-pub(crate) fn with_or_make<R>(pool: &Arc<Pool>, use_cache: impl FnOnce(&ThreadCache) -> R) -> Option<R> {
-    let is_at_hand = with(pool.identity(), |_| Some(())).is_some();
-    if is_at_hand || bring(pool) { with(pool.identity(), |cache| Some(use_cache(cache))) } else { None }
+pub(crate) fn with_or_make<R>(
+    pool: &Arc<Pool>,
+    lane: &Arc<Lane>,
+    use_cache: impl FnOnce(&ThreadCache) -> R,
+) -> Option<R> {
+    let identity = lane.identity();
+    let is_at_hand = with(identity, |_| Some(())).is_some();
+    if is_at_hand || bring(pool, lane) { with(identity, |cache| Some(use_cache(cache))) } else { None }
 }
 
 /// Makes this thread's cache of the pool the one at hand; false if there can be none.
 #[cold]
-fn bring(pool: &Arc<Pool>) -> bool {
-    let PoolId { number, identity } = *pool.id();
+fn bring(pool: &Arc<Pool>, lane: &Arc<Lane>) -> bool {
+    let LaneId { number, identity } = lane.id;
     let entry = identity.0 as usize % RECENT_COUNT;
     let found = LOCALS.try_with(|locals| {
         let mut locals = locals.0.borrow_mut();
@@ -149,7 +154,7 @@ fn bring(pool: &Arc<Pool>) -> bool {
         let local = match &mut locals[number] {
             Some(local) if local.identity == identity => local,
             other => {
-                let cache = pool.enlist()?;
+                let cache = pool.enlist(lane)?;
                 if let Some(gone) = other.take() {
                     let entry = gone.identity.0 as usize % RECENT_COUNT;
                     RECENT.with(|recent| recent[entry].set(NO_CACHE));

@@ -4,8 +4,11 @@
 //!   hold.
 //! - [`local`]: a thread reaches its cache without counting borrows.
 //!
-//! Both are here because a measurement asked for it; each says which.
+//! - [`operation`]: a queue uses memory until it is done, whatever becomes of who asked for it.
+//!
+//! The first two are here because a measurement asked for it; each says which.
 #![allow(unsafe_code)]
 
 pub(crate) mod allocation;
 pub(crate) mod local;
+pub(crate) mod operation;

@@ -41,7 +41,9 @@ pub struct DriverCalls {
     pub destroy: u64,
     /// Calls that gave a part of a block back.
     pub release: u64,
-    /// Calls of any kind that failed; they are counted here only.
+    /// Markers that were put into queues, and those that the driver refused.
+    pub signal: u64,
+    /// Other calls that failed; they are counted here only.
     pub failed: u64,
 }
 
@@ -49,7 +51,7 @@ impl DriverCalls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.create + self.destroy + self.release + self.failed
+        self.create + self.destroy + self.release + self.signal + self.failed
     }
 }
 
@@ -108,6 +110,7 @@ pub struct TagStatistics {
 pub(crate) struct PoolSnapshot {
     pub(crate) classes: Vec<ClassStatistics>,
     pub(crate) cached_bytes: u64,
+    pub(crate) quarantined_bytes: u64,
     pub(crate) free_bytes: u64,
     pub(crate) largest_free_bytes: u64,
     pub(crate) free_range_count: u64,
@@ -118,7 +121,7 @@ pub(crate) struct PoolSnapshot {
 ///
 /// Every number is true when no other thread is allocating or freeing meanwhile; then
 /// `requested <= allocated <= reserved` and
-/// `allocated.current + cached_bytes + free_bytes == reserved.current`. While others work, the numbers are each true
+/// `allocated.current + cached_bytes + quarantined_bytes + free_bytes == reserved.current`. While others work, the numbers are each true
 /// at some moment of the call, but not all at the same one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -131,7 +134,10 @@ pub struct Statistics {
     pub reserved: ByteCounter,
     /// Reserved bytes that caches keep ready.
     pub cached_bytes: u64,
-    /// Reserved bytes that are neither live nor cached.
+    /// Reserved bytes that were freed but that work in a queue may still use: until it is over, nobody can have them, or
+    /// only the same queue.
+    pub quarantined_bytes: u64,
+    /// Reserved bytes that are neither live nor cached nor quarantined.
     pub free_bytes: u64,
     /// The largest free range.
     pub largest_free_bytes: u64,
@@ -149,6 +155,10 @@ pub struct Statistics {
     pub miss_count: u64,
     /// How often the driver was called.
     pub driver_calls: DriverCalls,
+    /// How often a reclaim callback was called ([`MemoryManager::on_reclaim`](crate::MemoryManager::on_reclaim)),
+    pub reclaim_count: u64,
+    /// and how often one panicked.
+    pub reclaim_panic_count: u64,
     /// Every class that has ever been used, smallest first.
     pub classes: Vec<ClassStatistics>,
     /// Every tag, in the order of their making.

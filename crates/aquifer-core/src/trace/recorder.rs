@@ -15,7 +15,8 @@ pub(crate) type PlaceKey = (usize, u32, u64);
 
 /// Where a manager tells its events. Calls come one at a time, in an order in which every free follows its allocation.
 pub(crate) trait EventSink: Send + Sync {
-    fn allocated(&self, key: PlaceKey, bytes: u64);
+    /// `stream` is the number of its home queue, 0 if it has none.
+    fn allocated(&self, key: PlaceKey, bytes: u64, stream: u16);
     fn freed(&self, key: PlaceKey);
 }
 
@@ -61,7 +62,8 @@ struct State<W: Write> {
     /// `None` once writing has failed, or panicked.
     writer: Option<TraceWriter<W>>,
     failure: Option<TraceError>,
-    live: HashMap<PlaceKey, (u64, u64)>,
+    /// Their numbers, bytes and streams.
+    live: HashMap<PlaceKey, (u64, u64, u64)>,
     allocation_count: u64,
     event_count: u64,
 }
@@ -105,22 +107,23 @@ impl<W: Write> State<W> {
 }
 
 impl<W: Write + Send> EventSink for Recording<W> {
-    fn allocated(&self, key: PlaceKey, bytes: u64) {
+    fn allocated(&self, key: PlaceKey, bytes: u64, stream: u16) {
         let mut state = self.state.lock();
         state.allocation_count += 1;
         let id = state.allocation_count;
-        state.live.insert(key, (id, bytes));
+        let stream = u64::from(stream);
+        state.live.insert(key, (id, bytes, stream));
         // The clock is read under the lock, so that time never goes back from one event to the next.
         let time_us = self.start.elapsed().as_micros() as u64;
-        state.write(TraceEvent { time_us, op: TraceOp::Allocate, id, bytes, stream: 0 });
+        state.write(TraceEvent { time_us, op: TraceOp::Allocate, id, bytes, stream });
     }
 
     fn freed(&self, key: PlaceKey) {
         let mut state = self.state.lock();
         // What was allocated before the recording began is not part of it.
-        let Some((id, bytes)) = state.live.remove(&key) else { return };
+        let Some((id, bytes, stream)) = state.live.remove(&key) else { return };
         let time_us = self.start.elapsed().as_micros() as u64;
-        state.write(TraceEvent { time_us, op: TraceOp::Free, id, bytes, stream: 0 });
+        state.write(TraceEvent { time_us, op: TraceOp::Free, id, bytes, stream });
     }
 }
 

@@ -3,7 +3,7 @@
 use super::owned::Owned;
 use super::queues::LONG;
 use crate::Random;
-use aquifer_backend::{Backend, Command, Ticket};
+use aquifer_backend::{Backend, Command, SyncBackend, Ticket};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,9 +45,7 @@ impl<B: Backend> SharedLine<B> {
 /// Commands of many threads all run, each thread's in its own order, and the values that they signal cover them.
 pub fn a_queue_takes_the_work_of_many_threads<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Queue: Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let line = SharedLine::new(make());
     let threads: Vec<_> = (0..THREAD_COUNT)
@@ -85,8 +83,7 @@ where
 /// Threads that wait, and threads that only look, see values rise and never fall.
 pub fn values_are_seen_by_other_threads<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Queue: Send + Sync,
+    B: SyncBackend,
 {
     const LAST: u64 = 300;
     let line = SharedLine::new(make());

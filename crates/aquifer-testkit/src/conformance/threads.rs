@@ -4,7 +4,7 @@
 
 use super::manager;
 use crate::{Channel, Faulty, Pattern, Random, assert_balanced, config_with_budget};
-use aquifer_backend::Backend;
+use aquifer_backend::{Backend, SyncBackend};
 use aquifer_core::{Buffer, ErrorKind, MemoryManager, MemoryOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +20,7 @@ fn cookie<B: Backend>(manager: &MemoryManager<B>, seed: u64, bytes: u64) -> (Pat
 /// What one thread allocates and another frees is counted right, and its memory is used again.
 pub fn buffers_are_freed_on_other_threads<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let manager = manager(make());
     let channel = Channel::<Option<(Pattern, Buffer<B>)>>::new(64);
@@ -50,8 +49,7 @@ where
 /// A thread that ends leaves its buffers to others, and what its cache kept to the pool.
 pub fn threads_may_end_with_buffers_alive<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let manager = manager(make());
     let mut left = Vec::new();
@@ -82,8 +80,7 @@ where
 /// Buffers stay whole when the manager goes before them, on whatever threads they are, and the last one takes the rest.
 pub fn the_manager_may_go_first<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     for round in 0..20 {
         let backend = Faulty::new(make());
@@ -120,8 +117,7 @@ where
 /// While one thread trims again and again, others allocate and free as ever.
 pub fn trimming_disturbs_nobody<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let manager = manager(make());
     let is_over = Arc::new(AtomicBool::new(false));
@@ -175,8 +171,7 @@ where
 /// Memory that another thread's cache keeps is found before an allocation fails.
 pub fn caches_of_other_threads_are_found<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let budget_bytes = 16 << 20;
     let manager = MemoryManager::with_config(make(), config_with_budget(budget_bytes)).expect("a budget");
@@ -208,8 +203,7 @@ where
 /// The counts of threads that run, and of those that have ended, add up.
 pub fn every_thread_is_counted<B>(make: impl Fn() -> B)
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let manager = manager(make());
     let threads: Vec<_> = (0..5_u64)

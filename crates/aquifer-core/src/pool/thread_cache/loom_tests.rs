@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::loom_tests::explore;
-use crate::pool::PoolKey;
-use crate::raw::local::PoolIdentity;
+use crate::pool::LaneKey;
+use crate::raw::local::LaneIdentity;
 use crate::statistics::Tag;
 use crate::sync::{Mutex, Rank};
 use loom::cell::UnsafeCell;
@@ -14,7 +14,7 @@ const BYTES: u64 = 200;
 
 fn cache_and_request() -> (Arc<ThreadCache>, Request) {
     let layout = BucketLayout::power_of_two();
-    let key = PoolKey::new(PoolIdentity::from_bits(1), 0);
+    let key = LaneKey::new(LaneIdentity::from_bits(1), 0);
     let request = Request::new(&layout, key, BYTES, 1, Tag::UNTAGGED);
     (Arc::new(ThreadCache::new(&layout, Arc::default())), request)
 }

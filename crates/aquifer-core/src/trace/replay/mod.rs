@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use aquifer_backend::{Backend, Error};
+use aquifer_backend::{Backend, Error, SyncBackend};
 
 use self::plan::{Plan, Step};
 use super::{Trace, TraceEvent};
@@ -177,8 +177,7 @@ pub fn replay<B>(
     options: &ReplayOptions,
 ) -> Result<ReplayOutcome, ReplayError>
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let tag = manager.tag(TAG).map_err(ReplayError::Tag)?;
     let plan = Plan::new(trace, &manager.config().layout);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use aquifer_backend::Backend;
+use aquifer_backend::{Backend, SyncBackend};
 use parking_lot::Mutex;
 
 use super::plan::Run;
@@ -109,8 +109,7 @@ pub(super) fn play<B>(
     buffers: &mut Buffers<B>,
 ) -> io::Result<Result<Duration, Stop>>
 where
-    B: Backend + Send + Sync,
-    B::Block: Send + Sync,
+    B: SyncBackend,
 {
     let runs = player.plan.deal(trace, threads);
     let mut own_runs = vec![Vec::new(); threads];

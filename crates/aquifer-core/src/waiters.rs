@@ -165,6 +165,11 @@ impl Waiters {
         self.count.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether anybody waits, in line or aside: then somebody must tick.
+    pub(crate) fn are_joined(&self) -> bool {
+        !self.state.lock().waiters.is_empty()
+    }
+
     /// Joins the line at its end. It is expected to poll soon, as if woken, and must leave in the end. Past the deadline, in
     /// milliseconds of the manager's clock, it is woken whether or not it is its turn; to leave is up to the waiter.
     pub(crate) fn join(&self, deadline_ms: Option<u64>) -> WaiterId {

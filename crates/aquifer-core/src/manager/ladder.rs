@@ -1,0 +1,93 @@
+//! What is tried before an allocation fails, the cheapest first:
+//!
+//! 1. what the pool has; what queues have passed meanwhile; all threads' caches; holes; idle blocks ([`super::growth`]);
+//! 2. a new block, within the budget, after giving back what is not needed ([`super::growth`]);
+//! 3. the users' reclaim callbacks, one priority after the other, each followed by another try;
+//! 4. what was freed but is still in use by a queue: waits for it, up to [`Config::in_flight_wait`](crate::Config);
+//! 5. an error that says what was there.
+//!
+//! No lock is held while a callback runs or a queue is waited for.
+
+use super::queues::lost;
+use super::shared::{Home, Shared};
+use crate::pool::{Place, Request};
+use aquifer_backend::{Backend, Error, ErrorKind};
+use std::time::Duration;
+
+/// Whether the last rung is climbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InFlight {
+    /// Blocks until queues have passed.
+    Wait,
+    /// Fails at once: the caller waits by other means.
+    Fail,
+}
+
+impl<B: Backend> Shared<B> {
+    /// Finds a place past the thread's cache. Answers whether it is memory fresh from the driver.
+    pub(super) fn find(
+        &self,
+        home: Home,
+        request: Request,
+        in_flight: InFlight,
+    ) -> Result<(Place, bool), Error> {
+        if self.is_lost() {
+            return Err(lost("allocate"));
+        }
+        let typed = &self.pools[request.memory_type()];
+        let lane = typed.pool.lane(home.queue);
+        if let Some(place) = typed.pool.allocate(&lane, request) {
+            return Ok((place, false));
+        }
+        self.check_process("allocate")?;
+        if self.look() {
+            typed.pool.settle();
+            if let Some(place) = typed.pool.allocate(&lane, request) {
+                return Ok((place, false));
+            }
+        }
+        let mut answer = self.grow(&lane, request);
+        let is_short = |answer: &Result<_, Error>| matches!(answer, Err(error) if error.kind() == ErrorKind::OutOfMemory);
+        let mut asked = None;
+        while is_short(&answer) && !self.reclaim.is_empty() {
+            asked = self.reclaim.run_next(asked, request.requested_bytes, typed.heap_index);
+            if asked.is_none() {
+                break;
+            }
+            answer = self.grow(&lane, request);
+        }
+        if in_flight == InFlight::Fail || !is_short(&answer) {
+            return answer;
+        }
+        let deadline_ms = self.config.clock.now_ms() + self.config.in_flight_wait.as_millis() as u64;
+        while is_short(&answer) && self.wait_for_in_flight(request, deadline_ms) {
+            answer = self.grow(&lane, request);
+        }
+        answer
+    }
+
+    /// Waits until a queue has passed something that could help a request; false if nothing can, or the time is over.
+    fn wait_for_in_flight(&self, request: Request, deadline_ms: u64) -> bool {
+        let typed = &self.pools[request.memory_type()];
+        let Some((queue, value)) = typed.pool.next_in_flight() else { return false };
+        // What the device still uses and what is there cannot make up for it: then waiting is in vain.
+        let snapshot = typed.pool.snapshot();
+        let ledger = &self.ledgers[typed.heap_index];
+        let unreserved = ledger.budget_bytes().saturating_sub(ledger.reserved_bytes());
+        let at_best = snapshot.quarantined_bytes + snapshot.free_bytes + snapshot.cached_bytes + unreserved;
+        let left_ms = deadline_ms.saturating_sub(self.config.clock.now_ms());
+        if at_best < typed.pool.bytes(request) || left_ms == 0 {
+            return false;
+        }
+        let queue = self.queues.get(queue);
+        let step = Duration::from_millis(left_ms.min(WAIT_STEP_MS));
+        if self.wait_a_while(&queue, value, step).is_err() && !self.is_lost() {
+            return false;
+        }
+        self.settle();
+        true
+    }
+}
+
+/// How long one call waits for a queue before other queues are looked at too.
+const WAIT_STEP_MS: u64 = 10;

@@ -1,0 +1,280 @@
+//! The queues of a manager: how far they are, and what follows from it.
+
+use super::shared::Shared;
+use super::typed_pool::TypedPool;
+use crate::pool::{Entry, LaneKey, Pool, Request, Uses};
+use crate::range::{NO_QUEUE, QueueIndex};
+use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
+use crate::timeline::Timeline;
+use aquifer_backend::{Backend, Error, ErrorKind};
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One queue, for as long as the manager's state lives. When its last handle goes it is kept for the next that is asked
+/// for, so that buffers may name it as long as they like.
+pub(crate) struct QueueState<Q> {
+    pub(crate) raw: Q,
+    pub(crate) index: QueueIndex,
+    pub(crate) timeline: Arc<Timeline>,
+    /// By memory type.
+    pub(crate) lanes: Box<[LaneKey]>,
+    /// Whether the driver refused the last marker, so that what waits for it needs another.
+    signal: Mutex<Refused>,
+}
+
+#[derive(Debug, Default)]
+struct Refused(bool);
+
+/// All queues of a manager.
+pub(crate) struct Queues<Q> {
+    /// Number 1 first. Only ever more.
+    all: RwLock<Vec<Arc<QueueState<Q>>>>,
+    unused: parking_lot::Mutex<Vec<QueueIndex>>,
+    is_lost: AtomicBool,
+}
+
+impl<Q> Default for Queues<Q> {
+    fn default() -> Self {
+        Self {
+            all: RwLock::new(Vec::new()),
+            unused: parking_lot::Mutex::new(Vec::new()),
+            is_lost: AtomicBool::new(false),
+        }
+    }
+}
+
+impl<Q> Queues<Q> {
+    pub(crate) fn get(&self, index: QueueIndex) -> Arc<QueueState<Q>> {
+        Arc::clone(&self.all.read()[usize::from(index) - 1])
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<QueueState<Q>>> {
+        self.all.read().clone()
+    }
+
+    /// Keeps a queue whose last handle has gone.
+    pub(crate) fn give_back(&self, index: QueueIndex) {
+        self.unused.lock().push(index);
+    }
+}
+
+/// How long one call waits for a queue before it looks whether the device is lost, or another queue has moved.
+const WAIT_STEP: Duration = Duration::from_millis(100);
+
+pub(super) fn lost(operation: &'static str) -> Error {
+    let message = "the device is lost; drop its buffers and managers, and make new ones once it is back";
+    Error::new(ErrorKind::DeviceLost, operation, message)
+}
+
+impl<B: Backend> Shared<B> {
+    /// A queue for a new handle: one that nobody has any more, or a new one.
+    pub(crate) fn make_queue(&self) -> Result<Arc<QueueState<B::Queue>>, Error> {
+        self.check_process("queue")?;
+        if self.is_lost() {
+            return Err(lost("queue"));
+        }
+        if let Some(index) = self.queues.unused.lock().pop() {
+            return Ok(self.queues.get(index));
+        }
+        let raw = self.backend.create_queue()?;
+        let mut all = self.queues.all.write();
+        let Ok(index) = QueueIndex::try_from(all.len() + 1) else {
+            let message = format!("there are {} queues; drop one before asking for another", all.len());
+            return Err(Error::new(ErrorKind::Unsupported, "queue", message));
+        };
+        let timeline = Arc::new(Timeline::default());
+        let lanes = self.pools.iter().enumerate().map(|(memory_type, typed)| {
+            let lane = typed.pool.add_lane(index, Arc::clone(&timeline));
+            LaneKey::new(lane.identity(), memory_type)
+        });
+        let lanes = lanes.collect();
+        let signal = Mutex::new(Rank::Signal, Refused::default());
+        let queue = Arc::new(QueueState { raw, index, timeline, lanes, signal });
+        all.push(Arc::clone(&queue));
+        Ok(queue)
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.queues.is_lost.load(Ordering::Acquire)
+    }
+
+    /// Notes an answer of the driver's: if the device is lost, all work is over.
+    pub(crate) fn note<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &answer
+            && error.kind() == ErrorKind::DeviceLost
+            && !self.queues.is_lost.swap(true, Ordering::AcqRel)
+        {
+            tracing::error!(%error, "the device is lost");
+            for queue in self.queues.all() {
+                queue.timeline.end();
+            }
+        }
+        answer
+    }
+
+    /// Puts a marker into a queue. The value is claimed whatever the driver says; if it refused, the next marker covers it.
+    pub(crate) fn signal(&self, queue: &QueueState<B::Queue>) -> Result<u64, Error> {
+        let mut refused = queue.signal.lock();
+        let value = queue.timeline.claim();
+        let answer = self.backend.signal(&queue.raw, value);
+        refused.0 = answer.is_err();
+        self.calls.signal.fetch_add(1, Ordering::Relaxed);
+        drop(refused);
+        self.note(answer).map(|()| value)
+    }
+
+    /// Signals again where the driver refused the last marker.
+    fn signal_refused(&self, queue: &QueueState<B::Queue>) {
+        if queue.signal.lock().0 {
+            let _ = self.signal(queue);
+        }
+    }
+
+    /// The queues that any of `uses` names.
+    fn queues_of(&self, uses: Uses) -> Vec<Arc<QueueState<B::Queue>>> {
+        self.queues.all.read().iter().filter(|queue| uses.include(queue.index)).cloned().collect()
+    }
+
+    /// Puts a marker into each queue that a batch of freed places waits for, and keeps it until they have passed.
+    fn seal(&self, pool: &Pool, entries: Vec<Entry>) {
+        let Some(uses) = entries.iter().map(|entry| entry.uses).reduce(Uses::union) else { return };
+        let mark = |queue: &Arc<QueueState<B::Queue>>| {
+            // A marker that was refused is waited for all the same: the next one covers it.
+            let value = self.signal(queue).unwrap_or_else(|_| queue.timeline.claimed());
+            (queue.index, value)
+        };
+        let values = self.queues_of(uses).iter().map(mark).collect();
+        pool.seal(entries, values);
+    }
+
+    /// Puts markers into queues for all that waits in a pool without one.
+    pub(super) fn mark(&self, typed: &TypedPool<B::Block>) {
+        self.seal(&typed.pool, typed.pool.take_open_quarantine());
+        for queue in self.queues.all() {
+            if typed.pool.needs_marker(queue.index) {
+                let _ = self.signal(&queue);
+            } else {
+                self.signal_refused(&queue);
+            }
+        }
+    }
+
+    /// Seals the batch that a free has found full, if one is.
+    pub(crate) fn seal_full_quarantine(&self, request: Request) {
+        let pool = &self.pools[request.memory_type()].pool;
+        let entries = pool.take_full_quarantine(request);
+        if !entries.is_empty() {
+            self.seal(pool, entries);
+            self.look();
+            pool.settle();
+        }
+    }
+
+    /// Asks every queue how far it is; true if any has moved.
+    pub(crate) fn look(&self) -> bool {
+        let mut has_moved = false;
+        for queue in self.queues.all.read().iter() {
+            if let Ok(value) = self.note(self.backend.completed(&queue.raw)) {
+                has_moved |= queue.timeline.reach(value);
+            }
+        }
+        has_moved
+    }
+
+    /// Puts markers where something waits without one, then frees what the queues have passed, and tells who waits.
+    pub(crate) fn settle(&self) {
+        self.pools.iter().for_each(|typed| self.mark(typed));
+        self.look();
+        for typed in &self.pools {
+            typed.pool.settle();
+        }
+        self.complete_operations();
+        self.bell.freed();
+    }
+
+    /// Whether anything waits for a queue.
+    pub(crate) fn has_in_flight(&self) -> bool {
+        self.pools.iter().any(|typed| typed.pool.has_in_flight()) || !self.operations.is_empty()
+    }
+
+    /// A queue and a value whose passing will free something, or end an operation.
+    pub(crate) fn next_in_flight(&self) -> Option<(QueueIndex, u64)> {
+        let of_pool = || self.pools.iter().find_map(|typed| typed.pool.next_in_flight());
+        self.operations.next().or_else(of_pool)
+    }
+
+    /// Blocks until a queue has reached a value.
+    pub(crate) fn wait_for(&self, queue: &QueueState<B::Queue>, value: u64) -> Result<(), Error> {
+        while !self.wait_a_while(queue, value, WAIT_STEP)? {}
+        Ok(())
+    }
+
+    /// Blocks until a queue has reached a value or the time is over; true if it has.
+    pub(crate) fn wait_a_while(
+        &self,
+        queue: &QueueState<B::Queue>,
+        value: u64,
+        timeout: Duration,
+    ) -> Result<bool, Error> {
+        self.check_process("wait")?;
+        if self.is_lost() {
+            return Err(lost("wait"));
+        }
+        self.signal_refused(queue);
+        let is_reached = self.note(self.backend.wait(&queue.raw, value, timeout))?;
+        if is_reached {
+            queue.timeline.reach(value);
+        }
+        Ok(is_reached)
+    }
+
+    /// Blocks until every queue that may use an allocation has done all that it was given so far: then the host may touch
+    /// the memory.
+    pub(crate) fn wait_for_uses(&self, uses: Uses) -> Result<(), Error> {
+        let home = (uses.home() != NO_QUEUE).then(|| self.queues.get(uses.home()));
+        let recorded = if uses.are_recorded() { self.queues_of(uses) } else { Vec::new() };
+        for queue in home.into_iter().chain(recorded) {
+            let value = self.signal(&queue)?;
+            self.wait_for(&queue, value)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what is enqueued to `queue` from now on from running before all other queues that may use an allocation have
+    /// done what they were given so far.
+    pub(crate) fn order_after_uses(&self, queue: &QueueState<B::Queue>, uses: Uses) -> Result<(), Error> {
+        let home = (uses.home() != NO_QUEUE).then(|| self.queues.get(uses.home()));
+        let recorded = if uses.are_recorded() { self.queues_of(uses) } else { Vec::new() };
+        for other in home.into_iter().chain(recorded).filter(|other| other.index != queue.index) {
+            let value = self.signal(&other)?;
+            self.note(self.backend.wait_on_queue(&queue.raw, &other.raw, value))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no queue can touch any memory of this manager any more; false if that has not come after `timeout`.
+    pub(crate) fn drain(&self, timeout: Duration) -> bool {
+        let until = std::time::Instant::now() + timeout;
+        for queue in self.queues.all() {
+            let Ok(value) = self.signal(&queue) else {
+                // Refused, so nothing says when the queue has done. Only a lost device has for sure.
+                if self.is_lost() {
+                    break;
+                }
+                return false;
+            };
+            loop {
+                let left = until.saturating_duration_since(std::time::Instant::now());
+                match self.wait_a_while(&queue, value, left.min(WAIT_STEP)) {
+                    Ok(true) => break,
+                    Err(_) if self.is_lost() => break,
+                    _ if left.is_zero() => return false,
+                    _ => {}
+                }
+            }
+        }
+        self.look();
+        true
+    }
+}

@@ -1,0 +1,131 @@
+//! Places that were freed while queues other than their own could still use them.
+//!
+//! A free only notes which queues (a thread cache collects up to [`BATCH_ENTRIES`] such notes by itself). Then one marker
+//! is put into each queue that any of the batch's places waits for, and the batch is *sealed* with the markers' values.
+//! Each place leaves when the queues that it waits for have reached them, also if others of its batch must wait longer.
+
+use super::request::{Place, Request};
+use super::uses::Uses;
+use crate::range::QueueIndex;
+use arrayvec::ArrayVec;
+use std::collections::VecDeque;
+
+/// After so many frees there is a marker at the latest.
+pub(crate) const BATCH_ENTRIES: usize = crate::sync::table_size(64, 2) as usize;
+
+/// A place that waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) place: Place,
+    pub(crate) request: Request,
+    pub(crate) uses: Uses,
+}
+
+/// What one thread hands over at once.
+pub(crate) type EntryBatch = ArrayVec<Entry, BATCH_ENTRIES>;
+
+#[derive(Debug)]
+struct Sealed {
+    entries: Vec<Entry>,
+    values: Vec<(QueueIndex, u64)>,
+}
+
+/// A pool's quarantine.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine {
+    /// Without markers yet.
+    open: Vec<Entry>,
+    sealed: VecDeque<Sealed>,
+}
+
+impl Quarantine {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.sealed.is_empty()
+    }
+
+    /// Whether the open batch should be sealed before it takes more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.open.len() >= BATCH_ENTRIES
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.open.push(entry);
+    }
+
+    /// Takes the open batch out, to be sealed.
+    pub(crate) fn take_open(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.open)
+    }
+
+    /// Keeps a batch until each queue has reached its value. The markers were put into the queues after the frees.
+    pub(crate) fn seal(&mut self, entries: Vec<Entry>, values: Vec<(QueueIndex, u64)>) {
+        if !entries.is_empty() {
+            self.sealed.push_back(Sealed { entries, values });
+        }
+    }
+
+    /// Takes out what no queue uses any more; `completed` tells how far a queue is.
+    pub(crate) fn collect(&mut self, completed: impl Fn(QueueIndex) -> u64) -> Vec<Entry> {
+        let mut free = Vec::new();
+        self.sealed.retain_mut(|batch| {
+            let before = batch.values.len();
+            batch.values.retain(|&(queue, value)| completed(queue) < value);
+            if batch.values.is_empty() {
+                free.append(&mut batch.entries);
+            } else if batch.values.len() < before {
+                let waits = |entry: &Entry| batch.values.iter().any(|&(queue, _)| entry.uses.include(queue));
+                let (waiting, ready) = batch.entries.iter().partition::<Vec<Entry>, _>(|entry| waits(entry));
+                free.extend(ready);
+                batch.entries = waiting;
+            }
+            !batch.entries.is_empty()
+        });
+        free
+    }
+
+    /// A queue and a value that the oldest batch waits for.
+    pub(crate) fn oldest(&self) -> Option<(QueueIndex, u64)> {
+        self.sealed.front().and_then(|batch| batch.values.first().copied())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.open.iter().chain(self.sealed.iter().flat_map(|batch| &batch.entries))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::pool::{BucketLayout, LaneKey};
+    use crate::raw::local::LaneIdentity;
+    use crate::statistics::Tag;
+
+    fn entry(offset: u64, queues: &[QueueIndex]) -> Entry {
+        let layout = BucketLayout::default();
+        let key = LaneKey::new(LaneIdentity::from_bits(7), 0);
+        let uses = queues.iter().fold(Uses::at_home(0), |uses, &queue| uses.with(queue));
+        Entry {
+            place: Place::new(0, 0, offset),
+            request: Request::new(&layout, key, 1, 1, Tag::UNTAGGED),
+            uses,
+        }
+    }
+
+    #[test]
+    fn each_place_leaves_when_its_own_queues_have_passed() {
+        let mut quarantine = Quarantine::default();
+        for (offset, queues) in [(1, &[1][..]), (2, &[2]), (3, &[1, 2])] {
+            quarantine.push(entry(offset, queues));
+        }
+        let open = quarantine.take_open();
+        quarantine.seal(open, vec![(1, 5), (2, 9)]);
+        let mut collect = |reached: [u64; 2]| -> Vec<u64> {
+            let free = quarantine.collect(|queue| reached[usize::from(queue) - 1]);
+            free.iter().map(|entry| entry.place.offset).collect()
+        };
+        assert!(collect([4, 8]).is_empty());
+        assert_eq!(collect([4, 9]), [2]);
+        assert_eq!(collect([5, 9]), [1, 3]);
+        assert!(quarantine.is_empty());
+    }
+}
