@@ -1,15 +1,15 @@
 //! The backend itself.
 
-use crate::faults::{Call, Fault, Faults};
+use crate::faults::Call;
 use crate::queue::SimQueue;
 use crate::schedule::{Schedule, Submission};
-use crate::{Access, Books, Costs, QueueId, SimDesc};
+use crate::state::State;
+use crate::{Access, QueueId, SimDesc};
 use aquifer_backend::{
     Backend, BlockDesc, BlockRange, Capabilities, Command, CopyEnd, DefaultDevice, DestroyError, Error,
     ErrorKind, HeapBudget, Properties, Ticket,
 };
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// A simulated device. Clones are the same device: one is the manager's backend, another the test's hand on it.
 ///
 /// Any thread may use it. Each call takes a lock for as long as it takes to simulate what happens meanwhile; none waits in
-/// real time.
+/// real time. So a thread that waits for what another has not yet enqueued does not get it: its timeout passes at once.
 #[derive(Clone)]
 pub struct Sim(Arc<Shared>);
 
@@ -40,22 +40,6 @@ pub struct SimBlock {
     bytes: u64,
 }
 
-/// Where the first block starts.
-const ADDRESS_MIN: u64 = 0x7f00_0000_0000;
-
-/// What a device is at the moment.
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) schedule: Schedule,
-    pub(crate) costs: Costs,
-    pub(crate) faults: Faults,
-    pub(crate) books: Books,
-    pub(crate) other_process_bytes: u64,
-    next_address: u64,
-    /// Addresses of destroyed blocks by their size.
-    free_addresses: BTreeMap<u64, Vec<u64>>,
-}
-
 impl Sim {
     /// Makes a device.
     ///
@@ -66,16 +50,7 @@ impl Sim {
     pub fn new(desc: SimDesc) -> Self {
         assert!(desc.block_granularity_bytes.is_power_of_two(), "{desc:?}");
         assert!(desc.alignment_bytes_min.is_power_of_two() && desc.alignment_bytes_min >= 256, "{desc:?}");
-        let state = State {
-            schedule: Schedule::new(&desc),
-            costs: desc.costs,
-            faults: Faults::default(),
-            books: Books::default(),
-            other_process_bytes: 0,
-            next_address: ADDRESS_MIN,
-            free_addresses: BTreeMap::new(),
-        };
-        Self(Arc::new(Shared { properties: desc.properties(), state: Mutex::new(state) }))
+        Self(Arc::new(Shared { properties: desc.properties(), state: Mutex::new(State::new(&desc)) }))
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -89,68 +64,6 @@ impl Sim {
         if !state.schedule.queue(queue).is_idle() {
             state.schedule.breach(format!("{queue} was dropped before its work had run"));
         }
-    }
-}
-
-fn lost(operation: &'static str) -> Error {
-    Error::new(ErrorKind::DeviceLost, operation, "the simulated device is lost; drop what is on it")
-}
-
-impl State {
-    pub(crate) fn check_not_lost(&self, operation: &'static str) -> Result<(), Error> {
-        if self.schedule.is_lost() { Err(lost(operation)) } else { Ok(()) }
-    }
-
-    /// Lets the host's time pass for a call.
-    fn charge(&mut self, ns: u64) {
-        let start_ns = self.schedule.now_ns();
-        self.schedule.drive_to(start_ns.saturating_add(ns));
-        self.books.driver_ns += self.schedule.now_ns() - start_ns;
-    }
-
-    /// Counts a call, lets its time pass, and answers the error that it is to fail with.
-    fn enter(&mut self, call: Call, operation: &'static str, ns: u64) -> Result<(), Error> {
-        self.books.calls[call as usize] += 1;
-        self.charge(ns);
-        self.check_not_lost(operation)?;
-        let Some(fault) = self.faults.befall(call) else { return Ok(()) };
-        self.books.failed_calls += 1;
-        if fault == Fault::LoseDevice {
-            self.schedule.lose("the device was told to be lost");
-            return Err(lost(operation));
-        }
-        Err(Error::new(fault.kind(call), operation, "the call was told to fail"))
-    }
-
-    fn available_bytes(&self, memory_bytes: u64) -> u64 {
-        memory_bytes.saturating_sub(self.other_process_bytes).saturating_sub(self.books.live_bytes)
-    }
-
-    /// Addresses for a block: those of a destroyed one, or new ones with a gap behind them.
-    fn take_address(&mut self, bytes: u64, unit: u64) -> Option<u64> {
-        if let Some(address) = self.free_addresses.get_mut(&bytes).and_then(Vec::pop) {
-            return Some(address);
-        }
-        let address = self.next_address.checked_next_multiple_of(unit)?;
-        self.next_address = address.checked_add(bytes)?.checked_add(unit)?;
-        Some(address)
-    }
-
-    /// Runs something on the driver's own queue, and waits for it.
-    fn run_now(
-        &mut self,
-        what: &'static str,
-        bytes: u64,
-        duration_ns: u64,
-        accesses: &[Access],
-    ) -> Result<(), Error> {
-        let start_ns = self.schedule.now_ns();
-        let submission =
-            Submission { what, accesses, duration_ns: Some(duration_ns), bytes, ticket: None, fails: false };
-        self.schedule.submit(QueueId::DRIVER, submission);
-        self.schedule.finish(QueueId::DRIVER);
-        self.books.driver_ns += self.schedule.now_ns() - start_ns;
-        self.check_not_lost(what)
     }
 }
 
@@ -265,7 +178,7 @@ unsafe impl Backend for Sim {
         }
         state.books.live_blocks -= 1;
         state.books.live_bytes -= block.bytes - released_bytes;
-        state.free_addresses.entry(block.bytes).or_default().push(block.address);
+        state.give_address(block.address, block.bytes);
         Ok(())
     }
 
@@ -347,9 +260,12 @@ unsafe impl Backend for Sim {
         let (what, ns, bytes, accesses, rate) = match command {
             Command::Copy { source, destination, bytes } => {
                 let (accesses, has_host) = copy_accesses(&source, &destination, bytes);
-                let rate =
-                    if has_host { costs.host_copy_bytes_per_second } else { costs.copy_bytes_per_second };
-                ("copy", costs.enqueue_copy_ns, bytes, accesses, rate)
+                let (ns, rate) = if has_host {
+                    (costs.enqueue_host_copy_ns, costs.host_copy_bytes_per_second)
+                } else {
+                    (costs.enqueue_copy_ns, costs.copy_bytes_per_second)
+                };
+                ("copy", ns, bytes, accesses, rate)
             }
             Command::Fill { destination, .. } => {
                 let accesses = vec![part(&destination, Access::write)];

@@ -86,7 +86,7 @@ pub(crate) struct Checker {
     blocks: BTreeMap<u64, Block>,
     /// What runs now, in no order.
     running: Vec<Unfinished>,
-    /// Claims that were refused, with a violation each: giving them up is no second one.
+    /// Claims of nothing, and those that were refused with a violation each: giving them up is no second one.
     refused_claims: BTreeSet<u64>,
     next_owner: u64,
     next_number: u64,
@@ -174,41 +174,41 @@ impl Checker {
         }
     }
 
+    /// What speaks against a claim, if anything.
+    fn claim_obstacle(
+        &self,
+        block_address: Option<u64>,
+        place: (u64, u64),
+    ) -> Option<(ViolationKind, String)> {
+        let Some(block) = block_address.and_then(|address| self.blocks.get(&address)) else {
+            return Some((ViolationKind::OutOfBlock, String::new()));
+        };
+        let (start, end) = (place.0, place.0 + place.1);
+        if let Some((&other_start, other)) = overlapping(&block.claims, start, end, |claim| claim.end).next()
+        {
+            let bytes = other.end - other_start;
+            let words = format!(" on what owner {} holds, {bytes} bytes at {other_start:#x}", other.owner);
+            return Some((ViolationKind::ClaimsOverlap, words));
+        }
+        let is_released = overlapping(&block.released, start, end, |&end| end).next().is_some();
+        is_released.then(|| (ViolationKind::ReleasedMemoryUsed, String::new()))
+    }
+
     pub(crate) fn claim(&mut self, at_ns: u64, address: u64, bytes: u64) -> ClaimId {
         let owner = self.new_owner();
-        let place = (address, bytes);
-        let refusal = match self.block_of(address, bytes) {
-            None => Some((ViolationKind::OutOfBlock, format!("claim of owner {owner}"))),
-            Some(block_address) => {
-                let block = self.blocks.get_mut(&block_address).expect("just found");
-                let end = address + bytes;
-                if let Some((other_start, other)) =
-                    overlapping(&block.claims, address, end, |claim| claim.end).next()
-                {
-                    let words = format!(
-                        "owner {owner} claims what owner {} holds: {} bytes at {other_start:#x}",
-                        other.owner,
-                        other.end - other_start
-                    );
-                    Some((ViolationKind::ClaimsOverlap, words))
-                } else {
-                    let is_released = overlapping(&block.released, address, end, |&end| end).next().is_some();
-                    if bytes > 0 {
-                        block.claims.insert(address, Claim { end, owner });
-                    } else {
-                        self.refused_claims.insert(owner);
-                    }
-                    if is_released {
-                        let message = format!("claim of owner {owner}");
-                        self.report(ViolationKind::ReleasedMemoryUsed, at_ns, place, message);
-                    }
-                    None
-                }
+        let block_address = self.block_of(address, bytes);
+        let obstacle = self.claim_obstacle(block_address, (address, bytes));
+        let block = block_address.and_then(|address| self.blocks.get_mut(&address));
+        match block.filter(|_| obstacle.is_none() && bytes > 0) {
+            Some(block) => {
+                block.claims.insert(address, Claim { end: address + bytes, owner });
             }
-        };
-        if let Some((kind, message)) = refusal {
-            self.refused_claims.insert(owner);
-            self.report(kind, at_ns, place, message);
+            None => {
+                self.refused_claims.insert(owner);
+            }
+        }
+        if let Some((kind, words)) = obstacle {
+            self.report(kind, at_ns, (address, bytes), format!("claim of owner {owner}{words}"));
         }
         ClaimId { owner, address }
     }

@@ -178,14 +178,14 @@ impl Sim {
 
 /// The checker.
 impl Sim {
-    /// Says that a user holds a range from now on. A violation if a live claim overlaps it, or if it lies in no block.
+    /// Says that a user holds a range from now on: to be called when the manager has handed it out. A violation if a live claim overlaps it, or if it lies in no block.
     pub fn claim(&self, address: u64, bytes: u64) -> ClaimId {
         let mut state = self.state();
         let now_ns = state.schedule.now_ns();
         state.schedule.checker.claim(now_ns, address, bytes)
     }
 
-    /// Says that the user has freed it. What it has queued may still run; what it queues later is nobody's. Of a claim that
+    /// Says that the user frees it: to be called before the manager is told. What it has queued may still run; what it queues later is nobody's. Of a claim that
     /// was refused with a violation nothing more is said.
     pub fn give_up(&self, claim: ClaimId) {
         let mut state = self.state();

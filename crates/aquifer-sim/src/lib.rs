@@ -56,6 +56,7 @@ mod hand;
 mod queue;
 mod random;
 mod schedule;
+mod state;
 mod violation;
 
 pub use backend::{Sim, SimBlock};

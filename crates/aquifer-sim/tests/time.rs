@@ -243,3 +243,31 @@ fn what_is_cancelled_late_arrives_whole() {
     sim.run_all();
     assert_eq!((ticket.done_bytes(), sim.now_ns()), (bytes, slow_ns(bytes)));
 }
+
+#[test]
+fn clones_are_the_same_device_on_any_thread() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Sim>();
+    is_shared::<aquifer_sim::SimBlock>();
+    is_shared::<aquifer_sim::SimQueue>();
+    let sim = slow_sim();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let sim = sim.clone();
+            scope.spawn(move || {
+                let queue = sim.create_queue().unwrap();
+                let block = create(&sim, 64 * MIB);
+                for value in 1..=50 {
+                    let ticket = fill(&sim, &queue, range(&block, 0, MIB));
+                    sim.signal(&queue, value).unwrap();
+                    assert!(sim.wait(&queue, value, Duration::MAX).unwrap());
+                    assert_eq!(ticket.done_bytes(), MIB);
+                }
+                destroy(&sim, block);
+            });
+        }
+    });
+    assert!(sim.now_ns() >= 50 * slow_ns(MIB));
+    assert_eq!((sim.books().live_blocks, sim.history().len()), (0, 200));
+    sim.assert_no_violations();
+}
