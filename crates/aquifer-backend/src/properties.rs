@@ -63,6 +63,8 @@ bit_set! {
         /// There are queues: [`Backend::create_queue`](crate::Backend::create_queue) does not answer
         /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and all methods that take a queue do their work.
         QUEUES = 1 << 3;
+        /// Nothing is behind the blocks: what is written cannot be read back, and a queue's time is not the host's.
+        SIMULATED = 1 << 4;
     }
 }
 

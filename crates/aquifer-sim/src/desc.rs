@@ -84,7 +84,7 @@ impl Default for SimDesc {
             block_count_max: 1 << 32,
             block_granularity_bytes: 2 << 20,
             alignment_bytes_min: 2 << 20,
-            capabilities: Capabilities::NONE,
+            capabilities: Capabilities::QUEUES | Capabilities::SIMULATED,
             keeps_history: false,
         }
     }
