@@ -5,6 +5,7 @@
 
 mod lane;
 mod mix;
+mod ordering;
 mod pairs;
 mod peers;
 mod replay;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Time one free plus one allocation, with a given number of live buffers.
     Pairs(PairsArgs),
+    /// Time frees of buffers that queues may still use.
+    Ordering(OrderingArgs),
     /// Run recorded allocation traces and compare the memory reserved with the memory requested.
     Replay(ReplayArgs),
 }
@@ -65,6 +68,26 @@ struct PairsArgs {
     quick: bool,
 }
 
+/// What `ordering` measures.
+#[derive(Args)]
+struct OrderingArgs {
+    /// Print one JSON object per line instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Only these mixes.
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = Mix::ALL)]
+    mix: Vec<Mix>,
+    /// Repetitions; each runs every way of freeing, batch by batch in turn.
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    /// Seed of the sizes.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A smoke test: one short repetition.
+    #[arg(long)]
+    quick: bool,
+}
+
 /// What `replay` runs.
 #[derive(Args)]
 struct ReplayArgs {
@@ -92,6 +115,7 @@ struct ReplayArgs {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Pairs(arguments) => pairs::run(&arguments),
+        Command::Ordering(arguments) => ordering::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
     };
     match outcome {

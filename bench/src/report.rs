@@ -130,17 +130,17 @@ pub(crate) struct ReplayRow {
     pub(crate) skipped: Option<String>,
 }
 
-fn sorted_of(values: &[f64]) -> Vec<f64> {
+pub(crate) fn sorted_of(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
 }
 
-fn median(sorted: &[f64]) -> Option<f64> {
+pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
-fn hundredths(value: f64) -> f64 {
+pub(crate) fn hundredths(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
@@ -228,7 +228,7 @@ pub(crate) fn replay_table(rows: &[ReplayRow]) -> Table {
 }
 
 /// A Markdown table whose columns from `numbers` on are right-aligned.
-fn table(header: &[&str], numbers: usize) -> Table {
+pub(crate) fn table(header: &[&str], numbers: usize) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN).set_header(header);
     table.column_iter_mut().skip(numbers).for_each(|column| {

@@ -16,13 +16,14 @@ pub(crate) struct Bell {
     reaper: ReaperBell,
 }
 
-/// How the reaper sleeps.
+/// How the reaper sleeps: naps, out of which it comes by itself, and deep, when there was nothing to do for long.
 ///
-/// It says that it will, looks once more whether there is work, and only then sleeps; who brings work does so before asking
-/// whether it sleeps. With a full fence between the two steps on either side, one of them sees the other.
+/// Before it sleeps deep it says so, looks once more whether there is work, and only then sleeps; who brings work does so
+/// before asking whether it sleeps. With a full fence between the two steps on either side, one of them sees the other.
 #[derive(Debug, Default)]
 struct ReaperBell {
-    is_asleep: AtomicBool,
+    is_deep: AtomicBool,
+    is_napping: AtomicBool,
     has_rung: Mutex<bool>,
     ring: Condvar,
 }
@@ -45,37 +46,52 @@ impl Bell {
         self.waiters.notify();
     }
 
-    /// Something waits for a queue, or somebody for memory: the reaper has work.
+    /// Memory waits for a queue. The reaper looks at that every few milliseconds, unless it sleeps deep.
+    pub(crate) fn note_in_flight(&self) {
+        fence(Ordering::SeqCst);
+        if self.reaper.is_deep.load(Ordering::Relaxed) {
+            self.ring();
+        }
+    }
+
+    /// Somebody waits: for an operation, or for memory. The reaper looks at once.
     pub(crate) fn wake_reaper(&self) {
         fence(Ordering::SeqCst);
-        if self.reaper.is_asleep.swap(false, Ordering::AcqRel) {
-            *self.reaper.has_rung.lock() = true;
-            self.reaper.ring.notify_all();
+        if self.reaper.is_deep.load(Ordering::Relaxed) || self.reaper.is_napping.load(Ordering::Relaxed) {
+            self.ring();
         }
+    }
+
+    #[cold]
+    fn ring(&self) {
+        *self.reaper.has_rung.lock() = true;
+        self.reaper.ring.notify_all();
     }
 
     /// For the reaper: sleeps until it has work. `has_work` is asked once more before.
     pub(crate) fn sleep(&self, has_work: impl FnOnce() -> bool) {
-        self.reaper.is_asleep.store(true, Ordering::Release);
+        self.reaper.is_deep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if has_work() {
-            self.reaper.is_asleep.store(false, Ordering::Release);
-            return;
+        if !has_work() {
+            let mut has_rung = self.reaper.has_rung.lock();
+            while !std::mem::take(&mut *has_rung) {
+                self.reaper.ring.wait(&mut has_rung);
+            }
         }
-        let mut has_rung = self.reaper.has_rung.lock();
-        while !std::mem::take(&mut *has_rung) {
-            self.reaper.ring.wait(&mut has_rung);
-        }
+        self.reaper.is_deep.store(false, Ordering::Relaxed);
     }
 
-    /// For the reaper, when there is nothing that it could wait for: sleeps so long, or until it is woken.
-    pub(crate) fn nap(&self, time: Duration) {
-        self.reaper.is_asleep.store(true, Ordering::Release);
-        let mut has_rung = self.reaper.has_rung.lock();
-        if !std::mem::take(&mut *has_rung) {
-            self.reaper.ring.wait_for(&mut has_rung, time);
+    /// For the reaper: sleeps so long, or until somebody waits. `is_urgent` is asked once more before.
+    pub(crate) fn nap(&self, time: Duration, is_urgent: impl FnOnce() -> bool) {
+        self.reaper.is_napping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !is_urgent() {
+            let mut has_rung = self.reaper.has_rung.lock();
+            if !*has_rung {
+                self.reaper.ring.wait_for(&mut has_rung, time);
+            }
+            *has_rung = false;
         }
-        *has_rung = false;
-        self.reaper.is_asleep.store(false, Ordering::Release);
+        self.reaper.is_napping.store(false, Ordering::Relaxed);
     }
 }

@@ -12,12 +12,17 @@ use aquifer_backend::{
     Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How many tags an out-of-memory report names.
 const REPORTED_TAGS: usize = 5;
 
 /// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
 const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
+
+/// How long trimming waits for one queue, so that one that has nothing more to do passes its marker: some microseconds on
+/// a GPU.
+const MARKER_WAIT: Duration = Duration::from_millis(10);
 
 /// The sizes that a new block for a request may have, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -122,6 +127,20 @@ impl<B: Backend> Shared<B> {
         true
     }
 
+    /// As [`Shared::settle_for`], and gives the queues a moment to pass what they have just been given.
+    fn settle_soon(&self, growing: &mut Growing<'_, B::Block>) {
+        if !self.settle_for(growing) {
+            return;
+        }
+        while let Some((queue, value)) = growing.pool.next_in_flight() {
+            let waited = self.wait_a_while(&self.queues.get(queue), value, MARKER_WAIT);
+            if !waited.unwrap_or(self.is_lost()) {
+                break;
+            }
+            self.settle_for(growing);
+        }
+    }
+
     /// Brings together all that is cached anywhere and all that queues have passed, and looks again.
     fn flush_and_allocate(
         &self,
@@ -216,7 +235,7 @@ impl<B: Backend> Shared<B> {
             let message = format!("there are {block_count} blocks; the driver makes no more than {most}");
             return Err(Error::new(ErrorKind::OutOfMemory, "create_block", message));
         }
-        match self.backend.create_block(&desc) {
+        match self.note(self.backend.create_block(&desc)) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
                 growing.log.done("create_block", desc.bytes);
@@ -283,10 +302,13 @@ impl<B: Backend> Shared<B> {
 
     /// Gives back idle blocks until no more than `reserved_bytes` are reserved of each heap, or none is left.
     pub(crate) fn trim_to(&self, reserved_bytes: u64) -> u64 {
+        if self.is_forked() {
+            return 0;
+        }
         let trim_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
             growing.pool.flush();
-            self.settle_for(growing);
+            self.settle_soon(growing);
             let idle = growing.pool.release_idle(|_, reserved| reserved > reserved_bytes);
             let bytes = self.destroy(growing, idle);
             let is_enough = self.ledgers[growing.heap_index].reserved_bytes() <= reserved_bytes;
@@ -297,7 +319,7 @@ impl<B: Backend> Shared<B> {
 
     /// Gives back blocks that have been idle for longer than the configuration allows.
     pub(crate) fn release_idle(&self) -> u64 {
-        if self.config.idle_decay.is_none() {
+        if self.config.idle_decay.is_none() || self.is_forked() {
             return 0;
         }
         let release_one = |typed: &TypedPool<B::Block>| {

@@ -162,6 +162,9 @@ impl<B: Backend> Shared<B> {
 
     /// Seals the batch that a free has found full, if one is.
     pub(crate) fn seal_full_quarantine(&self, request: Request) {
+        if self.is_forked() {
+            return;
+        }
         let pool = &self.pools[request.memory_type()].pool;
         let entries = pool.take_full_quarantine(request);
         if !entries.is_empty() {
@@ -253,9 +256,9 @@ impl<B: Backend> Shared<B> {
         Ok(())
     }
 
-    /// Waits until no queue can touch any memory of this manager any more; false if that has not come after `timeout`.
+    /// Waits until no queue can touch any memory of this manager any more; false if a queue has not come to its end after
+    /// `timeout`.
     pub(crate) fn drain(&self, timeout: Duration) -> bool {
-        let until = std::time::Instant::now() + timeout;
         for queue in self.queues.all() {
             let Ok(value) = self.signal(&queue) else {
                 // Refused, so nothing says when the queue has done. Only a lost device has for sure.
@@ -264,13 +267,15 @@ impl<B: Backend> Shared<B> {
                 }
                 return false;
             };
+            // In steps rather than by a clock, so that a simulated device's time is as good as real time.
+            let mut left = timeout;
             loop {
-                let left = until.saturating_duration_since(std::time::Instant::now());
-                match self.wait_a_while(&queue, value, left.min(WAIT_STEP)) {
+                let step = left.min(WAIT_STEP);
+                match self.wait_a_while(&queue, value, step) {
                     Ok(true) => break,
                     Err(_) if self.is_lost() => break,
                     _ if left.is_zero() => return false,
-                    _ => {}
+                    _ => left -= step,
                 }
             }
         }

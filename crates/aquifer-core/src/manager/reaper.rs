@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// The longest that the reaper waits for one queue before it looks at all: how late it may notice another.
-const TICK: Duration = Duration::from_millis(1);
-/// The longest when nobody waits for memory or an operation, so that only room is at stake.
-const IDLE_TICK: Duration = Duration::from_millis(16);
-
+/// How often the reaper looks while something is in flight that nobody waits for.
+const TICK: Duration = Duration::from_millis(16);
+/// How long it waits for one queue, while somebody waits, before it looks at all: how late it may notice another.
+const URGENT_TICK: Duration = Duration::from_millis(1);
+/// After so many looks at nothing it sleeps until it is woken. To wake it costs who frees a system call.
+const IDLE_ROUNDS: u32 = 64;
 /// Memory may also come from where nobody tells: another process that gives some back to the driver.
 const ROUNDS_BEFORE_RETRY: u64 = 64;
 
@@ -60,43 +61,54 @@ impl<B: Backend> Shared<B> {
         let _ = thread.join();
     }
 
-    fn has_work(&self) -> bool {
-        self.has_in_flight()
-            || self.bell.waiters.are_joined()
+    /// Whether somebody waits for what only a look brings: memory, an operation's end, the reaper's own.
+    fn is_urgent(&self) -> bool {
+        self.bell.waiters.are_joined()
+            || !self.operations.is_empty()
             || self.reaper.is_closing.load(Ordering::Acquire)
     }
 }
 
 fn reap<B: Backend>(shared: &Shared<B>) {
-    let mut tick = TICK;
-    for round in 1_u64.. {
-        if !shared.has_in_flight() {
-            if shared.reaper.is_closing.load(Ordering::Acquire) {
-                return;
+    let (mut idle_rounds, mut urgent_rounds) = (0, 0_u64);
+    loop {
+        if shared.has_in_flight() || shared.bell.waiters.are_joined() {
+            idle_rounds = 0;
+            look(shared);
+        } else if shared.reaper.is_closing.load(Ordering::Acquire) {
+            return;
+        } else {
+            idle_rounds += 1;
+        }
+        if shared.is_urgent() {
+            urgent_rounds += 1;
+            if urgent_rounds.is_multiple_of(ROUNDS_BEFORE_RETRY) {
+                shared.bell.freed();
             }
-            shared.bell.sleep(|| shared.has_work());
-            tick = TICK;
+            wait_for_queues(shared);
+        } else if idle_rounds < IDLE_ROUNDS {
+            shared.bell.nap(TICK, || shared.is_urgent());
+        } else {
+            shared.bell.sleep(|| shared.has_in_flight() || shared.is_urgent());
+            idle_rounds = 0;
         }
-        for typed in &shared.pools {
-            typed.pool.flush_quarantine();
-        }
-        shared.settle();
-        shared.tick_waiters();
-        if round.is_multiple_of(ROUNDS_BEFORE_RETRY) {
-            shared.bell.freed();
-        }
-        let is_urgent = shared.bell.waiters.are_joined() || !shared.operations.is_empty();
-        tick = if is_urgent { TICK } else { (2 * tick).min(IDLE_TICK) };
-        match shared.next_in_flight() {
-            Some((queue, value)) if !shared.is_lost() => {
-                let queue = shared.queues.get(queue);
-                if shared.wait_a_while(&queue, value, tick).is_err() {
-                    // The driver cannot wait: then time has to do.
-                    shared.bell.nap(tick);
-                }
-            }
-            _ if shared.has_work() => shared.bell.nap(tick),
-            _ => {}
-        }
+    }
+}
+
+fn look<B: Backend>(shared: &Shared<B>) {
+    shared.flush_quarantine();
+    shared.settle();
+    shared.tick_waiters();
+}
+
+/// Waits for the queue that will bring something first, as far as can be told, but not for long.
+fn wait_for_queues<B: Backend>(shared: &Shared<B>) {
+    let next = if shared.is_lost() { None } else { shared.next_in_flight() };
+    let is_waited = next.is_some_and(|(queue, value)| {
+        shared.wait_a_while(&shared.queues.get(queue), value, URGENT_TICK).is_ok()
+    });
+    if !is_waited {
+        // Nothing is in flight, or the driver cannot wait: then time has to do.
+        thread::sleep(URGENT_TICK);
     }
 }

@@ -42,7 +42,7 @@ use crate::timeline::Timeline;
 use growth::{Fit, Plan};
 use layout::ClassIndex;
 use parking_lot::RwLock;
-use quarantine::{EntryBatch, Quarantine};
+use quarantine::Quarantine;
 use state::State;
 use std::sync::Arc;
 use thread_cache::{Batch, ClassSums};
@@ -269,16 +269,19 @@ impl Pool {
     /// Takes a batch out that is full, so that [`Pool::quarantine`] finds room: this thread's, or the shared one. The
     /// manager seals it.
     pub(crate) fn take_full_quarantine(&self, request: Request) -> Vec<Entry> {
-        let mut batch = EntryBatch::new();
+        let mut entries = Vec::new();
         if request.is_cached() {
             local::with(request.identity(), |cache| {
-                cache.take_full_quarantine(&mut batch);
+                cache.take_full_quarantine(&mut entries);
                 Some(())
             });
         }
-        let mut quarantine = self.quarantine.lock();
-        let mut entries = if quarantine.is_full() { quarantine.take_open() } else { Vec::new() };
-        entries.extend(batch);
+        if entries.is_empty() {
+            let mut quarantine = self.quarantine.lock();
+            if quarantine.is_full() {
+                entries = quarantine.take_open();
+            }
+        }
         entries
     }
 
@@ -309,24 +312,32 @@ impl Pool {
 
     /// Lets others have what the queues have passed, as their timelines say.
     pub(crate) fn settle(&self) {
-        let lanes = self.all_lanes();
+        let lanes = self.lanes.read();
+        if lanes.len() == 1 {
+            return;
+        }
         let completed = |queue: QueueIndex| lanes[usize::from(queue)].timeline().completed();
-        let free = {
-            let mut quarantine = self.quarantine.lock();
-            if quarantine.is_empty() { Vec::new() } else { quarantine.collect(completed) }
-        };
+        let free = self.quarantine.lock().collect(completed);
         let now = self.clock.now_ms();
-        if lanes.len() > 1 {
-            let mut state = self.state.lock();
+        let mut state = self.state.lock();
+        if state.bound_bytes() > 0 {
             for lane in &lanes[1..] {
                 state.settle(lane.queue, lane.timeline().completed(), now);
             }
         }
-        self.give_home(&lanes, free, now);
+        drop(state);
+        if !free.is_empty() {
+            self.give_home(&lanes, free, now);
+        }
     }
 
-    /// Gives places that have left the quarantine to the depots of their lanes, or to the ranges.
+    /// Gives places that have left the quarantine back: to this thread's cache, if it has one and room, else to the depots
+    /// of their lanes, or to the ranges.
     fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>, now: u64) {
+        local::with(free[0].request.identity(), |cache| {
+            cache.keep_freed(&mut free, self.cache_count.load(Ordering::Relaxed));
+            Some(())
+        });
         free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
         let same = |one: &Entry, other: &Entry| {
             one.uses.home() == other.uses.home() && one.request.class() == other.request.class()

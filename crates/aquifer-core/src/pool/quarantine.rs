@@ -7,7 +7,6 @@
 use super::request::{Place, Request};
 use super::uses::Uses;
 use crate::range::QueueIndex;
-use arrayvec::ArrayVec;
 use std::collections::VecDeque;
 
 /// After so many frees there is a marker at the latest.
@@ -20,9 +19,6 @@ pub(crate) struct Entry {
     pub(crate) request: Request,
     pub(crate) uses: Uses,
 }
-
-/// What one thread hands over at once.
-pub(crate) type EntryBatch = ArrayVec<Entry, BATCH_ENTRIES>;
 
 #[derive(Debug)]
 struct Sealed {
@@ -66,11 +62,16 @@ impl Quarantine {
 
     /// Takes out what no queue uses any more; `completed` tells how far a queue is.
     pub(crate) fn collect(&mut self, completed: impl Fn(QueueIndex) -> u64) -> Vec<Entry> {
+        if self.sealed.is_empty() {
+            return Vec::new();
+        }
         let mut free = Vec::new();
         self.sealed.retain_mut(|batch| {
             let before = batch.values.len();
             batch.values.retain(|&(queue, value)| completed(queue) < value);
-            if batch.values.is_empty() {
+            if batch.values.is_empty() && free.is_empty() {
+                free = std::mem::take(&mut batch.entries);
+            } else if batch.values.is_empty() {
                 free.append(&mut batch.entries);
             } else if batch.values.len() < before {
                 let waits = |entry: &Entry| batch.values.iter().any(|&(queue, _)| entry.uses.include(queue));

@@ -22,7 +22,7 @@
 //! order what they did. An owner that must back off goes to the pool directly and does not wait.
 
 use super::layout::{BucketLayout, CACHED_BYTES_MAX, ClassIndex};
-use super::quarantine::{BATCH_ENTRIES, Entry, EntryBatch};
+use super::quarantine::{BATCH_ENTRIES, Entry};
 use super::uses::Uses;
 use super::{Place, Request};
 use crate::range::QueueIndex;
@@ -295,12 +295,36 @@ impl ThreadCache {
     }
 
     /// Takes a full batch out, to be handed over.
-    pub(crate) fn take_full_quarantine(&self, batch: &mut EntryBatch) {
+    pub(crate) fn take_full_quarantine(&self, batch: &mut Vec<Entry>) {
         let Some(_inside) = self.enter() else { return };
         if self.quarantined_count.load(Ordering::Relaxed) == BATCH_ENTRIES {
+            batch.reserve_exact(BATCH_ENTRIES);
             batch.extend(self.quarantined());
             self.quarantined_count.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Keeps places that have left the quarantine, which were counted as freed when they came there, as far as they are of
+    /// this cache's lane and there is room; the others stay in `entries`.
+    pub(crate) fn keep_freed(&self, entries: &mut Vec<Entry>, thread_count: u64) {
+        let identity = entries[0].request.identity();
+        let Some(_inside) = self.enter() else { return };
+        entries.retain(|entry| {
+            if entry.request.identity() != identity || !entry.request.is_cached() {
+                return true;
+            }
+            let cell = &self.classes[entry.request.class()];
+            let count = cell.count.load(Ordering::Relaxed);
+            if count == cell.capacity.load(Ordering::Relaxed) {
+                self.grow(entry.request.class(), thread_count);
+                if count == cell.capacity.load(Ordering::Relaxed) {
+                    return true;
+                }
+            }
+            cell.place(count).store(entry.place);
+            cell.count.store(count + 1, Ordering::Relaxed);
+            false
+        });
     }
 
     fn quarantined(&self) -> impl Iterator<Item = Entry> {

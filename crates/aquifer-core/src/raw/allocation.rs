@@ -135,6 +135,10 @@ impl<B: Backend> std::ops::Deref for Owner<B> {
 
 impl<B: Backend> Drop for Owner<B> {
     fn drop(&mut self) {
+        if self.0.is_forked() {
+            // The state is the parent's. Here nothing of it can be given back to the driver, so it is left.
+            return;
+        }
         let drained = self.0.close();
         self.0.release(drained + 1);
     }
@@ -215,7 +219,7 @@ impl<B: Backend> Allocation<B> {
         if Arc::clone(&pool).quarantine(entry) == Closing::Drained {
             self.shared.release(1);
         }
-        pool.bell().wake_reaper();
+        pool.bell().note_in_flight();
     }
 
     /// The queues that may use it.
