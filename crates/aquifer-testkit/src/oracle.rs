@@ -133,9 +133,13 @@ impl Oracle {
 ///
 /// If something does not hold.
 pub fn assert_balanced(statistics: &Statistics) {
-    let Statistics { requested, allocated, reserved, cached_bytes, free_bytes, .. } = statistics;
-    let parts = allocated.current + cached_bytes + free_bytes;
-    assert_eq!(parts, reserved.current, "live, cached and free are not what is reserved: {statistics:#?}");
+    let Statistics { requested, allocated, reserved, cached_bytes, quarantined_bytes, free_bytes, .. } =
+        statistics;
+    let parts = allocated.current + cached_bytes + quarantined_bytes + free_bytes;
+    assert_eq!(
+        parts, reserved.current,
+        "live, cached, quarantined and free are not what is reserved: {statistics:#?}"
+    );
     assert!(requested.current <= allocated.current && allocated.current <= reserved.current);
     assert!(requested.total <= allocated.total);
     assert!(reserved.peak <= statistics.budget_bytes, "more than the budget: {statistics:#?}");

@@ -9,6 +9,7 @@ pub mod allocation;
 pub mod basic;
 pub mod exhaustion;
 mod owned;
+pub mod queue_memory;
 pub mod queue_threads;
 pub mod queues;
 pub mod statistics;
@@ -197,6 +198,15 @@ macro_rules! conformance {
             queue_threads {
                 a_queue_takes_the_work_of_many_threads: Queues,
                 values_are_seen_by_other_threads: WorkingQueues,
+            }
+            queue_memory {
+                a_queue_uses_its_memory_again_at_once: Queues,
+                what_queues_use_comes_back: Queues,
+                operations_give_back_what_they_used: Queues,
+                operations_may_be_dropped: Queues,
+                senseless_operations_give_back_what_they_were_given: Queues,
+                waiting_allocations_are_served_or_told: Nothing,
+                callbacks_give_memory_back: Nothing,
             }
         }
     };
