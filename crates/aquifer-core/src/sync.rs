@@ -65,6 +65,8 @@ pub(crate) enum Rank {
     Registry,
     /// An ending thread tells a manager's tally what it has not told yet.
     Tally,
+    /// What queues have passed goes back to where it is found again.
+    Moving,
     /// What waits for queues.
     Quarantine,
     /// One class of the depot.

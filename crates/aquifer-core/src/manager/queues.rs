@@ -2,7 +2,7 @@
 
 use super::shared::Shared;
 use super::typed_pool::TypedPool;
-use crate::pool::{Entry, LaneKey, Pool, Request, Uses};
+use crate::pool::{BatchId, LaneKey, Pool, Request, Uses};
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
 use crate::timeline::Timeline;
@@ -136,21 +136,21 @@ impl<B: Backend> Shared<B> {
         self.queues.all.read().iter().filter(|queue| uses.include(queue.index)).cloned().collect()
     }
 
-    /// Puts a marker into each queue that a batch of freed places waits for, and keeps it until they have passed.
-    fn seal(&self, pool: &Pool, entries: Vec<Entry>) {
-        let Some(uses) = entries.iter().map(|entry| entry.uses).reduce(Uses::union) else { return };
+    /// Puts a marker into each queue that a batch waits for, whose sealing has begun.
+    fn seal(&self, pool: &Pool, (id, uses): (BatchId, Uses)) {
         let mark = |queue: &Arc<QueueState<B::Queue>>| {
             // A marker that was refused is waited for all the same: the next one covers it.
             let value = self.signal(queue).unwrap_or_else(|_| queue.timeline.claimed());
             (queue.index, value)
         };
-        let values = self.queues_of(uses).iter().map(mark).collect();
-        pool.seal(entries, values);
+        pool.finish_seal(id, self.queues_of(uses).iter().map(mark).collect());
     }
 
     /// Puts markers into queues for all that waits in a pool without one.
     pub(super) fn mark(&self, typed: &TypedPool<B::Block>) {
-        self.seal(&typed.pool, typed.pool.take_open_quarantine());
+        if let Some(batch) = typed.pool.begin_seal_open() {
+            self.seal(&typed.pool, batch);
+        }
         for queue in self.queues.all() {
             if typed.pool.needs_marker(queue.index) {
                 let _ = self.signal(&queue);
@@ -166,9 +166,8 @@ impl<B: Backend> Shared<B> {
             return;
         }
         let pool = &self.pools[request.memory_type()].pool;
-        let entries = pool.take_full_quarantine(request);
-        if !entries.is_empty() {
-            self.seal(pool, entries);
+        if let Some(batch) = pool.begin_seal_full(request) {
+            self.seal(pool, batch);
             self.look();
             pool.settle();
         }

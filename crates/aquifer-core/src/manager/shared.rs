@@ -247,7 +247,9 @@ impl<B: Backend> Drop for Shared<B> {
         for typed in &self.pools {
             // A free that was under way when the pool was closed may have moved places to the depot after that.
             typed.pool.flush();
-            typed.pool.seal(typed.pool.take_open_quarantine(), Vec::new());
+            if let Some((id, _)) = typed.pool.begin_seal_open() {
+                typed.pool.finish_seal(id, Vec::new());
+            }
             typed.pool.settle();
             typed.pool.flush();
             typed.pool.settle();

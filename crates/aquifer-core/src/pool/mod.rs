@@ -48,7 +48,7 @@ use std::sync::Arc;
 use thread_cache::{Batch, ClassSums};
 
 pub(crate) use lane::Lane;
-pub(crate) use quarantine::Entry;
+pub(crate) use quarantine::{BatchId, Entry};
 pub(crate) use request::{LaneKey, Place, Request};
 pub(crate) use thread_cache::ThreadCache;
 pub(crate) use uses::Uses;
@@ -96,6 +96,8 @@ pub(crate) struct Pool {
     /// How many thread caches there are, of all lanes.
     cache_count: AtomicU64,
     quarantine: Mutex<Quarantine>,
+    /// Held while places go from the quarantine to where they are found again, and while they are counted.
+    moving: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -111,6 +113,7 @@ impl Pool {
             registry: Mutex::new(Rank::Registry, Registry::default()),
             cache_count: AtomicU64::new(0),
             quarantine: Mutex::new(Rank::Quarantine, Quarantine::default()),
+            moving: Mutex::new(Rank::Moving, ()),
             state: Mutex::new(Rank::PoolState, State::new(&layout)),
         })
     }
@@ -266,9 +269,9 @@ impl Pool {
         }
     }
 
-    /// Takes a batch out that is full, so that [`Pool::quarantine`] finds room: this thread's, or the shared one. The
-    /// manager seals it.
-    pub(crate) fn take_full_quarantine(&self, request: Request) -> Vec<Entry> {
+    /// Begins to seal a batch that is full, this thread's or the shared one, so that [`Pool::quarantine`] finds room. The
+    /// manager puts the markers into the queues.
+    pub(crate) fn begin_seal_full(&self, request: Request) -> Option<(BatchId, Uses)> {
         let mut entries = Vec::new();
         if request.is_cached() {
             local::with(request.identity(), |cache| {
@@ -276,13 +279,12 @@ impl Pool {
                 Some(())
             });
         }
-        if entries.is_empty() {
-            let mut quarantine = self.quarantine.lock();
-            if quarantine.is_full() {
-                entries = quarantine.take_open();
-            }
+        let mut quarantine = self.quarantine.lock();
+        match entries.is_empty() {
+            false => quarantine.begin_seal(entries),
+            true if quarantine.is_full() => quarantine.begin_seal_open(),
+            true => None,
         }
-        entries
     }
 
     /// Frees a place that other queues than its own may still use. As after [`Pool::free`], the pool may then be gone.
@@ -300,14 +302,14 @@ impl Pool {
         if self.state.lock().count_free(request, bytes) { Closing::Drained } else { Closing::Orphans }
     }
 
-    /// Takes out all that waits without a marker: of all threads if `flush` has just brought it here.
-    pub(crate) fn take_open_quarantine(&self) -> Vec<Entry> {
-        self.quarantine.lock().take_open()
+    /// Begins to seal all that waits without a marker: of all threads if `flush` has just brought it here.
+    pub(crate) fn begin_seal_open(&self) -> Option<(BatchId, Uses)> {
+        self.quarantine.lock().begin_seal_open()
     }
 
     /// Keeps a batch until each queue has reached its value.
-    pub(crate) fn seal(&self, entries: Vec<Entry>, values: Vec<(QueueIndex, u64)>) {
-        self.quarantine.lock().seal(entries, values);
+    pub(crate) fn finish_seal(&self, id: BatchId, values: Vec<(QueueIndex, u64)>) {
+        self.quarantine.lock().finish_seal(id, values);
     }
 
     /// Lets others have what the queues have passed, as their timelines say.
@@ -317,6 +319,8 @@ impl Pool {
             return;
         }
         let completed = |queue: QueueIndex| lanes[usize::from(queue)].timeline().completed();
+        // Whoever counts meanwhile must not miss what is on its way home.
+        let _moving = self.moving.lock();
         let free = self.quarantine.lock().collect(completed);
         let now = self.clock.now_ms();
         let mut state = self.state.lock();

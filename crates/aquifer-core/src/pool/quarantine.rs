@@ -20,10 +20,16 @@ pub(crate) struct Entry {
     pub(crate) uses: Uses,
 }
 
+/// Names a batch while its markers are put into the queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchId(u64);
+
 #[derive(Debug)]
 struct Sealed {
+    id: BatchId,
     entries: Vec<Entry>,
-    values: Vec<(QueueIndex, u64)>,
+    /// `None` until the markers are in the queues.
+    values: Option<Vec<(QueueIndex, u64)>>,
 }
 
 /// A pool's quarantine.
@@ -32,6 +38,7 @@ pub(crate) struct Quarantine {
     /// Without markers yet.
     open: Vec<Entry>,
     sealed: VecDeque<Sealed>,
+    sealed_count: u64,
 }
 
 impl Quarantine {
@@ -48,15 +55,25 @@ impl Quarantine {
         self.open.push(entry);
     }
 
-    /// Takes the open batch out, to be sealed.
-    pub(crate) fn take_open(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.open)
+    /// Begins to seal the open batch; answers the queues that it needs markers in. `None` if there is nothing.
+    pub(crate) fn begin_seal_open(&mut self) -> Option<(BatchId, Uses)> {
+        let entries = std::mem::take(&mut self.open);
+        self.begin_seal(entries)
     }
 
-    /// Keeps a batch until each queue has reached its value. The markers were put into the queues after the frees.
-    pub(crate) fn seal(&mut self, entries: Vec<Entry>, values: Vec<(QueueIndex, u64)>) {
-        if !entries.is_empty() {
-            self.sealed.push_back(Sealed { entries, values });
+    /// Begins to seal a batch.
+    pub(crate) fn begin_seal(&mut self, entries: Vec<Entry>) -> Option<(BatchId, Uses)> {
+        let uses = entries.iter().map(|entry| entry.uses).reduce(Uses::union)?;
+        let id = BatchId(self.sealed_count);
+        self.sealed_count += 1;
+        self.sealed.push_back(Sealed { id, entries, values: None });
+        Some((id, uses))
+    }
+
+    /// Keeps a batch until each queue has reached its value. The markers were put into the queues after sealing began.
+    pub(crate) fn finish_seal(&mut self, id: BatchId, values: Vec<(QueueIndex, u64)>) {
+        if let Some(batch) = self.sealed.iter_mut().rfind(|batch| batch.id == id) {
+            batch.values = Some(values);
         }
     }
 
@@ -67,14 +84,15 @@ impl Quarantine {
         }
         let mut free = Vec::new();
         self.sealed.retain_mut(|batch| {
-            let before = batch.values.len();
-            batch.values.retain(|&(queue, value)| completed(queue) < value);
-            if batch.values.is_empty() && free.is_empty() {
+            let Some(values) = &mut batch.values else { return true };
+            let before = values.len();
+            values.retain(|&(queue, value)| completed(queue) < value);
+            if values.is_empty() && free.is_empty() {
                 free = std::mem::take(&mut batch.entries);
-            } else if batch.values.is_empty() {
+            } else if values.is_empty() {
                 free.append(&mut batch.entries);
-            } else if batch.values.len() < before {
-                let waits = |entry: &Entry| batch.values.iter().any(|&(queue, _)| entry.uses.include(queue));
+            } else if values.len() < before {
+                let waits = |entry: &Entry| values.iter().any(|&(queue, _)| entry.uses.include(queue));
                 let (waiting, ready) = batch.entries.iter().partition::<Vec<Entry>, _>(|entry| waits(entry));
                 free.extend(ready);
                 batch.entries = waiting;
@@ -86,7 +104,7 @@ impl Quarantine {
 
     /// A queue and a value that the oldest batch waits for.
     pub(crate) fn oldest(&self) -> Option<(QueueIndex, u64)> {
-        self.sealed.front().and_then(|batch| batch.values.first().copied())
+        self.sealed.iter().find_map(|batch| batch.values.as_ref()?.first().copied())
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -118,8 +136,10 @@ mod tests {
         for (offset, queues) in [(1, &[1][..]), (2, &[2]), (3, &[1, 2])] {
             quarantine.push(entry(offset, queues));
         }
-        let open = quarantine.take_open();
-        quarantine.seal(open, vec![(1, 5), (2, 9)]);
+        let (id, uses) = quarantine.begin_seal_open().expect("there are three");
+        assert!(uses.include(1) && uses.include(2) && !uses.include(3));
+        assert!(quarantine.collect(|_| u64::MAX).is_empty(), "the markers are not in the queues yet");
+        quarantine.finish_seal(id, vec![(1, 5), (2, 9)]);
         let mut collect = |reached: [u64; 2]| -> Vec<u64> {
             let free = quarantine.collect(|queue| reached[usize::from(queue) - 1]);
             free.iter().map(|entry| entry.place.offset).collect()

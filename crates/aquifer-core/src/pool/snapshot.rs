@@ -10,6 +10,7 @@ impl Pool {
         let lanes = self.all_lanes();
         let registry = self.registry.lock();
         let caches = &registry.caches;
+        let _moving = self.moving.lock();
         let cached_classes = 0..self.layout.cached_class_count();
         let kept: Vec<u64> = cached_classes
             .map(|class| {
