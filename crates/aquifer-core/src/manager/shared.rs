@@ -16,6 +16,7 @@ use crate::bell::Bell;
 use crate::pool::{CACHED_BYTES_MAX, Closing, LaneKey, Place, Pool, Request};
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
+use crate::raw::fork::Process;
 use crate::raw::operation::Operations;
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Ordering};
@@ -52,8 +53,7 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) reaper: Reaper,
     /// Whether threads are kept out of their caches, since somebody waits for memory.
     are_caches_held: parking_lot::Mutex<bool>,
-    /// The process that made it.
-    process_id: u32,
+    process: Process,
     pub(crate) ledgers: Box<[Ledger]>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: TagNames,
@@ -106,7 +106,7 @@ impl<B: Backend> Shared<B> {
             bell,
             reaper: Reaper::default(),
             are_caches_held: parking_lot::Mutex::new(false),
-            process_id: std::process::id(),
+            process: Process::current(),
             backend,
             pools,
             ledgers: ledgers.into(),
@@ -126,7 +126,7 @@ impl<B: Backend> Shared<B> {
 
     /// Whether this process was forked from the one that made the manager.
     pub(crate) fn is_forked(&self) -> bool {
-        std::process::id() != self.process_id
+        !self.process.is_current()
     }
 
     /// Refuses a call that would reach the driver in a forked process, where neither the driver nor any thread of the parent's

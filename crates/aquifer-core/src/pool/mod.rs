@@ -236,18 +236,22 @@ impl Pool {
         if state.count_free(request, bytes) { Closing::Drained } else { Closing::Orphans }
     }
 
-    /// Takes half of a cache's full stack away, and frees a place to it; false if someone looks in.
+    /// Makes room in a cache's full stack, and frees a place to it; false if someone looks in.
     fn make_room(&self, lane: &Lane, cache: &ThreadCache, place: Place, request: Request) -> bool {
         if cache.free(place, request).is_some() {
             return true;
         }
-        let class = request.class();
+        self.take_half(lane, cache, request.class());
+        cache.free(place, request).is_some()
+    }
+
+    /// Takes half of a cache's full stack away.
+    fn take_half(&self, lane: &Lane, cache: &ThreadCache, class: ClassIndex) {
         cache.grow(class, self.cache_count.load(Ordering::Relaxed));
         let mut places = Batch::new();
         cache.take_half(class, &mut places);
         lane.depot.put(class, &mut places);
         self.evict(lane, class, places.drain(..));
-        cache.free(place, request).is_some()
     }
 
     /// Gives places that a cache kept back to slabs and ranges.
@@ -291,8 +295,12 @@ impl Pool {
     pub(crate) fn quarantine(self: Arc<Self>, entry: Entry) -> Closing {
         let request = entry.request;
         if request.is_cached() {
-            let lane = self.lane(entry.uses.home());
-            if local::with_or_make(&self, &lane, |cache| cache.begin_quarantine(entry)) == Some(true) {
+            let at_hand = local::with(request.identity(), |cache| Some(cache.begin_quarantine(entry)));
+            let begun = at_hand.or_else(|| {
+                let lane = self.lane(entry.uses.home());
+                local::with_or_make(&self, &lane, |cache| cache.begin_quarantine(entry))
+            });
+            if begun == Some(true) {
                 return Closing::Orphans;
             }
         }
@@ -322,26 +330,23 @@ impl Pool {
         // Whoever counts meanwhile must not miss what is on its way home.
         let _moving = self.moving.lock();
         let free = self.quarantine.lock().collect(completed);
-        let now = self.clock.now_ms();
         let mut state = self.state.lock();
         if state.bound_bytes() > 0 {
+            let now = self.clock.now_ms();
             for lane in &lanes[1..] {
                 state.settle(lane.queue, lane.timeline().completed(), now);
             }
         }
         drop(state);
         if !free.is_empty() {
-            self.give_home(&lanes, free, now);
+            self.give_home(&lanes, free);
         }
     }
 
     /// Gives places that have left the quarantine back: to this thread's cache, if it has one and room, else to the depots
     /// of their lanes, or to the ranges.
-    fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>, now: u64) {
-        local::with(free[0].request.identity(), |cache| {
-            cache.keep_freed(&mut free, self.cache_count.load(Ordering::Relaxed));
-            Some(())
-        });
+    fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>) {
+        self.keep_here(lanes, &mut free);
         free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
         let same = |one: &Entry, other: &Entry| {
             one.uses.home() == other.uses.home() && one.request.class() == other.request.class()
@@ -349,6 +354,7 @@ impl Pool {
         for group in free.chunk_by(same) {
             let (lane, request) = (&lanes[usize::from(group[0].uses.home())], group[0].request);
             if !request.is_cached() {
+                let now = self.clock.now_ms();
                 let mut state = self.state.lock();
                 for entry in group {
                     let bytes = entry.request.bytes(&self.layout);
@@ -362,6 +368,28 @@ impl Pool {
                 self.evict(lane, request.class(), places.drain(..));
             }
         }
+    }
+
+    /// Gives places to this thread's cache, as far as it has one of their lane.
+    fn keep_here(&self, lanes: &[Arc<Lane>], free: &mut Vec<Entry>) {
+        let (identity, home) = (free[0].request.identity(), free[0].uses.home());
+        local::with(identity, |cache| {
+            cache.keep(free);
+            // Those whose class is full; taking half of it away makes room for all that follow of the class.
+            let mut count = free.len();
+            while let Some(entry) = free.first()
+                && entry.request.identity() == identity
+                && entry.request.is_cached()
+            {
+                self.take_half(&lanes[usize::from(home)], cache, entry.request.class());
+                cache.keep(free);
+                if free.len() == count {
+                    break;
+                }
+                count = free.len();
+            }
+            Some(())
+        });
     }
 
     /// Whether anything may wait for a queue: its timeline is worth asking for.

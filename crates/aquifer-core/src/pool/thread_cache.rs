@@ -304,10 +304,10 @@ impl ThreadCache {
         }
     }
 
-    /// Keeps places that have left the quarantine, which were counted as freed when they came there, as far as they are of
-    /// this cache's lane and there is room; the others stay in `entries`.
-    pub(crate) fn keep_freed(&self, entries: &mut Vec<Entry>, thread_count: u64) {
-        let identity = entries[0].request.identity();
+    /// Keeps places of this cache's lane that have left the quarantine, which were counted as freed when they came there;
+    /// those that find no room, or are of another lane, stay in `entries`.
+    pub(crate) fn keep(&self, entries: &mut Vec<Entry>) {
+        let Some(identity) = entries.first().map(|entry| entry.request.identity()) else { return };
         let Some(_inside) = self.enter() else { return };
         entries.retain(|entry| {
             if entry.request.identity() != identity || !entry.request.is_cached() {
@@ -316,10 +316,7 @@ impl ThreadCache {
             let cell = &self.classes[entry.request.class()];
             let count = cell.count.load(Ordering::Relaxed);
             if count == cell.capacity.load(Ordering::Relaxed) {
-                self.grow(entry.request.class(), thread_count);
-                if count == cell.capacity.load(Ordering::Relaxed) {
-                    return true;
-                }
+                return true;
             }
             cell.place(count).store(entry.place);
             cell.count.store(count + 1, Ordering::Relaxed);

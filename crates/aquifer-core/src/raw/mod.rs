@@ -2,13 +2,15 @@
 //!
 //! - [`allocation`]: buffers reach their manager without a reference count, and the host reads and writes what they
 //!   hold.
+//! - [`fork`]: a process learns that it was forked.
 //! - [`local`]: a thread reaches its cache without counting borrows.
 //!
 //! - [`operation`]: a queue uses memory until it is done, whatever becomes of who asked for it.
 //!
-//! The first two are here because a measurement asked for it; each says which.
+//! The first three are here because a measurement asked for it; each says which.
 #![allow(unsafe_code)]
 
 pub(crate) mod allocation;
+pub(crate) mod fork;
 pub(crate) mod local;
 pub(crate) mod operation;
