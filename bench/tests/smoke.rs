@@ -18,8 +18,8 @@ fn every_peer_is_measured() -> Result<(), Box<dyn Error>> {
     for row in &rows {
         assert!(row["skipped"].is_null() && row["ns_median"].as_f64() > Some(0.0), "{row}");
     }
-    // Three one-thread configurations of nine peers, five two-thread ones of the six that can be shared.
-    assert_eq!(rows.len(), 3 * 10 + 5 * 7);
+    // Three one-thread configurations of ten peers, five two-thread ones of the seven that can be shared.
+    assert_eq!(rows.len(), 3 * 11 + 5 * 8);
     Ok(())
 }
 
@@ -30,6 +30,19 @@ fn peers_over_the_memory_cap_are_skipped_by_name() -> Result<(), Box<dyn Error>>
     let skipped: Vec<_> =
         lines.iter().filter(|line| line["skipped"].is_string()).map(|line| &line["peer"]).collect();
     assert_eq!(skipped, ["rlsf", "rlsf-mutex", "snmalloc"]);
+    Ok(())
+}
+
+#[test]
+fn ordering_is_measured_every_way() -> Result<(), Box<dyn Error>> {
+    let lines = lines(&["ordering", "--quick", "--json"])?;
+    let rows: Vec<_> = lines.iter().filter(|line| line["bench"] == "ordering").collect();
+    assert_eq!(rows.len(), 3 * 4);
+    for row in rows {
+        assert!(row["free_ns_median"].as_f64() > Some(0.0), "{row}");
+        let has_markers = row["markers_per_free"].as_f64() > Some(0.0);
+        assert_eq!(has_markers, row["way"].as_str().is_some_and(|way| way.starts_with("recorded")), "{row}");
+    }
     Ok(())
 }
 

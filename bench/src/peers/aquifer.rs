@@ -1,6 +1,7 @@
-//! Aquifer on host memory, the whole manager: budget, statistics and tags on, a buffer that frees itself.
+//! Aquifer on host memory, the whole manager: budget, statistics and tags on, a buffer that frees itself. On no queue, or
+//! at home on one.
 
-use aquifer::{BucketLayout, Buffer, Config, Host, HostMemoryManager, MemoryOptions};
+use aquifer::{BucketLayout, Buffer, Config, Host, HostMemoryManager, MemoryOptions, Queue};
 
 use super::{Peer, Replayer};
 
@@ -31,6 +32,39 @@ impl Peer for Aquifer {
     #[inline]
     fn allocate(&mut self, bytes: u64) -> Option<Buffer<Host>> {
         self.manager.allocate_with(bytes, self.options).ok()
+    }
+
+    #[inline]
+    fn free(&mut self, buffer: Buffer<Host>) {
+        drop(buffer);
+    }
+
+    #[inline]
+    fn free_in_place(&mut self, buffer: &mut Option<Buffer<Host>>) {
+        *buffer = None;
+    }
+}
+
+/// The same, at home on a queue.
+#[derive(Clone)]
+pub(crate) struct AquiferOnQueue {
+    queue: Queue<Host>,
+    options: MemoryOptions,
+}
+
+impl AquiferOnQueue {
+    pub(crate) fn new() -> Self {
+        let Aquifer { manager, options } = Aquifer::new(BucketLayout::default());
+        Self { queue: manager.queue().expect("a first queue can be had"), options }
+    }
+}
+
+impl Peer for AquiferOnQueue {
+    type Handle = Buffer<Host>;
+
+    #[inline]
+    fn allocate(&mut self, bytes: u64) -> Option<Buffer<Host>> {
+        self.queue.allocate_with(bytes, self.options).ok()
     }
 
     #[inline]

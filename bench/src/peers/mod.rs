@@ -14,7 +14,7 @@ mod rlsf;
 mod snmalloc;
 mod vk_mem;
 
-pub(crate) use aquifer::Aquifer;
+pub(crate) use aquifer::{Aquifer, AquiferOnQueue};
 pub(crate) use best_fit::BestFit;
 pub(crate) use loop_only::LoopOnly;
 pub(crate) use offset_allocator::OffsetAllocator;
@@ -103,6 +103,7 @@ pub(crate) const PAIRS: &[Entry] = &[
     Entry { name: LOOP, bare: false, in_band: false, lanes: |plan| together(LoopOnly, plan) },
     Entry { name: FLOOR, bare: false, in_band: false, lanes: |plan| together(Floor, plan) },
     Entry { name: "aquifer", bare: false, in_band: false, lanes: |plan| together(Aquifer::new(BucketLayout::default()), plan) },
+    Entry { name: "aquifer-on-queue", bare: false, in_band: false, lanes: |plan| together(AquiferOnQueue::new(), plan) },
     Entry { name: REFERENCE, bare: true, in_band: false, lanes: |plan| alone(OffsetAllocator::new(&plan.space), plan) },
     Entry { name: "offset-allocator-mutex", bare: false, in_band: false, lanes: |plan| together(Locked::new(OffsetAllocator::new(&plan.space)), plan) },
     Entry { name: "vk-mem", bare: true, in_band: false, lanes: |plan| alone(VkMem::new(&plan.space), plan) },
