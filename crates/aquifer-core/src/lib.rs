@@ -30,7 +30,8 @@ pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Buffer, BufferView, Config, CopyDesc,
     ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager, MemoryManagerBuilder, MemoryOptions,
-    Operation, OperationError, Queue, ReclaimHook, ReclaimRequest, Report, Tracking, ZeroPolicy, parse_bytes,
+    Operation, OperationError, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking, ZeroPolicy,
+    parse_bytes,
 };
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

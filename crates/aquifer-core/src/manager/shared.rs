@@ -1,12 +1,14 @@
 //! What all handles and buffers of one manager share, and the fast way to a buffer. The slow one is in
 //! [`super::growth`].
 
+use super::buffer::Buffer;
 use super::config::{Config, ZeroPolicy};
 use super::ladder::InFlight;
 use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
 use super::queues::Queues;
+use super::raw_handle::RawTable;
 use super::reaper::Reaper;
 use super::reclaim::ReclaimHooks;
 use super::tags::TagNames;
@@ -48,6 +50,8 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) ordinary: Home,
     pub(crate) queues: Queues<B::Queue>,
     pub(crate) operations: Operations<B>,
+    /// Buffers that are out as numbers. Shared, since it must outlast the buffer that was put in last.
+    pub(crate) raw_buffers: Arc<RawTable<Buffer<B>>>,
     pub(crate) reclaim: Arc<ReclaimHooks>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) reaper: Reaper,
@@ -102,6 +106,7 @@ impl<B: Backend> Shared<B> {
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
             queues: Queues::default(),
             operations: Operations::default(),
+            raw_buffers: RawTable::new(),
             reclaim: ReclaimHooks::new(),
             bell,
             reaper: Reaper::default(),
@@ -209,6 +214,8 @@ impl<B: Backend> Shared<B> {
         if leaks.live_count > 0 {
             warn!("the manager is dropped with allocations live, which keep their blocks:\n{leaks}");
         }
+        // Nobody is left who could free them.
+        drop(self.raw_buffers.close());
         self.stop_reaper();
         if !self.config.reaper && self.has_in_flight() {
             // Nobody else will look.
