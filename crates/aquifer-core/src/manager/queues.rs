@@ -92,6 +92,10 @@ impl<B: Backend> Shared<B> {
         let signal = Mutex::new(Rank::Signal, Refused::default());
         let queue = Arc::new(QueueState { raw, index, timeline, lanes, signal });
         all.push(Arc::clone(&queue));
+        if self.is_lost() {
+            // Who noted that may have ended the others before this one was listed.
+            queue.timeline.end();
+        }
         Ok(queue)
     }
 
@@ -176,7 +180,8 @@ impl<B: Backend> Shared<B> {
     /// Asks every queue how far it is; true if any has moved.
     pub(crate) fn look(&self) -> bool {
         let mut has_moved = false;
-        for queue in self.queues.all.read().iter() {
+        // Not under the lock: to note that the device is lost takes it too, and a thread that waits to write lets nobody in.
+        for queue in self.queues.all() {
             if let Ok(value) = self.note(self.backend.completed(&queue.raw)) {
                 has_moved |= queue.timeline.reach(value);
             }
