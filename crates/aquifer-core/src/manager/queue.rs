@@ -122,7 +122,6 @@ impl<B: Backend> Queue<B> {
     /// [`ErrorKind::Driver`] if the driver did not take it; [`ErrorKind::DeviceLost`].
     pub fn signal(&self) -> Result<u64, Error> {
         let owner = &self.handle.manager.owner;
-        owner.check_process("signal")?;
         owner.signal(&self.handle.state)
     }
 
@@ -130,9 +129,10 @@ impl<B: Backend> Queue<B> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::DeviceLost`].
+    /// [`ErrorKind::DeviceLost`]; [`ErrorKind::Forked`].
     pub fn completed(&self) -> Result<u64, Error> {
         let owner = &self.handle.manager.owner;
+        owner.check_process("Queue::completed")?;
         owner.note(owner.backend.completed(&self.handle.state.raw))
     }
 

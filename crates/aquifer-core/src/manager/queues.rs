@@ -119,6 +119,7 @@ impl<B: Backend> Shared<B> {
 
     /// Puts a marker into a queue. The value is claimed whatever the driver says; if it refused, the next marker covers it.
     pub(crate) fn signal(&self, queue: &QueueState<B::Queue>) -> Result<u64, Error> {
+        self.check_process("signal")?;
         let mut refused = queue.signal.lock();
         let value = queue.timeline.claim();
         let answer = self.backend.signal(&queue.raw, value);
@@ -177,9 +178,12 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Asks every queue how far it is; true if any has moved.
+    /// Asks every queue how far it is; true if any has moved. In a forked process none ever has.
     pub(crate) fn look(&self) -> bool {
         let mut has_moved = false;
+        if self.is_forked() {
+            return has_moved;
+        }
         // Not under the lock: to note that the device is lost takes it too, and a thread that waits to write lets nobody in.
         for queue in self.queues.all() {
             if let Ok(value) = self.note(self.backend.completed(&queue.raw)) {

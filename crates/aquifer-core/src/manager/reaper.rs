@@ -52,9 +52,9 @@ impl<B: Backend> Shared<B> {
         self.reaper.is_closing.store(true, Ordering::Release);
         let Some(thread) = self.reaper.thread.lock().take() else { return };
         self.bell.wake_reaper();
-        // In a forked child there is no such thread. And the reaper itself may drop the last handle, in a waker.
+        // The reaper itself may drop the last handle, in a waker.
         let is_own = thread.thread().id() == thread::current().id();
-        if self.is_forked() || is_own || self.has_in_flight() {
+        if is_own || self.has_in_flight() {
             return;
         }
         // It cannot have panicked for good reason, and there is nothing to do about it if it has.

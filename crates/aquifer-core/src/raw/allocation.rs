@@ -136,7 +136,7 @@ impl<B: Backend> std::ops::Deref for Owner<B> {
 impl<B: Backend> Drop for Owner<B> {
     fn drop(&mut self) {
         if self.0.is_forked() {
-            // The state is the parent's. Here nothing of it can be given back to the driver, so it is left.
+            // Left as it is: to close it calls the driver, and waits for threads that this process has not got.
             return;
         }
         let drained = self.0.close();
@@ -306,6 +306,7 @@ impl<B: Backend> Allocation<B> {
     /// Sets part of the allocation to `value`. The caller has checked that `range` lies in what is allocated.
     pub(crate) fn fill(&mut self, range: Range<u64>, value: u8) -> Result<(), Error> {
         debug_assert!(range.start <= range.end && range.end <= self.allocated_bytes());
+        self.shared.check_process("fill")?;
         self.wait_for_queues()?;
         let block = self.block();
         let destination = BlockRange {
@@ -321,6 +322,7 @@ impl<B: Backend> Allocation<B> {
     /// do not overlap.
     pub(crate) fn copy_within(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), Error> {
         debug_assert!(from.abs_diff(to) >= bytes && from.max(to) + bytes <= self.allocated_bytes());
+        self.shared.check_process("copy")?;
         self.wait_for_queues()?;
         let block = self.block();
         let source = BlockRange { block: &*block, offset: self.place.offset + from, bytes };
@@ -341,6 +343,7 @@ impl<B: Backend> Allocation<B> {
             offset + bytes <= self.allocated_bytes() && source_offset + bytes <= source.allocated_bytes()
         );
         debug_assert!(std::ptr::eq(self.shared(), source.shared()));
+        self.shared.check_process("copy")?;
         self.wait_for_queues()?;
         source.wait_for_queues()?;
         let from = source.block();
