@@ -285,7 +285,7 @@ impl<B: Backend> Queue<B> {
     }
 }
 
-fn foreign(operation: &'static str) -> Error {
+pub(super) fn foreign(operation: &'static str) -> Error {
     let message = "the queue belongs to another manager; use one queue per manager";
     Error::new(ErrorKind::InvalidArgument, operation, message)
 }

@@ -3,7 +3,7 @@
 use super::MemoryManager;
 use super::buffer::Buffer;
 use super::options::MemoryOptions;
-use super::queue::Queue;
+use super::queue::{Queue, foreign};
 use super::shared::{self, Home};
 use crate::cancel::{CancelToken, Registration};
 use crate::waiters::WaiterId;
@@ -28,6 +28,8 @@ use std::time::Duration;
 pub struct AllocateAsync<B: Backend> {
     manager: MemoryManager<B>,
     home: Home,
+    /// Whether it was to be on a queue of another manager.
+    is_foreign: bool,
     bytes: u64,
     options: MemoryOptions,
     timeout: Option<Duration>,
@@ -66,6 +68,7 @@ impl<B: Backend> MemoryManager<B> {
         AllocateAsync {
             manager: self.clone(),
             home: self.owner.ordinary,
+            is_foreign: false,
             bytes,
             options: MemoryOptions::DEFAULT,
             timeout: None,
@@ -87,7 +90,7 @@ impl<B: Backend> AllocateAsync<B> {
     /// answer is polled or waited for.
     pub fn on(mut self, queue: &Queue<B>) -> Self {
         self.home = Home { key: queue.state().lanes[0], queue: queue.state().index };
-        self.manager = queue.manager().clone();
+        self.is_foreign = !std::ptr::eq(&**self.manager.owner, &**queue.manager().owner);
         self
     }
 
@@ -108,7 +111,8 @@ impl<B: Backend> AllocateAsync<B> {
     ///
     /// # Errors
     ///
-    /// As [`MemoryManager::allocate`] but for [`ErrorKind::OutOfMemory`]; [`ErrorKind::TimedOut`], with what was there as an
+    /// As [`MemoryManager::allocate`] but for [`ErrorKind::OutOfMemory`]; [`ErrorKind::InvalidArgument`] also for a queue of
+    /// another manager; [`ErrorKind::TimedOut`], with what was there as an
     /// [out-of-memory report](Error::out_of_memory); [`ErrorKind::Cancelled`].
     pub fn wait(self) -> Result<Buffer<B>, Error> {
         struct Unpark(Thread);
@@ -137,6 +141,9 @@ impl<B: Backend> AllocateAsync<B> {
     }
 
     fn poll_inner(&mut self, context: &mut Context<'_>) -> Poll<Result<Buffer<B>, Error>> {
+        if self.is_foreign {
+            return Poll::Ready(Err(foreign("allocate_async")));
+        }
         if self.line.is_none() {
             // Past those who wait there is no way, unless all of them have stepped aside.
             if self.manager.owner.bell.waiters.is_empty() {
