@@ -63,7 +63,8 @@ impl<T> OperationError<T> {
         self.error
     }
 
-    /// What the operation used; `None` only if it cannot be known whether the device still does.
+    /// What the operation used; `None` only if it cannot be known whether the device still does, or if it has been given
+    /// before.
     #[must_use]
     pub fn into_parts(self) -> Option<T> {
         self.parts
@@ -140,7 +141,12 @@ impl<B: Backend, T> Operation<B, T> {
 
     fn look(&self) {
         let owner = &self.manager.owner;
-        if !self.state.is_over() && owner.look() {
+        if self.state.is_over() {
+            return;
+        }
+        owner.look();
+        // Whoever has seen the queue pass it: this look, or another thread's.
+        if self.state.is_reached() {
             owner.complete_operations();
         }
     }
@@ -150,12 +156,19 @@ impl<B: Backend, T> Operation<B, T> {
     /// # Errors
     ///
     /// An [`OperationError`] with what it used: [`ErrorKind::Cancelled`] if it was stopped early; [`ErrorKind::Driver`] if
-    /// the driver failed; [`ErrorKind::DeviceLost`] if the device was lost before it was known to be over.
+    /// the driver failed; [`ErrorKind::DeviceLost`] if the device was lost before it was known to be over. With nothing but
+    /// the error: [`ErrorKind::InvalidArgument`] if a poll has given the outcome before; [`ErrorKind::Forked`].
     pub fn wait(self) -> Result<T, OperationError<T>> {
         let owner = &self.manager.owner;
         loop {
             if let Some(outcome) = self.take(None) {
                 return outcome;
+            }
+            if self.state.is_taken() {
+                let message =
+                    "its outcome was given by a poll before; poll an operation or wait for it, not both";
+                let error = Error::new(ErrorKind::InvalidArgument, "Operation::wait", message);
+                return Err(OperationError::new(error, self.done_bytes(), None));
             }
             let waited = owner.wait_for(&self.state.queue, self.state.value);
             owner.complete_operations();

@@ -62,8 +62,9 @@ pub(crate) enum Work {
 struct State<B: Backend> {
     /// Until the future has taken them.
     parts: Option<Parts<B>>,
-    /// Once it is over.
+    /// Once it is over, until the future has taken it.
     outcome: Option<Result<(), Error>>,
+    is_over: bool,
     waker: Option<Waker>,
     has_future: bool,
 }
@@ -129,7 +130,8 @@ impl<B: Backend> OperationState<B> {
         }
         // Refused or not, a marker comes behind the work sooner or later.
         let value = shared.signal(queue).unwrap_or_else(|_| queue.timeline.claimed());
-        let state = State { parts: Some(parts), outcome: None, waker: None, has_future: true };
+        let state =
+            State { parts: Some(parts), outcome: None, is_over: false, waker: None, has_future: true };
         let operation = Arc::new(Self { ticket, queue: Arc::clone(queue), value, state: Mutex::new(state) });
         shared.operations.0.lock().push_back(Arc::clone(&operation));
         shared.bell.wake_reaper();
@@ -137,13 +139,19 @@ impl<B: Backend> OperationState<B> {
     }
 
     /// Whether the queue is known to have passed it.
-    fn is_reached(&self) -> bool {
+    pub(crate) fn is_reached(&self) -> bool {
         self.queue.timeline.completed() >= self.value
     }
 
     /// Whether it is over, as its future may learn.
     pub(crate) fn is_over(&self) -> bool {
-        self.state.lock().outcome.is_some()
+        self.state.lock().is_over
+    }
+
+    /// Whether its future has learnt how it ended.
+    pub(crate) fn is_taken(&self) -> bool {
+        let state = self.state.lock();
+        state.is_over && state.outcome.is_none()
     }
 
     /// Takes outcome and parts if it is over; else keeps the waker for that moment.
@@ -181,6 +189,7 @@ impl<B: Backend> OperationState<B> {
         };
         let mut state = self.state.lock();
         state.outcome = Some(outcome);
+        state.is_over = true;
         let waker = state.waker.take();
         let parts = if state.has_future { None } else { state.parts.take() };
         drop(state);
