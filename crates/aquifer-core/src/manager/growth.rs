@@ -2,6 +2,7 @@
 //!
 //! Everything here happens under the pool's growth lock, one thread at a time, which [`Growing`] stands for.
 
+use super::queues::lost;
 use super::shared::Shared;
 use super::typed_pool::{Growing, TypedPool};
 use crate::pool::{Growth, Lane, Place, Request};
@@ -214,6 +215,9 @@ impl<B: Backend> Shared<B> {
             && let Ok(block) = self.create(growing, request, sizes.least)
         {
             return Ok(Room::Block((block, sizes.least)));
+        }
+        if self.is_lost() {
+            return Err(lost("allocate"));
         }
         let message = format!("the driver has no more: {refusal}");
         Err(self

@@ -315,7 +315,8 @@ impl<B: Backend> Allocation<B> {
             bytes: range.end - range.start,
         };
         // SAFETY: the range lies in the allocation, and so in its block; it is borrowed mutably, and no queue uses it.
-        unsafe { self.shared.backend.fill(destination, value) }
+        let answer = unsafe { self.shared.backend.fill(destination, value) };
+        self.shared.note(answer)
     }
 
     /// Copies `bytes` bytes from one part of the allocation to another. The caller has checked that both lie in it and
@@ -328,7 +329,8 @@ impl<B: Backend> Allocation<B> {
         let source = BlockRange { block: &*block, offset: self.place.offset + from, bytes };
         let destination = BlockRange { block: &*block, offset: self.place.offset + to, bytes };
         // SAFETY: both ranges lie in the allocation, equally long and apart; it is borrowed mutably.
-        unsafe { self.shared.backend.copy(source, destination) }
+        let answer = unsafe { self.shared.backend.copy(source, destination) };
+        self.shared.note(answer)
     }
 
     /// Copies `bytes` bytes of another allocation of the same manager. The caller has checked both ranges.
@@ -352,7 +354,8 @@ impl<B: Backend> Allocation<B> {
         let destination = BlockRange { block: &*to, offset: self.place.offset + offset, bytes };
         // SAFETY: both ranges lie in their allocations, equally long; two allocations never overlap; the destination is
         // borrowed mutably and the source is borrowed, so that nobody writes either meanwhile.
-        unsafe { self.shared.backend.copy(source, destination) }
+        let answer = unsafe { self.shared.backend.copy(source, destination) };
+        self.shared.note(answer)
     }
 }
 
