@@ -97,6 +97,11 @@ impl Reclaiming {
     }
 }
 
+/// Whether this thread runs a callback, of whichever manager.
+pub(super) fn is_reclaiming() -> bool {
+    IS_RECLAIMING.try_with(Cell::get).unwrap_or(false)
+}
+
 impl Drop for Reclaiming {
     fn drop(&mut self) {
         IS_RECLAIMING.with(|is_reclaiming| is_reclaiming.set(false));

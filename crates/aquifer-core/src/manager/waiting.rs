@@ -4,6 +4,7 @@ use super::MemoryManager;
 use super::buffer::Buffer;
 use super::options::MemoryOptions;
 use super::queue::{Queue, foreign};
+use super::reclaim::is_reclaiming;
 use super::shared::{self, Home};
 use crate::cancel::{CancelToken, Registration};
 use crate::waiters::WaiterId;
@@ -22,6 +23,8 @@ use std::time::Duration;
 /// large request is not starved by small ones. (Plain allocations do not wait, and take what there is.) One who does not
 /// answer when it is its turn, because its future is forgotten or not polled, steps aside for the others after
 /// [`ANSWER_WITHIN`].
+///
+/// Within a reclaim callback it does not wait, but fails with [`ErrorKind::OutOfMemory`].
 ///
 /// As a future it works under any executor. Dropping it leaves the line. [`AllocateAsync::wait`] blocks instead.
 #[must_use = "an allocation that is neither polled nor waited for does not happen"]
@@ -145,10 +148,12 @@ impl<B: Backend> AllocateAsync<B> {
             return Poll::Ready(Err(foreign("allocate_async")));
         }
         if self.line.is_none() {
-            // Past those who wait there is no way, unless all of them have stepped aside.
-            if self.manager.owner.bell.waiters.is_empty() {
+            // Past those who wait there is no way, unless all of them have stepped aside; or for a reclaim callback, which may
+            // run on behalf of one of them, and would wait for itself.
+            let is_reclaiming = is_reclaiming();
+            if is_reclaiming || self.manager.owner.bell.waiters.is_empty() {
                 match self.attempt() {
-                    Err(error) if error.kind() == ErrorKind::OutOfMemory => {}
+                    Err(error) if error.kind() == ErrorKind::OutOfMemory && !is_reclaiming => {}
                     answer => return Poll::Ready(answer),
                 }
             }
