@@ -2,7 +2,6 @@
 //!
 //! Everything here happens under the pool's growth lock, one thread at a time, which [`Growing`] stands for.
 
-use super::queues::lost;
 use super::shared::Shared;
 use super::typed_pool::{Growing, TypedPool};
 use crate::pool::{Growth, Lane, Place, Request};
@@ -50,7 +49,8 @@ impl<B: Backend> Shared<B> {
     /// Answers whether the place is memory fresh from the driver.
     #[cold]
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
-        let place = self.grow_locked(lane, request);
+        // Noted here, under no lock.
+        let place = self.note(self.grow_locked(lane, request));
         if place.is_err() && self.has_in_flight() {
             // What threads keep to themselves must get its markers, so that it can be waited for.
             self.settle();
@@ -211,13 +211,12 @@ impl<B: Backend> Shared<B> {
         let idle = growing.pool.release_idle(|_, _| true);
         self.destroy(growing, idle);
         self.release_holes(growing);
-        if self.ledgers[growing.heap_index].charge(sizes.least)
-            && let Ok(block) = self.create(growing, request, sizes.least)
-        {
-            return Ok(Room::Block((block, sizes.least)));
-        }
-        if self.is_lost() {
-            return Err(lost("allocate"));
+        if self.ledgers[growing.heap_index].charge(sizes.least) {
+            match self.create(growing, request, sizes.least) {
+                Ok(block) => return Ok(Room::Block((block, sizes.least))),
+                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(error),
+                Err(_) => {}
+            }
         }
         let message = format!("the driver has no more: {refusal}");
         Err(self
@@ -239,7 +238,7 @@ impl<B: Backend> Shared<B> {
             let message = format!("there are {block_count} blocks; the driver makes no more than {most}");
             return Err(Error::new(ErrorKind::OutOfMemory, "create_block", message));
         }
-        match self.note(self.backend.create_block(&desc)) {
+        match self.backend.create_block(&desc) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
                 growing.log.done("create_block", desc.bytes);
