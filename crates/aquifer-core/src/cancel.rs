@@ -1,5 +1,6 @@
 //! Asking work that waits to stop waiting.
 
+use crate::calls::wake_all;
 use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -66,7 +67,7 @@ impl CancelToken {
         self.0.is_cancelled.store(true, Ordering::Release);
         let cancelled = std::mem::take(&mut wakers.by_registration);
         drop(wakers);
-        cancelled.into_values().for_each(Waker::wake);
+        wake_all(cancelled.into_values());
     }
 
     /// Whether [`CancelToken::cancel`] has been called. What was done before the call is seen after a `true`. One

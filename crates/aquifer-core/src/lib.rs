@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod bell;
+mod calls;
 mod cancel;
 mod clock;
 #[cfg(all(test, loom))]

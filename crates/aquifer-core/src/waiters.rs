@@ -36,6 +36,7 @@ mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use crate::calls::wake_all;
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, Rank, heavy_fence};
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
@@ -219,7 +220,7 @@ impl Waiters {
             self.fence();
         }
         drop(replaced);
-        woken.into_iter().for_each(Waker::wake);
+        wake_all(woken);
         is_turn
     }
 
@@ -248,7 +249,7 @@ impl Waiters {
         self.count(&state);
         drop(state);
         drop(waiter);
-        next.into_iter().for_each(Waker::wake);
+        wake_all(next);
     }
 
     /// Memory was freed, or may have been: wakes the head, unless it is awake or has a wake-up to answer. Who frees must
@@ -263,7 +264,7 @@ impl Waiters {
     #[cold]
     fn notify_head(&self) {
         let woken = self.state.lock().notice();
-        woken.into_iter().for_each(Waker::wake);
+        wake_all(woken);
     }
 
     /// Lets a head step aside that has been silent for too long, and wakes the next; wakes all whose deadline has
@@ -277,7 +278,7 @@ impl Waiters {
         }
         self.count(&state);
         drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        wake_all(woken);
     }
 
     /// Publishes how many are in line. Called under the lock.

@@ -6,8 +6,8 @@
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use crate::calls::{drop_panic, panic_message};
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering, Rank, thread_local};
-use std::any::Any;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -225,17 +225,9 @@ impl ReclaimHooks {
             self.panics.fetch_add(1, Ordering::Relaxed);
             let message = panic_message(&*panic);
             error!(priority = request.priority, message, "a reclaim callback panicked");
-            // What was thrown is the user's too. If it throws again when dropped, it stays.
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-                std::mem::forget(again);
-            }
+            drop_panic(panic);
         }
     }
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("no message")
 }
 
 #[cfg(all(test, loom))]

@@ -5,6 +5,7 @@
 //! is what makes [`Backend::enqueue`] safe to call here.
 
 use super::allocation::Allocation;
+use crate::calls::{call, wake_all};
 use crate::manager::{QueueState, Shared};
 use crate::range::QueueIndex;
 use aquifer_backend::{Backend, BlockRange, Command, CopyEnd, Error, ErrorKind, Ticket};
@@ -193,11 +194,9 @@ impl<B: Backend> OperationState<B> {
         let waker = state.waker.take();
         let parts = if state.has_future { None } else { state.parts.take() };
         drop(state);
-        // Both run other code: frees, and the executor's.
-        drop(parts);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        // Both run other code: frees, of which a recorder's writer hears, and the executor's.
+        call("who hears of a free", || drop(parts));
+        wake_all(waker);
     }
 }
 
