@@ -166,9 +166,11 @@ impl Waiters {
         self.count.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether anybody waits, in line or aside: then somebody must tick.
-    pub(crate) fn are_joined(&self) -> bool {
-        !self.state.lock().waiters.is_empty()
+    /// Whether somebody must tick: for who is in line, or for a deadline. Who stepped aside needs neither until it polls
+    /// again, which a forgotten future never does.
+    pub(crate) fn need_ticks(&self) -> bool {
+        let state = self.state.lock();
+        !state.line.is_empty() || !state.deadlines.is_empty()
     }
 
     /// Joins the line at its end. It is expected to poll soon, as if woken, and must leave in the end. Past the deadline, in

@@ -63,7 +63,7 @@ impl<B: Backend> Shared<B> {
 
     /// Whether somebody waits for what only a look brings: memory, an operation's end, the reaper's own.
     fn is_urgent(&self) -> bool {
-        self.bell.waiters.are_joined()
+        self.bell.waiters.need_ticks()
             || !self.operations.is_empty()
             || self.reaper.is_closing.load(Ordering::Acquire)
     }
@@ -72,7 +72,7 @@ impl<B: Backend> Shared<B> {
 fn reap<B: Backend>(shared: &Shared<B>) {
     let (mut idle_rounds, mut urgent_rounds) = (0, 0_u64);
     loop {
-        if shared.has_in_flight() || shared.bell.waiters.are_joined() {
+        if shared.has_in_flight() || shared.bell.waiters.need_ticks() {
             idle_rounds = 0;
             look(shared);
         } else if shared.reaper.is_closing.load(Ordering::Acquire) {

@@ -172,6 +172,8 @@ impl<B: Backend> AllocateAsync<B> {
             let now_ms = owner.config.clock.now_ms();
             let is_turn = owner.bell.waiters.poll_turn(id, now_ms, context.waker());
             owner.hold_caches_for_waiters();
+            // It may have come back into a line that nobody ticked for.
+            owner.bell.wake_reaper();
             let is_late = deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
             if is_turn {
                 let turn = Turn { manager: &self.manager, id, has_rested: false };
