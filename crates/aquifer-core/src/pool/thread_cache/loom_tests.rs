@@ -4,6 +4,7 @@
 use super::*;
 use crate::loom_tests::explore;
 use crate::pool::LaneKey;
+use crate::range::NO_QUEUE;
 use crate::raw::local::LaneIdentity;
 use crate::statistics::Tag;
 use crate::sync::{Mutex, Rank};
@@ -16,7 +17,7 @@ fn cache_and_request() -> (Arc<ThreadCache>, Request) {
     let layout = BucketLayout::power_of_two();
     let key = LaneKey::new(LaneIdentity::from_bits(1), 0);
     let request = Request::new(&layout, key, BYTES, 1, Tag::UNTAGGED);
-    (Arc::new(ThreadCache::new(&layout, Arc::default())), request)
+    (Arc::new(ThreadCache::new(&layout, NO_QUEUE, Arc::default())), request)
 }
 
 fn place(number: u32) -> Place {
