@@ -19,6 +19,7 @@
 //!
 //! Beside each model: how many runs it took and how long, on one core, built as `ci/loom` builds it.
 
+pub(crate) mod device;
 mod manager;
 
 use std::sync::atomic::{AtomicU64, Ordering};

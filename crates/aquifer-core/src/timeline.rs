@@ -55,3 +55,6 @@ impl Timeline {
         self.reach(u64::MAX);
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests;
