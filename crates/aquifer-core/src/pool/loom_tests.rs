@@ -1,41 +1,71 @@
 //! Models of the depot and of a whole pool, reached as managers reach it: through each thread's own cache.
 #![expect(clippy::arc_with_non_send_sync, reason = "loom's cells are not `Sync`, nor do its threads ask")]
 
+mod queues;
+
 use super::*;
+use crate::loom_tests::device::{DeviceQueue, Memory};
 use crate::loom_tests::explore;
 use crate::pool::depot::Depot;
 use crate::raw::allocation::Keepers;
 use crate::statistics::Tag;
 use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
+use std::sync::atomic::AtomicBool;
 
 const BYTES: u64 = 256;
 const BLOCK_BYTES: u64 = 2 << 20;
 /// The slots of one slab, of which no model here needs more.
 const SLOT_COUNT: usize = 64;
 
-/// A pool of one block, and for each of its slots a cell that only who holds the slot may touch.
+/// Where a model's allocations are made: a lane, and the request that all of them are.
+struct Home {
+    lane: Arc<Lane>,
+    request: Request,
+}
+
+impl Home {
+    fn new(layout: &BucketLayout, lane: Arc<Lane>) -> Self {
+        let key = LaneKey::new(lane.identity(), 0);
+        Self { request: Request::new(layout, key, BYTES, 1, Tag::UNTAGGED), lane }
+    }
+}
+
+/// A slot's memory, and whether anybody holds it. Loom's threads are one to the system, so that `std`'s atomics say how it
+/// is, and order nothing.
+#[derive(Default)]
+struct Slot {
+    memory: Arc<Memory>,
+    is_held: AtomicBool,
+}
+
+/// A pool of one block, and the memory of each of its slots.
 struct Model {
     pool: Arc<Pool>,
     /// That of no queue.
-    lane: Arc<Lane>,
-    request: Request,
-    slots: Vec<UnsafeCell<()>>,
+    home: Home,
+    queues: Vec<queues::Queue>,
+    slots: Vec<Slot>,
 }
 
 impl Model {
-    /// The second part is a live allocation: a block comes into a pool with one.
+    /// The second part is a live allocation on no queue: a block comes into a pool with one.
     fn new() -> (Arc<Self>, Place) {
-        let layout = BucketLayout::power_of_two();
-        let pool = Pool::new(layout, Clock::manual(), Arc::default(), Arc::new(Bell::new(0)));
-        let lane = pool.lane(NO_QUEUE);
-        let key = LaneKey::new(lane.identity(), 0);
-        let request = Request::new(&layout, key, BYTES, 1, Tag::UNTAGGED);
-        let slots = (0..SLOT_COUNT).map(|_| UnsafeCell::new(())).collect();
-        let model = Arc::new(Self { pool, lane, request, slots });
-        let first = model.pool.grow(&model.lane, 0, BLOCK_BYTES, request);
+        let model = Self::with_queues(0);
+        let first = model.pool.grow(&model.home.lane, 0, BLOCK_BYTES, model.home.request);
+        model.took(first);
         model.touch(first);
         (model, first)
+    }
+
+    /// Without a block.
+    fn with_queues(count: QueueIndex) -> Arc<Self> {
+        let layout = BucketLayout::power_of_two();
+        let pool = Pool::new(layout, Clock::manual(), Arc::default(), Arc::new(Bell::new(0)));
+        let home = Home::new(&layout, pool.lane(NO_QUEUE));
+        let queues = (1..=count).map(|index| queues::Queue::new(&pool, index)).collect();
+        let slots = (0..SLOT_COUNT).map(|_| Slot::default()).collect();
+        Arc::new(Self { pool, home, queues, slots })
     }
 
     fn spawn<R: 'static>(self: &Arc<Self>, work: impl FnOnce(&Self) -> R + 'static) -> JoinHandle<R> {
@@ -43,35 +73,60 @@ impl Model {
         thread::spawn(move || work(&model))
     }
 
+    fn slot(&self, place: Place) -> &Slot {
+        &self.slots[(place.offset / BYTES) as usize]
+    }
+
     /// Loom panics unless all that other holders of the slot did happens before this, or after.
     fn touch(&self, place: Place) {
-        self.slots[(place.offset / BYTES) as usize].with_mut(|_| {});
+        self.slot(place).memory.use_on_host();
+    }
+
+    fn took(&self, place: Place) {
+        assert!(!self.slot(place).is_held.swap(true, Ordering::Relaxed), "the slot is held");
+    }
+
+    fn gives(&self, place: Place) {
+        assert!(self.slot(place).is_held.swap(false, Ordering::Relaxed), "nobody holds the slot");
+    }
+
+    /// Allocates without touching the memory.
+    fn allocate_at(&self, home: &Home) -> Place {
+        let place = home.request.allocate_cached(home.lane.identity());
+        let place = place.or_else(|| self.pool.allocate(&home.lane, home.request));
+        let place = place.expect("the slab has free slots");
+        self.took(place);
+        place
+    }
+
+    fn free_at(&self, home: &Home, place: Place) -> Closing {
+        self.gives(place);
+        match home.request.free_cached(place) {
+            Some(()) => Closing::Orphans,
+            None => Arc::clone(&self.pool).free(home.lane.queue, place, home.request),
+        }
     }
 
     fn allocate(&self) -> Place {
-        let place = self.request.allocate_cached(self.lane.identity());
-        let place =
-            place.or_else(|| self.pool.allocate(&self.lane, self.request)).expect("the slab has free slots");
+        let place = self.allocate_at(&self.home);
         self.touch(place);
         place
     }
 
     fn free(&self, place: Place) -> Closing {
         self.touch(place);
-        match self.request.free_cached(place) {
-            Some(()) => Closing::Orphans,
-            None => Arc::clone(&self.pool).free(NO_QUEUE, place, self.request),
-        }
+        self.free_at(&self.home, place)
     }
 
     /// At rest: live, cached and free bytes make up the block, and the counters say how many are live.
     fn check_sums(&self, live_count: u64) {
         let snapshot = self.pool.snapshot();
-        let class = &snapshot.classes[self.request.class()];
+        let class = &snapshot.classes[self.home.request.class()];
         assert_eq!(class.allocations - class.deallocations, live_count);
         assert_eq!(class.requested_bytes, live_count * BYTES);
         assert_eq!(class.allocated_bytes, live_count * BYTES);
-        assert_eq!(class.allocated_bytes + snapshot.cached_bytes + snapshot.free_bytes, BLOCK_BYTES);
+        let free_bytes = snapshot.cached_bytes + snapshot.quarantined_bytes + snapshot.free_bytes;
+        assert_eq!(class.allocated_bytes + free_bytes, BLOCK_BYTES);
         let (live_bytes, _) = {
             let caches = self.pool.thread_caches();
             let _still = self.pool.tally.hold_still();
@@ -84,6 +139,13 @@ impl Model {
     fn check_empty(&self) {
         self.check_sums(0);
         self.pool.flush();
+        if !self.queues.is_empty() {
+            // Once for the quarantine, and once more for the lanes that it gives to.
+            self.pass();
+            self.check_sums(0);
+            self.pool.flush();
+            self.pass();
+        }
         assert_eq!(self.pool.release_idle(|_, _| true).len(), 1, "a place was lost on its way");
     }
 }
@@ -175,7 +237,8 @@ fn one_party_learns_that_a_closed_pool_is_drained() {
                 uses[party].with_mut(|_| {});
                 let is_last = keepers.give_back(count);
                 if is_last {
-                    model.slots.iter().chain(&*uses).for_each(|used| used.with_mut(|_| {}));
+                    model.slots.iter().for_each(|slot| slot.memory.use_on_host());
+                    uses.iter().for_each(|used| used.with_mut(|_| {}));
                     model.check_empty();
                 }
                 is_last

@@ -1,0 +1,151 @@
+//! Models of lanes and quarantine: what queues may still use reaches others only after they have passed.
+//!
+//! Markers, and when they are put in, are the manager's; the models do as it does (`manager/queues.rs`).
+
+use super::*;
+use crate::timeline::Timeline;
+
+/// A queue, its lane, and how far it is.
+pub(super) struct Queue {
+    pub(super) home: Home,
+    pub(super) device: DeviceQueue,
+    timeline: Arc<Timeline>,
+    /// Held to put a marker in.
+    signal: Mutex<()>,
+}
+
+impl Queue {
+    pub(super) fn new(pool: &Pool, index: QueueIndex) -> Self {
+        let timeline = Arc::new(Timeline::default());
+        let lane = pool.add_lane(index, Arc::clone(&timeline));
+        let signal = Mutex::new(Rank::Signal, ());
+        Self { home: Home::new(pool.layout(), lane), device: DeviceQueue::new(), timeline, signal }
+    }
+
+    fn signal(&self) -> u64 {
+        let _one_at_a_time = self.signal.lock();
+        let value = self.timeline.claim();
+        self.device.signal(value);
+        value
+    }
+}
+
+impl Model {
+    /// Work on a queue uses a place that the caller holds.
+    fn use_on(&self, queue: &Queue, place: Place) {
+        self.slot(place).memory.use_on(&queue.device);
+    }
+
+    /// Frees a place that was made on no queue, and that the first queue may still use.
+    fn free_used(&self, place: Place) -> Closing {
+        self.gives(place);
+        let uses = Uses::at_home(NO_QUEUE).with(self.queues[0].home.lane.queue);
+        let request = self.home.request;
+        if request.quarantine_cached(place, uses).is_some() {
+            return Closing::Orphans;
+        }
+        let full = self.pool.take_full_quarantine(request);
+        if !full.is_empty() {
+            self.seal(full);
+            self.look();
+            self.pool.settle();
+        }
+        Arc::clone(&self.pool).quarantine(Entry { place, request, uses })
+    }
+
+    fn seal(&self, entries: Vec<Entry>) {
+        let Some(uses) = entries.iter().map(|entry| entry.uses).reduce(Uses::union) else { return };
+        let used = self.queues.iter().filter(|queue| uses.include(queue.home.lane.queue));
+        let values = used.map(|queue| (queue.home.lane.queue, queue.signal())).collect();
+        self.pool.seal(entries, values);
+    }
+
+    /// Puts a marker in for all that waits without one.
+    fn mark(&self) {
+        self.seal(self.pool.take_open_quarantine());
+        for queue in &self.queues {
+            if self.pool.needs_marker(queue.home.lane.queue) {
+                queue.signal();
+            }
+        }
+    }
+
+    fn look(&self) {
+        for queue in &self.queues {
+            queue.timeline.reach(queue.device.completed());
+        }
+    }
+
+    /// As a manager does now and then.
+    fn settle(&self) {
+        self.mark();
+        self.look();
+        self.pool.settle();
+    }
+
+    /// All queues pass all that they were given.
+    pub(super) fn pass(&self) {
+        self.mark();
+        self.queues.iter().for_each(|queue| queue.device.run());
+        self.look();
+        self.pool.settle();
+    }
+}
+
+/// A place's first owner gives work to its queue and frees it to its own cache; it may have it again at once, for more work
+/// on the same queue. Another thread empties that cache, puts a marker in, and asks for memory on no queue: the place is the
+/// first it could get, and it gets it only after the queue has run the work.
+///
+/// 60,000 runs, 7 s.
+#[test]
+fn a_lanes_place_reaches_others_after_its_work() {
+    explore(3, || {
+        let model = Model::with_queues(1);
+        let queue = &model.queues[0];
+        let first = model.pool.grow(&queue.home.lane, 0, BLOCK_BYTES, queue.home.request);
+        model.took(first);
+        let user = model.spawn(move |model| {
+            let queue = &model.queues[0];
+            model.use_on(queue, first);
+            model.free_at(&queue.home, first);
+            let again = model.allocate_at(&queue.home);
+            model.use_on(queue, again);
+            model.free_at(&queue.home, again);
+        });
+        let device = model.spawn(|model| model.queues[0].device.run());
+        model.pool.flush();
+        model.settle();
+        let other = model.allocate();
+        user.join().expect("the user ends");
+        device.join().expect("the device ends");
+        model.free(other);
+        model.check_empty();
+    });
+}
+
+/// A thread frees three places that a queue may still use: two fill the batch of its cache, and the third finds it full and
+/// hands it over. Another takes what has gathered so far, seals it, lets go of what the queue has passed, and allocates: no
+/// place is lost or handed out twice, and none before the queue has run its work.
+///
+/// 77,000 runs, 10 s.
+#[test]
+fn a_quarantined_place_comes_back_once_and_after_its_work() {
+    explore(3, || {
+        let model = Model::with_queues(1);
+        let first = model.pool.grow(&model.home.lane, 0, BLOCK_BYTES, model.home.request);
+        model.took(first);
+        let places = [first, model.allocate(), model.allocate()];
+        places.iter().for_each(|&place| model.use_on(&model.queues[0], place));
+        let user = model.spawn(move |model| {
+            places.into_iter().for_each(|place| _ = model.free_used(place));
+        });
+        let device = model.spawn(|model| model.queues[0].device.run());
+        model.pool.flush_quarantine();
+        model.settle();
+        let other = model.allocate();
+        user.join().expect("the user ends");
+        device.join().expect("the device ends");
+        model.free(other);
+        model.check_empty();
+    });
+}
