@@ -322,14 +322,17 @@ impl Pool {
 
     /// Lets others have what the queues have passed, as their timelines say.
     pub(crate) fn settle(&self) {
-        let lanes = self.lanes.read();
-        if lanes.len() == 1 {
+        if self.lanes.read().len() == 1 {
             return;
         }
-        let completed = |queue: QueueIndex| lanes[usize::from(queue)].timeline().completed();
         // Whoever counts meanwhile must not miss what is on its way home.
         let _moving = self.moving.lock();
-        let free = self.quarantine.lock().collect(completed);
+        let mut quarantine = self.quarantine.lock();
+        // Not before: a queue may come and be waited for meanwhile.
+        let lanes = self.all_lanes();
+        let completed = |queue: QueueIndex| lanes[usize::from(queue)].timeline().completed();
+        let free = quarantine.collect(completed);
+        drop(quarantine);
         let mut state = self.state.lock();
         if state.bound_bytes() > 0 {
             let now = self.clock.now_ms();
@@ -527,8 +530,9 @@ impl Pool {
     /// shared batch, to be sealed. Costs some microseconds, and a moment's work for each thread that is just allocating.
     /// Returns how many places they lost.
     pub(crate) fn flush(&self) -> u64 {
-        let lanes = self.all_lanes();
         let registry = self.registry.lock();
+        // Not before: a queue may come and get caches meanwhile.
+        let lanes = self.all_lanes();
         let mut places = 0;
         if ThreadCache::revoke_all(&registry.caches) {
             for cache in &registry.caches {

@@ -7,10 +7,9 @@ use crate::statistics::{ClassStatistics, PoolSnapshot};
 impl Pool {
     /// Everything there is to count. Consistent when no thread is allocating or freeing.
     pub(crate) fn snapshot(&self) -> PoolSnapshot {
-        let lanes = self.all_lanes();
         let registry = self.registry.lock();
-        let caches = &registry.caches;
         let _moving = self.moving.lock();
+        let (lanes, caches) = (self.all_lanes(), &registry.caches);
         let cached_classes = 0..self.layout.cached_class_count();
         let kept: Vec<u64> = cached_classes
             .map(|class| {

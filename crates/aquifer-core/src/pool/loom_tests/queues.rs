@@ -149,3 +149,52 @@ fn a_quarantined_place_comes_back_once_and_after_its_work() {
         model.check_empty();
     });
 }
+
+/// A queue comes, and a thread gets a cache of its lane, while another thread empties all caches.
+///
+/// 270 runs, under 0.1 s.
+#[test]
+fn a_lane_may_come_while_caches_are_emptied() {
+    explore(2, || {
+        let (model, first) = Model::new();
+        let user = model.spawn(|model| {
+            let queue = Queue::new(&model.pool, 1);
+            let place = model.allocate_at(&queue.home);
+            model.free_at(&queue.home, place);
+        });
+        model.pool.flush();
+        user.join().expect("the user ends");
+        model.free(first);
+        model.pool.flush();
+        model.pool.snapshot();
+    });
+}
+
+/// A queue comes, and a place in the quarantine waits for it, while another thread lets go of what queues have passed. (The
+/// timeline is older, since loom does not know the lock round the list of lanes, through which others see it.)
+///
+/// 22 runs.
+#[test]
+fn a_lane_may_come_while_others_settle() {
+    explore(2, || {
+        let (model, first) = Model::new();
+        let timeline = Arc::new(Timeline::default());
+        let user = model.spawn({
+            let timeline = Arc::clone(&timeline);
+            move |model| {
+                model.pool.add_lane(1, Arc::clone(&timeline));
+                model.gives(first);
+                let uses = Uses::at_home(NO_QUEUE).with(1);
+                let entry = Entry { place: first, request: model.home.request, uses };
+                Arc::clone(&model.pool).quarantine(entry);
+                model.pool.flush_quarantine();
+                model.pool.seal(model.pool.take_open_quarantine(), vec![(1, timeline.claim())]);
+            }
+        });
+        model.pool.settle();
+        user.join().expect("the user ends");
+        timeline.end();
+        model.pool.settle();
+        model.check_empty();
+    });
+}
