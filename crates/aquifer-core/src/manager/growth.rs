@@ -50,12 +50,18 @@ impl<B: Backend> Shared<B> {
     #[cold]
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
         // Noted here, under no lock.
-        let place = self.note(self.grow_locked(lane, request));
-        if place.is_err() && self.has_in_flight() {
-            // What threads keep to themselves must get its markers, so that it can be waited for.
-            self.settle();
+        let answer = self.note(self.grow_locked(lane, request));
+        let is_in_flight = |error: &Error| {
+            error.kind() == ErrorKind::OutOfMemory
+                && error.out_of_memory().is_some_and(|report| report.quarantined_bytes > 0)
+        };
+        if !matches!(&answer, Err(error) if is_in_flight(error)) {
+            return answer;
         }
-        place
+        // What threads keep to themselves must get its markers, so that it can be waited for. And what queues have passed
+        // since is not in flight any more, so that nobody would wait for it: it may be enough now.
+        self.settle();
+        self.note(self.grow_locked(lane, request))
     }
 
     fn grow_locked(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
