@@ -18,6 +18,7 @@ mod ops;
 mod oracle;
 mod pattern;
 mod random;
+pub mod simulation;
 
 pub use channel::Channel;
 pub use faulty::{DriverCall, FaultMode, Faults, Faulty, FaultyBlock};
