@@ -4,7 +4,7 @@
 
 use super::shared::Shared;
 use super::typed_pool::{Growing, TypedPool};
-use crate::pool::{Growth, Lane, Place, Request};
+use crate::pool::{Growth, Lane, Place, Request, Return};
 use crate::range::IdleBlock;
 use crate::raw::allocation::{destroy_block, release_range};
 use crate::sync::Ordering;
@@ -130,7 +130,7 @@ impl<B: Backend> Shared<B> {
         }
         self.mark(growing);
         self.look();
-        growing.pool.settle();
+        growing.pool.settle(Return::ToRanges);
         true
     }
 
@@ -155,9 +155,17 @@ impl<B: Backend> Shared<B> {
         lane: &Lane,
         request: Request,
     ) -> Option<Place> {
-        growing.pool.flush();
-        self.settle_for(growing);
+        self.flush_and_settle(growing);
         growing.pool.allocate_anywhere(lane, request)
+    }
+
+    /// Empties all caches, and lets others have what queues have passed.
+    fn flush_and_settle(&self, growing: &mut Growing<'_, B::Block>) {
+        growing.pool.flush();
+        // What comes back from the quarantine may be bound to its home, and then needs a marker there.
+        if self.settle_for(growing) {
+            self.settle_for(growing);
+        }
     }
 
     fn block_sizes(&self, growing: &mut Growing<'_, B::Block>, request: Request) -> BlockSizes {
@@ -316,7 +324,7 @@ impl<B: Backend> Shared<B> {
         }
         let trim_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
-            growing.pool.flush();
+            self.flush_and_settle(growing);
             self.settle_soon(growing);
             let idle = growing.pool.release_idle(|_, reserved| reserved > reserved_bytes);
             let bytes = self.destroy(growing, idle);
@@ -333,8 +341,7 @@ impl<B: Backend> Shared<B> {
         }
         let release_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
-            growing.pool.flush();
-            self.settle_for(growing);
+            self.flush_and_settle(growing);
             self.release_decayed(growing)
         };
         self.pools.iter().map(release_one).sum()

@@ -10,7 +10,7 @@
 
 use super::queues::lost;
 use super::shared::{Home, Shared};
-use crate::pool::{Place, Request};
+use crate::pool::{Place, Request, Return};
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl<B: Backend> Shared<B> {
         }
         self.check_process("allocate")?;
         if self.look() {
-            typed.pool.settle();
+            typed.pool.settle(Return::ToCaches);
             if let Some(place) = typed.pool.allocate(&lane, request) {
                 return Ok((place, false));
             }

@@ -2,7 +2,7 @@
 
 use super::shared::Shared;
 use super::typed_pool::TypedPool;
-use crate::pool::{BatchId, LaneKey, Pool, Request, Uses};
+use crate::pool::{BatchId, LaneKey, Pool, Request, Return, Uses};
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
 use crate::timeline::Timeline;
@@ -174,7 +174,7 @@ impl<B: Backend> Shared<B> {
         if let Some(batch) = pool.begin_seal_full(request) {
             self.seal(pool, batch);
             self.look();
-            pool.settle();
+            pool.settle(Return::ToCaches);
         }
     }
 
@@ -198,7 +198,7 @@ impl<B: Backend> Shared<B> {
         self.pools.iter().for_each(|typed| self.mark(typed));
         self.look();
         for typed in &self.pools {
-            typed.pool.settle();
+            typed.pool.settle(Return::ToCaches);
         }
         self.complete_operations();
         self.bell.freed();

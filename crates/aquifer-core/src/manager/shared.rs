@@ -15,7 +15,7 @@ use super::tags::TagNames;
 use super::typed_pool::TypedPool;
 use super::waiting::ANSWER_WITHIN;
 use crate::bell::Bell;
-use crate::pool::{CACHED_BYTES_MAX, Closing, LaneKey, Place, Pool, Request};
+use crate::pool::{CACHED_BYTES_MAX, Closing, LaneKey, Place, Pool, Request, Return};
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
 use crate::raw::fork::Process;
@@ -257,9 +257,9 @@ impl<B: Backend> Drop for Shared<B> {
             if let Some((id, _)) = typed.pool.begin_seal_open() {
                 typed.pool.finish_seal(id, Vec::new());
             }
-            typed.pool.settle();
+            typed.pool.settle(Return::ToRanges);
             typed.pool.flush();
-            typed.pool.settle();
+            typed.pool.settle(Return::ToRanges);
             let idle = typed.pool.release_idle(|_, _| true);
             for block in idle {
                 if let Err(refused) = destroy_block(&self.backend, typed.take_block(block.block)) {

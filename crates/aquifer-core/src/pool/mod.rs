@@ -64,6 +64,15 @@ pub(crate) enum Closing {
     Unknown,
 }
 
+/// Where places go that no queue uses any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// To be found soonest: this thread's cache, the depots.
+    ToCaches,
+    /// To slabs and ranges, where they merge and their blocks can go: when memory is short.
+    ToRanges,
+}
+
 /// How to make room for a request.
 #[derive(Debug)]
 pub(crate) enum Growth {
@@ -321,7 +330,7 @@ impl Pool {
     }
 
     /// Lets others have what the queues have passed, as their timelines say.
-    pub(crate) fn settle(&self) {
+    pub(crate) fn settle(&self, to: Return) {
         if self.lanes.read().len() == 1 {
             return;
         }
@@ -342,33 +351,34 @@ impl Pool {
         }
         drop(state);
         if !free.is_empty() {
-            self.give_home(&lanes, free);
+            self.give_home(&lanes, free, to);
         }
     }
 
-    /// Gives places that have left the quarantine back: to this thread's cache, if it has one and room, else to the depots
-    /// of their lanes, or to the ranges.
-    fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>) {
-        self.keep_here(lanes, &mut free);
-        free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
+    /// Gives places that have left the quarantine back.
+    fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>, to: Return) {
+        if to == Return::ToCaches {
+            self.keep_here(lanes, &mut free);
+            free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
+        }
         let same = |one: &Entry, other: &Entry| {
             one.uses.home() == other.uses.home() && one.request.class() == other.request.class()
         };
         for group in free.chunk_by(same) {
             let (lane, request) = (&lanes[usize::from(group[0].uses.home())], group[0].request);
-            if !request.is_cached() {
-                let now = self.clock.now_ms();
-                let mut state = self.state.lock();
-                for entry in group {
-                    let bytes = entry.request.bytes(&self.layout);
-                    state.free_place(entry.place, bytes, lane.bound(), now);
+            if request.is_cached() && to == Return::ToCaches {
+                for part in group.chunks(Batch::new().capacity()) {
+                    let mut places: Batch = part.iter().map(|entry| entry.place).collect();
+                    lane.depot.put(request.class(), &mut places);
+                    self.evict(lane, request.class(), places.drain(..));
                 }
                 continue;
             }
-            for part in group.chunks(Batch::new().capacity()) {
-                let mut places: Batch = part.iter().map(|entry| entry.place).collect();
-                lane.depot.put(request.class(), &mut places);
-                self.evict(lane, request.class(), places.drain(..));
+            let now = self.clock.now_ms();
+            let mut state = self.state.lock();
+            for entry in group {
+                let bytes = entry.request.bytes(&self.layout);
+                state.free_place(entry.place, bytes, lane.bound(), now);
             }
         }
     }

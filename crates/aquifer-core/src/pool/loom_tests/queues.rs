@@ -48,7 +48,7 @@ impl Model {
         if !full.is_empty() {
             self.seal(full);
             self.look();
-            self.pool.settle();
+            self.pool.settle(Return::ToCaches);
         }
         Arc::clone(&self.pool).quarantine(Entry { place, request, uses })
     }
@@ -80,7 +80,7 @@ impl Model {
     fn settle(&self) {
         self.mark();
         self.look();
-        self.pool.settle();
+        self.pool.settle(Return::ToCaches);
     }
 
     /// All queues pass all that they were given.
@@ -88,7 +88,7 @@ impl Model {
         self.mark();
         self.queues.iter().for_each(|queue| queue.device.run());
         self.look();
-        self.pool.settle();
+        self.pool.settle(Return::ToCaches);
     }
 }
 
@@ -191,10 +191,10 @@ fn a_lane_may_come_while_others_settle() {
                 model.pool.seal(model.pool.take_open_quarantine(), vec![(1, timeline.claim())]);
             }
         });
-        model.pool.settle();
+        model.pool.settle(Return::ToCaches);
         user.join().expect("the user ends");
         timeline.end();
-        model.pool.settle();
+        model.pool.settle(Return::ToCaches);
         model.check_empty();
     });
 }
