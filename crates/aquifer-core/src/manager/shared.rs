@@ -25,7 +25,11 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::trace::lasting_sink;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{error, warn};
+
+/// How long a manager that goes waits for its queues at least, whatever allocations do: what they may still use then is lost.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct CallCounters {
@@ -220,7 +224,7 @@ impl<B: Backend> Shared<B> {
         if !self.config.reaper && self.has_in_flight() {
             // Nobody else will look.
             self.flush_quarantine();
-            self.drain(self.config.in_flight_wait);
+            self.drain(self.config.in_flight_wait.max(DRAIN_WAIT));
             self.settle();
         }
         let close_one = |typed: &TypedPool<B::Block>| {
@@ -239,7 +243,7 @@ impl<B: Backend> Shared<B> {
         if self.is_forked() {
             return false;
         }
-        let is_drained = self.drain(self.config.in_flight_wait);
+        let is_drained = self.drain(self.config.in_flight_wait.max(DRAIN_WAIT));
         if !is_drained {
             error!("a manager's memory is lost: its queues do not finish their work");
         }
