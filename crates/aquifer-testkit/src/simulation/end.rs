@@ -67,9 +67,9 @@ impl Scene {
         self.manager.settle();
     }
 
-    /// With nothing live all of the budget can be had.
+    /// With nothing live all of the budget can be had, by who waits for the queues.
     fn check_whole_budget(&self) {
-        if self.sim.is_lost() {
+        if self.sim.is_lost() || !self.waits_long() {
             return;
         }
         let buffer = self.manager.allocate(self.budget_bytes());

@@ -72,8 +72,7 @@ impl Scene {
     /// Sees whether a refusal was needless: when all that was freed has been passed and given back, is there room?
     fn probe(&mut self, bytes: u64, error: &Error) {
         let is_plain = !self.has_faults && !self.has_pressure && self.hung.is_empty() && !self.may_be_lost;
-        let waits_long = self.setup.in_flight_wait_ms >= 10_000;
-        if !is_plain || !waits_long || self.loose_count > 0 || !self.step.is_multiple_of(3) {
+        if !is_plain || !self.waits_long() || self.loose_count > 0 || !self.step.is_multiple_of(3) {
             return;
         }
         self.sim.run_all();

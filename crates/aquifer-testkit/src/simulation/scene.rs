@@ -171,6 +171,11 @@ impl Scene {
         self.setup.budget_mib << 20
     }
 
+    /// Whether an allocation waits for queues until they have done all there is.
+    pub(super) fn waits_long(&self) -> bool {
+        self.setup.in_flight_wait_ms >= 10_000
+    }
+
     /// Forgets all faults that were planned.
     pub(super) fn clear_faults(&self) {
         self.sim.clear_faults();
