@@ -13,6 +13,7 @@ mod clock;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod manager;
+mod planted;
 mod pool;
 mod range;
 mod raw;
@@ -34,5 +35,7 @@ pub use manager::{
     Operation, OperationError, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking, ZeroPolicy,
     parse_bytes,
 };
+#[cfg(feature = "planted-bugs")]
+pub use planted::{Bug, plant};
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};

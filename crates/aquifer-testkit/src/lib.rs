@@ -4,6 +4,7 @@
 //! - [`Op`] is one thing that a program does with a manager, [`World`] does it and knows what must come of it, and
 //!   [`Oracle`] is the naive bookkeeping behind that: a sorted list of live ranges.
 //! - [`Faulty`] is a backend around a backend that fails when it is told to, and counts.
+//! - [`simulation`] runs random programs on the simulated device; the program `simulate` does it from the command line.
 //! - [`Pattern`] tells one buffer's content from another's, [`Random`] is a seeded source of numbers, and [`Channel`]
 //!   takes buffers from thread to thread.
 //!
@@ -18,6 +19,7 @@ mod ops;
 mod oracle;
 mod pattern;
 mod random;
+#[cfg(feature = "simulate")]
 pub mod simulation;
 
 pub use channel::Channel;

@@ -6,6 +6,7 @@
 
 use super::depot::Depot;
 use super::layout::BucketLayout;
+use crate::planted;
 use crate::range::{Bound, NO_QUEUE, QueueIndex};
 use crate::raw::local::{LaneId, LaneIdentity};
 use crate::timeline::Timeline;
@@ -38,7 +39,8 @@ impl Lane {
         if self.queue == NO_QUEUE {
             Bound::NONE
         } else {
-            Bound { queue: self.queue, value: self.timeline.next_value() }
+            let early = u64::from(planted::binds_early());
+            Bound { queue: self.queue, value: self.timeline.next_value() - early }
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) use layout::CACHED_BYTES_MAX;
 
 use crate::bell::Bell;
 use crate::clock::Clock;
+use crate::planted;
 use crate::range::{BlockIndex, IdleBlock, NO_QUEUE, QueueIndex, Range};
 use crate::raw::local;
 use crate::statistics::Tally;
@@ -357,7 +358,8 @@ impl Pool {
 
     /// Gives places that have left the quarantine back.
     fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>, to: Return) {
-        if to == Return::ToCaches {
+        free.retain(|entry| !planted::forgets(entry.place.offset));
+        if to == Return::ToCaches && !free.is_empty() {
             self.keep_here(lanes, &mut free);
             free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
         }
