@@ -1,9 +1,14 @@
 #![doc = include_str!("../../../README.md")]
 
-pub use aquifer_core::*;
+mod replay_devices;
 
-/// Host memory as a device.
-pub use aquifer_host::Host;
+pub use aquifer_core::*;
+pub use replay_devices::{HostHold, HostReplay, SimReplay};
+
+/// Host memory as a device, and its queues.
+pub use aquifer_host::{Host, HostQueue};
+/// A simulated device of any size, with no memory behind it.
+pub use aquifer_sim as sim;
 
 /// The manager of host memory.
 pub type HostMemoryManager = MemoryManager<Host>;

@@ -69,7 +69,7 @@ mod writer;
 pub use error::{NumberProblem, TraceError, TraceErrorKind};
 pub use event::{Trace, TraceEvent, TraceOp};
 pub use recorder::Recorder;
-pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, replay};
+pub use replay::{ReplayDevice, ReplayError, ReplayOptions, ReplayOutcome, replay, replay_on};
 pub use summary::TraceSummary;
 
 pub(crate) use recorder::{EventSink, PlaceKey, lasting_sink};

@@ -3,8 +3,13 @@
 //! A [`Plan`] turns the trace into steps before anything is timed: ids become places in a table, and a free stands
 //! where its memory was really given back. One thread then just takes the steps. Several threads hand the table on
 //! from one to the next ([`relay`]), so that the steps keep the order of the trace whatever the number of threads.
+//!
+//! With a [`ReplayDevice`], traces to which queues make a difference are replayed on queues ([`queued`]).
 
+mod completions;
+mod device;
 mod plan;
+mod queued;
 mod relay;
 
 use std::fmt;
@@ -14,11 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use aquifer_backend::{Backend, Error, SyncBackend};
+use aquifer_backend::{Backend, Capabilities, Error, SyncBackend};
 
+use self::device::NoDevice;
+pub use self::device::ReplayDevice;
 use self::plan::{Plan, Step};
+use self::queued::Stage;
 use super::{Trace, TraceEvent};
-use crate::manager::{Buffer, MemoryManager, MemoryOptions};
+use crate::manager::{MemoryManager, MemoryOptions, Queue};
 use crate::statistics::Statistics;
 
 /// The tag that replayed buffers are counted under.
@@ -80,6 +88,18 @@ pub struct ReplayOutcome {
     pub elapsed: Duration,
     /// How many allocations and frees happened. A free and its completion are one.
     pub operation_count: usize,
+    /// How many queues the trace's streams had; 0 if it was replayed without queues.
+    pub queue_count: usize,
+    /// The most bytes that were freed and not completed at once, rounding included. Counted from the trace; 0 without
+    /// queues, where such memory is live.
+    pub awaited_bytes_peak: u64,
+    /// How many neighbouring completions were awaited together because too many were outstanding; 1: each for itself.
+    pub merged_completion_count: usize,
+    /// How often an allocation found no memory before a completion that comes later in the trace, which was then brought
+    /// forward. What the manager itself waited for in vain or with success is not counted.
+    pub stall_count: usize,
+    /// How far these completions were brought forward, in the trace's time.
+    pub stalled: Duration,
     /// The most bytes that were allocated at once, rounding included. Counted from the trace, so that it is exact also
     /// where [`ByteCounter::peak`](crate::ByteCounter::peak) is not.
     pub allocated_bytes_peak: u64,
@@ -121,6 +141,9 @@ pub enum ReplayError {
         #[source]
         error: Error,
     },
+    /// A queue for one of the trace's streams could not be had, or not be kept busy.
+    #[error("the trace's queues cannot be had")]
+    Queues(#[source] Error),
     /// The manager did not take the tag `replay`.
     #[error("the buffers cannot be tagged")]
     Tag(#[source] Error),
@@ -157,7 +180,7 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// Makes the requests of `trace` to `manager`, as fast as they are served.
+/// Makes the requests of `trace` to `manager`, as fast as they are served, on no queue.
 ///
 /// Memory is freed at the trace's `f`, or at its `c` where there is one. It is neither written nor read, unless the
 /// manager clears it. The buffers have the tag `replay`. They are all dropped when this returns.
@@ -179,34 +202,92 @@ pub fn replay<B>(
 where
     B: SyncBackend,
 {
+    replay_with(manager, trace, options, None::<&NoDevice>)
+}
+
+/// As [`replay()`], with the trace's streams as queues of the manager, and its time as the device's, if it has a clock.
+///
+/// Each stream is a [`Queue`], and what is allocated for it is at home there. Memory is freed at the trace's `f`. Where a `c`
+/// follows, some other queue used it until then: one that the device holds for as long, so that the core must keep the memory
+/// back. At most 32 queues are held; where more completions are outstanding at once, neighbouring ones are awaited
+/// together, so that memory comes free late but never early ([`ReplayOutcome::merged_completion_count`]). Streams after the
+/// 256th share queues. If an allocation finds no memory while completions are outstanding, they are brought forward, one after
+/// the other ([`ReplayOutcome::stall_count`]).
+///
+/// Traces of one stream without `c`, and backends without queues, are replayed as [`replay()`] does it.
+///
+/// The manager's [`settle`](MemoryManager::settle) is called at completions and for each millisecond of the trace, so it needs
+/// no [`reaper`](crate::Config::reaper); results are the same each time only without one. On a device without a clock set
+/// [`in_flight_wait`](crate::Config::in_flight_wait) to zero: no completion comes while an allocation waits.
+///
+/// # Errors
+///
+/// As [`replay()`]; also [`ReplayError::Queues`].
+pub fn replay_on<B, D>(
+    manager: &MemoryManager<B>,
+    trace: &Trace,
+    options: &ReplayOptions,
+    device: &D,
+) -> Result<ReplayOutcome, ReplayError>
+where
+    B: SyncBackend,
+    D: ReplayDevice<B>,
+{
+    replay_with(manager, trace, options, Some(device))
+}
+
+fn replay_with<B, D>(
+    manager: &MemoryManager<B>,
+    trace: &Trace,
+    options: &ReplayOptions,
+    device: Option<&D>,
+) -> Result<ReplayOutcome, ReplayError>
+where
+    B: SyncBackend,
+    D: ReplayDevice<B>,
+{
     let tag = manager.tag(TAG).map_err(ReplayError::Tag)?;
-    let plan = Plan::new(trace, &manager.config().layout);
-    let player = Player { manager, options, plan, tagged: MemoryOptions::DEFAULT.tag(tag) };
-    let mut buffers: Buffers<B> = Vec::new();
-    buffers.resize_with(player.plan.slot_count, || None);
+    let layout = &manager.config().layout;
+    let is_on_queues = device.is_some()
+        && manager.properties().capabilities.contains(Capabilities::QUEUES)
+        && plan::has_queues(trace);
+    let plan = if is_on_queues { Plan::on_queues(trace, layout) } else { Plan::new(trace, layout) };
+    let make_queues = |count| (0..count).map(|_| manager.queue()).collect::<Result<Vec<_>, _>>();
+    // The first queues are those that the manager tells apart.
+    let helpers = make_queues(plan.completions.helper_count).map_err(ReplayError::Queues)?;
+    let queues = make_queues(plan.stream_queue_count).map_err(ReplayError::Queues)?;
+    let player = Player {
+        manager,
+        options,
+        device,
+        events: trace.events(),
+        plan,
+        tagged: MemoryOptions::DEFAULT.tag(tag),
+        queues,
+    };
+    let mut stage = Stage::new(player.plan.slot_count, helpers);
     // More threads than steps would have nothing to do.
     let played = match options.threads.get().min(player.plan.steps.len()) {
-        1 => player.play_here(&mut buffers),
-        threads => relay::play(&player, trace, threads, &mut buffers)
+        1 => player.play_here(&mut stage),
+        threads => relay::play(&player, trace, threads, &mut stage)
             .map_err(|error| ReplayError::Threads { threads, error })?,
     };
-    let elapsed = played.map_err(|stop| {
-        let event_index = player.plan.event_indices[stop.step_index] as usize;
-        ReplayError::Allocation {
-            trace: trace.name().to_owned(),
-            event_index,
-            event_count: trace.events().len(),
-            event: trace.events()[event_index],
-            error: stop.error,
-        }
-    })?;
+    if let Some(device) = device {
+        device.end();
+    }
     let statistics = manager.statistics();
+    player.finish(&mut stage);
+    let elapsed = played.map_err(|stop| player.error(trace, stop))?;
     let trimmed_bytes = manager.trim();
     let reserved_after_trim_bytes = manager.statistics().reserved.current;
-    drop(buffers);
     Ok(ReplayOutcome {
         elapsed,
-        operation_count: player.plan.steps.len(),
+        operation_count: player.plan.operation_count,
+        queue_count: player.queues.len(),
+        awaited_bytes_peak: player.plan.awaited_bytes_peak,
+        merged_completion_count: player.plan.completions.merged_count.max(1),
+        stall_count: stage.stall_count,
+        stalled: Duration::from_micros(stage.stalled_us),
         allocated_bytes_peak: player.plan.allocated_bytes_peak,
         statistics,
         trimmed_bytes,
@@ -214,10 +295,7 @@ where
     })
 }
 
-/// The live buffers, each in its slot.
-type Buffers<B> = Vec<Option<Buffer<B>>>;
-
-/// An allocation that failed.
+/// A step that failed.
 #[derive(Debug)]
 struct Stop {
     step_index: usize,
@@ -225,22 +303,26 @@ struct Stop {
 }
 
 /// What every thread of a replay needs.
-struct Player<'a, B: Backend> {
+struct Player<'a, B: Backend, D> {
     manager: &'a MemoryManager<B>,
     options: &'a ReplayOptions,
+    device: Option<&'a D>,
+    events: &'a [TraceEvent],
     plan: Plan,
     tagged: MemoryOptions,
+    /// Those of the streams. None in a plan without queues.
+    queues: Vec<Queue<B>>,
 }
 
-impl<B: Backend> Player<'_, B> {
+impl<B: Backend, D: ReplayDevice<B>> Player<'_, B, D> {
     /// Takes all steps on this thread.
-    fn play_here(&self, buffers: &mut Buffers<B>) -> Result<Duration, Stop> {
+    fn play_here(&self, stage: &mut Stage<B, D::Hold>) -> Result<Duration, Stop> {
         let step_count = self.plan.steps.len();
         let start = Instant::now();
         let mut step_index = 0;
         while step_index < step_count {
             let end = (step_index + PROGRESS_STEPS).min(step_count);
-            self.take_steps(step_index, end, buffers)?;
+            self.take_steps(step_index, end, stage)?;
             self.options.tell_progress(&self.plan, end);
             step_index = end;
         }
@@ -248,16 +330,35 @@ impl<B: Backend> Player<'_, B> {
     }
 
     /// Takes the steps from `start` to before `end`: the part that is timed.
-    fn take_steps(&self, start: usize, end: usize, buffers: &mut Buffers<B>) -> Result<(), Stop> {
+    fn take_steps(&self, start: usize, end: usize, stage: &mut Stage<B, D::Hold>) -> Result<(), Stop> {
+        if !self.queues.is_empty() || self.device.is_some_and(ReplayDevice::has_clock) {
+            return self.take_queued_steps(start, end, stage);
+        }
+        let buffers = &mut stage.buffers;
         for (index, step) in self.plan.steps[start..end].iter().enumerate() {
             match *step {
-                Step::Allocate { slot, bytes } => match self.manager.allocate_with(bytes, self.tagged) {
+                Step::Allocate { slot, bytes, .. } => match self.manager.allocate_with(bytes, self.tagged) {
                     Ok(buffer) => buffers[slot as usize] = Some(buffer),
                     Err(error) => return Err(Stop { step_index: start + index, error }),
                 },
                 Step::Free { slot } => buffers[slot as usize] = None,
+                Step::FreeLater { .. } | Step::Release { .. } => unreachable!("a plan without queues"),
             }
         }
         Ok(())
+    }
+
+    fn error(&self, trace: &Trace, stop: Stop) -> ReplayError {
+        if !matches!(self.plan.steps[stop.step_index], Step::Allocate { .. }) {
+            return ReplayError::Queues(stop.error);
+        }
+        let event_index = self.plan.event_indices[stop.step_index] as usize;
+        ReplayError::Allocation {
+            trace: trace.name().to_owned(),
+            event_index,
+            event_count: self.events.len(),
+            event: self.events[event_index],
+            error: stop.error,
+        }
     }
 }

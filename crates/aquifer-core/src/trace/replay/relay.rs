@@ -18,7 +18,8 @@ use aquifer_backend::{Backend, SyncBackend};
 use parking_lot::Mutex;
 
 use super::plan::Run;
-use super::{Buffers, Player, Stop};
+use super::queued::Stage;
+use super::{Player, ReplayDevice, Stop};
 use crate::trace::Trace;
 
 /// No run's turn yet: the threads are being started.
@@ -95,21 +96,22 @@ impl Drop for StopOnPanic<'_> {
 
 /// What goes from thread to thread. The lock is held only to take the table and to put it back, and nobody waits for
 /// it, since only the thread whose turn it is takes it.
-struct Baton<B: Backend> {
-    buffers: Buffers<B>,
+struct Baton<B: Backend, H> {
+    stage: Stage<B, H>,
     stop: Option<Stop>,
     end: Option<Instant>,
 }
 
 /// Takes all steps of the plan on `threads` threads. The outer error is of starting them; nothing was done then.
-pub(super) fn play<B>(
-    player: &Player<'_, B>,
+pub(super) fn play<B, D>(
+    player: &Player<'_, B, D>,
     trace: &Trace,
     threads: usize,
-    buffers: &mut Buffers<B>,
+    stage: &mut Stage<B, D::Hold>,
 ) -> io::Result<Result<Duration, Stop>>
 where
     B: SyncBackend,
+    D: ReplayDevice<B>,
 {
     let runs = player.plan.deal(trace, threads);
     let mut own_runs = vec![Vec::new(); threads];
@@ -117,7 +119,7 @@ where
         own_runs[run.thread].push(run_index);
     }
     let turn = Turn::new(threads);
-    let baton = Mutex::new(Baton { buffers: std::mem::take(buffers), stop: None, end: None });
+    let baton = Mutex::new(Baton { stage: std::mem::take(stage), stop: None, end: None });
     let (turn, baton, runs) = (&turn, &baton, runs.as_slice());
     let start = thread::scope(|scope| {
         let mut handles = Vec::with_capacity(threads);
@@ -138,19 +140,19 @@ where
         Ok(start)
     })?;
     let mut baton = baton.lock();
-    *buffers = std::mem::take(&mut baton.buffers);
+    *stage = std::mem::take(&mut baton.stage);
     Ok(match baton.stop.take() {
         Some(stop) => Err(stop),
         None => Ok(baton.end.expect("the last run notes its end").duration_since(start)),
     })
 }
 
-fn run_thread<B: Backend>(
-    player: &Player<'_, B>,
+fn run_thread<B: Backend, D: ReplayDevice<B>>(
+    player: &Player<'_, B, D>,
     own_runs: &[usize],
     runs: &[Run],
     turn: &Turn,
-    baton: &Mutex<Baton<B>>,
+    baton: &Mutex<Baton<B, D::Hold>>,
 ) {
     let _stop_on_panic = StopOnPanic(turn);
     for &run_index in own_runs {
@@ -158,12 +160,12 @@ fn run_thread<B: Backend>(
             return;
         }
         let steps = &runs[run_index].steps;
-        let mut buffers = std::mem::take(&mut baton.lock().buffers);
-        let result = player.take_steps(steps.start, steps.end, &mut buffers);
+        let mut stage = std::mem::take(&mut baton.lock().stage);
+        let result = player.take_steps(steps.start, steps.end, &mut stage);
         let is_last = run_index + 1 == runs.len();
         {
             let mut baton = baton.lock();
-            baton.buffers = buffers;
+            baton.stage = stage;
             baton.end = is_last.then(Instant::now);
             baton.stop = result.err();
             if baton.stop.is_some() {
