@@ -53,9 +53,9 @@ impl ReplayDevice<Host> for HostReplay {
 
 /// Replays on a simulated device, in its virtual time: what would it cost on a device of that size and speed?
 ///
-/// The trace's time drives the clock. Where driver's calls and waits take longer than the recorded program left time for, the
-/// clock runs ahead of the trace until it has caught up. A queue is held by a kernel that uses the freed buffer until its
-/// completion; otherwise queues are idle.
+/// Between two events of the trace as much virtual time passes as was recorded; driver's calls and waits come on top. Where a
+/// free completes later, a kernel uses the buffer for as long as was recorded, also if the program falls behind meanwhile:
+/// then the completion comes before its event. Otherwise queues are idle.
 ///
 /// ```
 /// use aquifer::sim::SimDesc;
@@ -74,17 +74,21 @@ impl ReplayDevice<Host> for HostReplay {
 pub struct SimReplay {
     sim: Sim,
     costs: Costs,
-    /// Until when each queue is busy.
-    held_until_ns: Mutex<HashMap<QueueId, u64>>,
+    progress: Mutex<TraceProgress>,
     books_at_end: Mutex<Option<Books>>,
 }
 
-/// The trace's time goes no further than this, 73 years: the clock must be able to go on.
-const TRACE_NS_MAX: u64 = 1 << 61;
-
-fn trace_ns(time_us: u64) -> u64 {
-    time_us.saturating_mul(1000).min(TRACE_NS_MAX)
+/// How far a replay is.
+#[derive(Debug, Default)]
+struct TraceProgress {
+    /// In the trace's time.
+    time_us: u64,
+    /// Until when each queue is busy, in virtual time.
+    held_until_ns: HashMap<QueueId, u64>,
 }
+
+/// The trace brings the clock no further than this, 73 years: it must be able to go on.
+const CLOCK_NS_MAX: u64 = 1 << 61;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -99,7 +103,7 @@ impl SimReplay {
     #[must_use]
     pub fn new(desc: SimDesc) -> Self {
         let costs = desc.costs;
-        Self { sim: Sim::new(desc), costs, held_until_ns: Mutex::default(), books_at_end: Mutex::default() }
+        Self { sim: Sim::new(desc), costs, progress: Mutex::default(), books_at_end: Mutex::default() }
     }
 
     /// The device. A manager for the replay is made with a clone.
@@ -125,8 +129,11 @@ impl SimReplay {
         lock(&self.books_at_end).clone().unwrap_or_else(|| self.sim.books())
     }
 
-    fn advance_to(&self, ns: u64) {
-        self.sim.advance(ns.saturating_sub(self.sim.now_ns()));
+    /// When it will be `time_us` in the trace, if no call of the driver's comes before.
+    fn clock_ns(&self, progress: &TraceProgress, time_us: u64) -> u64 {
+        let gap_ns = time_us.saturating_sub(progress.time_us).saturating_mul(1000);
+        let now_ns = self.sim.now_ns();
+        now_ns.saturating_add(gap_ns).min(CLOCK_NS_MAX).max(now_ns)
     }
 }
 
@@ -135,10 +142,11 @@ impl ReplayDevice<Sim> for SimReplay {
     type Hold = ();
 
     fn hold(&self, queue: &Queue<Sim>, buffer: &Buffer<Sim>, until_us: u64) -> Result<(), Error> {
-        let mut held_until_ns = lock(&self.held_until_ns);
-        let held_until_ns = held_until_ns.entry(queue.raw().id()).or_default();
+        let mut progress = lock(&self.progress);
+        let until_ns = self.clock_ns(&progress, until_us);
+        let held_until_ns = progress.held_until_ns.entry(queue.raw().id()).or_default();
         let start_ns = (self.sim.now_ns() + self.costs.launch_ns).max(*held_until_ns);
-        *held_until_ns = trace_ns(until_us).max(start_ns);
+        *held_until_ns = until_ns.max(start_ns);
         let accesses: Vec<_> = buffer
             .device_address()
             .map(|address| Access::write(address, buffer.size_bytes()))
@@ -149,9 +157,10 @@ impl ReplayDevice<Sim> for SimReplay {
     }
 
     fn release(&self, queue: &Queue<Sim>, _holds: Vec<()>) {
-        let held_until_ns = lock(&self.held_until_ns).get(&queue.raw().id()).copied().unwrap_or_default();
-        let end_ns = held_until_ns.max(self.sim.now_ns());
-        self.advance_to(end_ns + self.costs.signal_seen_ns);
+        let held_until_ns = lock(&self.progress).held_until_ns.get(&queue.raw().id()).copied();
+        let now_ns = self.sim.now_ns();
+        let left_ns = held_until_ns.unwrap_or_default().saturating_sub(now_ns);
+        self.sim.advance(left_ns + self.costs.signal_seen_ns);
     }
 
     fn has_clock(&self) -> bool {
@@ -159,7 +168,10 @@ impl ReplayDevice<Sim> for SimReplay {
     }
 
     fn advance(&self, time_us: u64) {
-        self.advance_to(trace_ns(time_us));
+        let mut progress = lock(&self.progress);
+        let ns = self.clock_ns(&progress, time_us) - self.sim.now_ns();
+        progress.time_us = progress.time_us.max(time_us);
+        self.sim.advance(ns);
     }
 
     fn end(&self) {

@@ -13,8 +13,8 @@ pub trait ReplayDevice<B: Backend>: Sync {
     /// Keeps a queue busy. Dropping it must let the queue go, so that a replay that fails leaves none behind.
     type Hold: Send;
 
-    /// Gives `queue` work that uses `buffer`, and that does not end before the trace's time is `until_us` or
-    /// [`ReplayDevice::release`] is called. A queue may be held several times.
+    /// Gives `queue` work that uses `buffer` until the trace's time is `until_us`, by the device's clock if it has one, else
+    /// until [`ReplayDevice::release`] is called. A queue may be held several times.
     ///
     /// # Errors
     ///

@@ -278,7 +278,7 @@ where
     let statistics = manager.statistics();
     player.finish(&mut stage);
     let elapsed = played.map_err(|stop| player.error(trace, stop))?;
-    let trimmed_bytes = manager.trim();
+    let trimmed_bytes = player.trim(&stage);
     let reserved_after_trim_bytes = manager.statistics().reserved.current;
     Ok(ReplayOutcome {
         elapsed,

@@ -12,7 +12,7 @@ use super::plan::Step;
 use super::{Player, ReplayDevice, Stop};
 use crate::manager::{Buffer, Queue};
 
-/// So much of the trace's time passes at most before the manager looks how far the queues are.
+/// So much of the trace's time passes before the manager looks how far the queues are, after a free and again.
 const SETTLE_US: u64 = 1000;
 
 /// How often it does after a free: the first time puts markers into queues, and the next time they have passed them.
@@ -87,7 +87,7 @@ impl<B: Backend, D: ReplayDevice<B>> Player<'_, B, D> {
                 }
                 Step::Free { slot } => {
                     stage.buffers[slot as usize] = None;
-                    stage.settles_due = SETTLES_AFTER_FREE;
+                    self.expect_settles(stage);
                 }
                 Step::FreeLater { slot, group } => {
                     if let Some(buffer) = stage.buffers[slot as usize].take() {
@@ -114,16 +114,32 @@ impl<B: Backend, D: ReplayDevice<B>> Player<'_, B, D> {
         self.time_us(self.plan.completions.release_events[group as usize])
     }
 
+    /// Lets time pass, and the manager look how far the queues are, as its reaper would do.
     fn advance(&self, stage: &mut Stage<B, D::Hold>, time_us: u64) {
+        while stage.settles_due > 0 && stage.next_settle_us <= time_us {
+            self.advance_device(stage, stage.next_settle_us);
+            self.settle(stage);
+            stage.settles_due -= 1;
+            stage.next_settle_us = stage.next_settle_us.saturating_add(SETTLE_US);
+        }
+        self.advance_device(stage, time_us);
+    }
+
+    fn advance_device(&self, stage: &mut Stage<B, D::Hold>, time_us: u64) {
         stage.now_us = stage.now_us.max(time_us);
         if let Some(device) = self.device {
             device.advance(stage.now_us);
         }
-        if stage.settles_due > 0 && stage.now_us >= stage.next_settle_us && !self.queues.is_empty() {
-            stage.next_settle_us = stage.now_us.saturating_add(SETTLE_US);
-            stage.settles_due -= 1;
-            self.settle(stage);
+    }
+
+    fn expect_settles(&self, stage: &mut Stage<B, D::Hold>) {
+        if self.queues.is_empty() {
+            return;
         }
+        if stage.settles_due == 0 {
+            stage.next_settle_us = stage.now_us.saturating_add(SETTLE_US);
+        }
+        stage.settles_due = SETTLES_AFTER_FREE;
     }
 
     fn settle(&self, stage: &mut Stage<B, D::Hold>) {
@@ -166,7 +182,7 @@ impl<B: Backend, D: ReplayDevice<B>> Player<'_, B, D> {
         group.is_marked = false;
         buffer.record_use(&group.helper)?;
         drop(buffer);
-        stage.settles_due = SETTLES_AFTER_FREE;
+        self.expect_settles(stage);
         Ok(())
     }
 
@@ -179,6 +195,8 @@ impl<B: Backend, D: ReplayDevice<B>> Player<'_, B, D> {
         device.release(&group.helper, group.holds);
         stage.unused_helpers.push(group.helper);
         self.settle(stage);
+        // The memory is now its home's alone, until that has passed a marker too.
+        self.expect_settles(stage);
     }
 
     /// Lets go whatever is held, also after a step that failed, and leaves nothing under way.
@@ -187,6 +205,21 @@ impl<B: Backend, D: ReplayDevice<B>> Player<'_, B, D> {
             self.advance(stage, self.release_us(number));
             self.let_go(stage, group);
         }
+        self.pass_queues(stage);
+    }
+
+    /// Gives back what can go, also what is free for one queue only until that has passed a marker.
+    pub(super) fn trim(&self, stage: &Stage<B, D::Hold>) -> u64 {
+        let bytes = self.manager.trim();
+        if self.queues.is_empty() {
+            return bytes;
+        }
+        self.pass_queues(stage);
+        bytes + self.manager.trim()
+    }
+
+    /// Waits until all queues have passed all that has been freed so far.
+    fn pass_queues(&self, stage: &Stage<B, D::Hold>) {
         if self.queues.is_empty() {
             return;
         }
