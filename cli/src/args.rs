@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use aquifer::{BucketLayout, parse_bytes};
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// More threads than this are a slip of the pen.
 const THREADS_MAX: i64 = 1024;
@@ -13,6 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   aquifer replay traces/moe_train_start.csv.gz
   aquifer replay --policy power-of-two --budget 8G --threads 4 run1.csv.gz run2.csv.gz
+  aquifer replay --backend sim --device-memory 80G run1.csv.gz
   aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
   aquifer trace info traces/moe_train_start.csv.gz
   aquifer info
@@ -24,7 +26,15 @@ Examples:
   aquifer replay traces/moe_train_start.csv.gz
   aquifer replay --policy power-of-two traces/moe_train_start.csv.gz
   aquifer replay --budget 8G --threads 4 run1.csv.gz run2.csv.gz
+  aquifer replay --backend sim --device-memory 80G run1.csv.gz
   aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
+
+Streams are queues: what a stream frees is its own until it has passed, and memory that another stream still uses (the trace
+has a `c` for it) is kept until then.
+
+With `--backend sim` the replay answers whether the program would fit on a device of that size, and what memory would cost it
+there: driver's calls take as long as on an NVIDIA H200, in virtual time, which the trace's times drive. Nothing else of the
+program is simulated. The exit code is 2 if it does not fit.
 
 The variables AQUIFER_BUDGET, AQUIFER_POLICY and so on (`aquifer info` lists them) hold where no option says otherwise.
 A trace that fails does not keep the others from being replayed; the exit code is then 2.";
@@ -50,7 +60,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Replay allocation traces through the memory manager, on host memory
+    /// Replay allocation traces through the memory manager, on host memory or a simulated device
     ///
     /// Each trace gets a manager of its own, and its allocations and frees happen in the order of the trace, as fast as
     /// they are served. The memory is reserved but never touched (unless AQUIFER_ZERO=reuse has it cleared), so a trace
@@ -77,9 +87,18 @@ pub(crate) struct ReplayArguments {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
 
-    /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit, since the memory is never touched]
-    #[arg(long, value_name = "BYTES", value_parser = budget)]
+    /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit on the host, since the memory is never
+    /// touched; all of a simulated device's]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) budget: Option<u64>,
+
+    /// Whose memory: this machine's, or a simulated device's, with the costs of an NVIDIA H200
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = ReplayBackend::Host)]
+    pub(crate) backend: ReplayBackend,
+
+    /// The simulated device's memory, such as 24G [default: 140G]; only with `--backend sim`
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) device_memory: Option<u64>,
 
     /// On how many threads; the order of the trace is kept, so more threads show what changing threads costs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
@@ -92,6 +111,32 @@ pub(crate) struct ReplayArguments {
     /// Trace files, plain or compressed with gzip
     #[arg(required = true, value_name = "TRACE")]
     pub(crate) traces: Vec<PathBuf>,
+}
+
+/// What traces are replayed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReplayBackend {
+    Host,
+    Sim,
+}
+
+impl Arguments {
+    /// The command line, read and checked.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        Self::try_parse()?.checked()
+    }
+
+    fn checked(self) -> Result<Self, clap::Error> {
+        if let Command::Replay(replay) = &self.command
+            && replay.backend != ReplayBackend::Sim
+            && replay.device_memory.is_some()
+        {
+            let message =
+                "--device-memory is the size of a simulated device; add --backend sim, or use --budget";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(self)
+    }
 }
 
 impl ReplayArguments {
@@ -122,10 +167,10 @@ pub(crate) struct InfoArguments {
     pub(crate) json: bool,
 }
 
-fn budget(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> Result<u64, String> {
     match parse_bytes(text) {
         None => Err("use a whole number of bytes with K, M, G or T behind it, such as 512M or 8G".into()),
-        Some(0) => Err("a budget of 0 bytes holds nothing; use 1 or more".into()),
+        Some(0) => Err("0 bytes hold nothing; use 1 or more".into()),
         Some(bytes) => Ok(bytes),
     }
 }
@@ -133,7 +178,6 @@ fn budget(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent_and_every_policy_has_a_layout() {

@@ -7,6 +7,7 @@ use aquifer::{ErrorKind, OutOfMemoryReport};
 use thiserror::Error;
 
 use crate::output::{self, Stream, bytes_in_words};
+use crate::simulation::DoesNotFit;
 
 /// How a command ended that did not end early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(crate) enum CliError {
         error: ReplayError,
         /// What to try, if memory ran out.
         hint: String,
+        /// What `--json` says of a trace that does not fit on a simulated device.
+        does_not_fit: Option<Box<DoesNotFit>>,
     },
     #[error("the output cannot be written ({0}); check the free space and where it goes")]
     Output(#[from] io::Error),
@@ -63,7 +66,15 @@ impl std::fmt::Display for Cause<'_> {
 }
 
 impl CliError {
-    fn out_of_memory(&self) -> Option<&OutOfMemoryReport> {
+    /// The line of `--json`, for those errors that are an answer.
+    pub(crate) fn json_row(&self) -> Option<&DoesNotFit> {
+        match self {
+            Self::Replay { does_not_fit, .. } => does_not_fit.as_deref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn out_of_memory(&self) -> Option<&OutOfMemoryReport> {
         match self {
             Self::Replay { error: ReplayError::Allocation { error, .. }, .. } | Self::Manager(error) => {
                 error.out_of_memory()

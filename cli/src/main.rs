@@ -11,13 +11,12 @@ mod info;
 mod output;
 mod progress;
 mod replay;
+mod simulation;
 mod trace_info;
 mod traces;
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use crate::args::{Arguments, Command, TraceCommand};
 use crate::error::{CliError, Status};
@@ -26,7 +25,7 @@ use crate::error::{CliError, Status};
 const FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
-    let result = match Arguments::try_parse() {
+    let result = match Arguments::read() {
         Ok(arguments) => run(&arguments),
         Err(answer) => print_answer(&answer),
     };

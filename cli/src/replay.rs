@@ -5,16 +5,21 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use aquifer::trace::{ReplayError, ReplayOptions, ReplayOutcome, Trace, replay};
-use aquifer::{BucketLayout, ClassStatistics, Config, Host, MemoryManager, ZeroPolicy};
+use aquifer::sim::SimDesc;
+use aquifer::trace::{ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on};
+use aquifer::{
+    BucketLayout, ClassStatistics, Config, DriverCalls, Host, HostReplay, MemoryManager, SimReplay,
+    ZeroPolicy,
+};
 use serde::Serialize;
 
-use crate::args::ReplayArguments;
+use crate::args::{ReplayArguments, ReplayBackend};
 use crate::error::{CliError, Status, hint};
 use crate::output::{
     self, NO_LIMIT, Stream, bucket_in_words, bytes_in_words, count_in_words, percent_in_words,
 };
 use crate::progress::Progress;
+use crate::simulation::{self, Costs, DoesNotFit};
 use crate::traces::for_each_trace;
 
 /// What one trace came to: a line of `--json`.
@@ -27,14 +32,24 @@ struct Row {
     /// `None`: no limit.
     budget_bytes: Option<u64>,
     threads: u32,
+    /// One for each stream; 0 where queues make no difference.
+    queues: usize,
     events: usize,
     allocations: usize,
     peak_requested_bytes: u64,
     peak_allocated_bytes: u64,
+    /// Freed, but still used by another stream.
+    peak_awaited_bytes: u64,
     peak_reserved_bytes: u64,
     reserved_over_requested: f64,
     hit_rate: f64,
     driver_calls: u64,
+    driver_calls_by_kind: Calls,
+    /// Allocations that found memory only when completions were brought forward.
+    stalls: usize,
+    stalled_seconds: f64,
+    /// How many neighbouring completions were awaited as one.
+    completions_merged: usize,
     ns_per_pair: f64,
     elapsed_seconds: f64,
     live_at_end_bytes: u64,
@@ -42,6 +57,24 @@ struct Row {
     trimmed_bytes: u64,
     reserved_after_trim_bytes: u64,
     buckets: Vec<Bucket>,
+    #[serde(flatten)]
+    costs: Option<Costs>,
+}
+
+#[derive(Debug, Serialize)]
+struct Calls {
+    create: u64,
+    destroy: u64,
+    release: u64,
+    signal: u64,
+    failed: u64,
+}
+
+impl From<DriverCalls> for Calls {
+    fn from(calls: DriverCalls) -> Self {
+        let DriverCalls { create, destroy, release, signal, failed } = calls;
+        Self { create, destroy, release, signal, failed }
+    }
 }
 
 /// The classes between one power of two and the next.
@@ -75,44 +108,148 @@ fn configure(arguments: &ReplayArguments) -> Result<Config, CliError> {
         config.layout = layout;
     }
     config.budget_bytes = arguments.budget.or(config.budget_bytes);
-    if config.budget_bytes.is_none() && config.zero_policy == ZeroPolicy::OnRequest {
+    let is_host = arguments.backend == ReplayBackend::Host;
+    if is_host && config.budget_bytes.is_none() && config.zero_policy == ZeroPolicy::OnRequest {
         // Nothing is touched, so this machine's memory is no limit. Clearing would touch it.
         config.budget_bytes = Some(NO_LIMIT);
     }
     Ok(config)
 }
 
+/// A trace and how to replay it.
+struct Job<'a> {
+    trace: &'a Trace,
+    summary: TraceSummary,
+    config: &'a Config,
+    options: ReplayOptions,
+}
+
+/// What a replay came to.
+struct Replayed {
+    backend: &'static str,
+    outcome: ReplayOutcome,
+    costs: Option<Costs>,
+}
+
 fn replay_one(path: &Path, config: &Config, arguments: &ReplayArguments) -> Result<Row, CliError> {
     let progress = Progress::reading(path, !arguments.json);
     let trace = Trace::open(path)?;
-    let summary = trace.summary();
-    let manager = MemoryManager::with_config(Host::new()?, config.clone())?;
     let threads = NonZeroUsize::new(arguments.threads as usize).unwrap_or(NonZeroUsize::MIN);
     let options = ReplayOptions::default().threads(threads).progress(progress.done());
-    let outcome =
-        progress.replaying(trace.name(), summary.event_count, || replay(&manager, &trace, &options));
+    let job = Job { trace: &trace, summary: trace.summary(), config, options };
+    let replayed = progress.replaying(trace.name(), job.summary.event_count, || match arguments.backend {
+        ReplayBackend::Host => replay_on_host(&job),
+        ReplayBackend::Sim => replay_on_sim(&job, &simulation::desc(arguments.device_memory)),
+    });
     drop(progress);
-    let is_power_of_two = config.layout == BucketLayout::power_of_two();
-    let outcome = outcome.map_err(|error: ReplayError| CliError::Replay {
-        hint: hint(&error, summary.live_bytes_peak, is_power_of_two),
-        error,
-    })?;
+    Ok(row(&job, arguments, replayed?))
+}
+
+fn is_power_of_two(config: &Config) -> bool {
+    config.layout == BucketLayout::power_of_two()
+}
+
+fn replay_on_host(job: &Job<'_>) -> Result<Replayed, CliError> {
+    let manager = MemoryManager::with_config(Host::new()?, HostReplay.configure(job.config.clone()))?;
+    match replay_on(&manager, job.trace, &job.options, &HostReplay) {
+        Ok(outcome) => Ok(Replayed { backend: manager.properties().backend, outcome, costs: None }),
+        Err(error) => Err(CliError::Replay {
+            hint: hint(&error, job.summary.live_bytes_peak, is_power_of_two(job.config)),
+            error,
+            does_not_fit: None,
+        }),
+    }
+}
+
+fn replay_on_sim(job: &Job<'_>, desc: &SimDesc) -> Result<Replayed, CliError> {
+    let device = SimReplay::new(desc.clone());
+    let config = device.configure(job.config.clone());
+    let manager = MemoryManager::with_config(device.sim().clone(), config)?;
+    match replay_on(&manager, job.trace, &job.options, &device) {
+        Ok(outcome) => {
+            let costs = Costs::new(&device, desc, job.summary.duration_us);
+            Ok(Replayed { backend: manager.properties().backend, outcome, costs: Some(costs) })
+        }
+        Err(error) => Err(does_not_fit(job, desc, error)),
+    }
+}
+
+/// The answer if a trace stopped on a simulated device: with how much memory it would not have.
+fn does_not_fit(job: &Job<'_>, desc: &SimDesc, error: ReplayError) -> CliError {
+    let is_memory =
+        matches!(&error, ReplayError::Allocation { error, .. } if error.out_of_memory().is_some());
+    let budget_bytes = job.config.budget_bytes.unwrap_or(desc.memory_bytes);
+    let enough_bytes = if is_memory { enough_bytes(job) } else { None };
+    let is_budget = budget_bytes < desc.memory_bytes;
+    let option = if is_budget { "--budget (or AQUIFER_BUDGET)" } else { "--device-memory" };
+    let peak = bytes_in_words(job.summary.live_bytes_peak);
+    let mut hint = match enough_bytes {
+        Some(bytes) => format!(
+            "a larger {option}: {}M, which is {}, is enough; the trace has {peak} live at most",
+            bytes >> 20,
+            bytes_in_words(bytes)
+        ),
+        None => format!("a larger {option}: the trace has {peak} live at most, and needs some more"),
+    };
+    if is_power_of_two(job.config) {
+        hint.push_str("; or --policy blocks, which rounds less");
+    }
+    let row = is_memory.then(|| {
+        Box::new(DoesNotFit {
+            trace: job.trace.name().to_owned(),
+            backend: "sim",
+            device_memory_bytes: desc.memory_bytes,
+            budget_bytes,
+            fits: false,
+            peak_requested_bytes: job.summary.live_bytes_peak,
+            enough_bytes,
+        })
+    });
+    CliError::Replay { error, hint, does_not_fit: row }
+}
+
+/// How much memory is enough for a trace: what it reserves where there is no limit, in whole MiB, if it fits in that.
+fn enough_bytes(job: &Job<'_>) -> Option<u64> {
+    let reserved_peak = |memory_bytes: u64| {
+        let device = SimReplay::new(simulation::desc(Some(memory_bytes)));
+        let mut config = device.configure(job.config.clone());
+        config.budget_bytes = None;
+        let manager = MemoryManager::with_config(device.sim().clone(), config).ok()?;
+        let outcome = replay_on(&manager, job.trace, &job.options, &device).ok()?;
+        Some(outcome.statistics.reserved.peak)
+    };
+    let bytes = reserved_peak(UNLIMITED_BYTES)?.checked_next_multiple_of(1 << 20)?;
+    reserved_peak(bytes).map(|_| bytes)
+}
+
+/// More than any trace needs that could have been recorded.
+const UNLIMITED_BYTES: u64 = 1 << 46;
+
+fn row(job: &Job<'_>, arguments: &ReplayArguments, replayed: Replayed) -> Row {
+    let Replayed { backend, outcome, costs } = replayed;
+    let Job { trace, summary, config, .. } = job;
     let ReplayOutcome { statistics, .. } = &outcome;
-    Ok(Row {
+    Row {
         trace: trace.name().to_owned(),
-        backend: manager.properties().backend,
-        policy: if is_power_of_two { "power-of-two" } else { "blocks" },
+        backend,
+        policy: if is_power_of_two(config) { "power-of-two" } else { "blocks" },
         sub_classes: config.layout.sub_classes(),
         budget_bytes: Some(statistics.budget_bytes).filter(|&bytes| bytes != NO_LIMIT),
         threads: arguments.threads,
+        queues: outcome.queue_count,
         events: summary.event_count,
         allocations: summary.allocation_count,
         peak_requested_bytes: summary.live_bytes_peak,
         peak_allocated_bytes: outcome.allocated_bytes_peak,
+        peak_awaited_bytes: outcome.awaited_bytes_peak,
         peak_reserved_bytes: statistics.reserved.peak,
         reserved_over_requested: statistics.reserved.peak as f64 / summary.live_bytes_peak as f64,
         hit_rate: statistics.pool_hit_rate(),
         driver_calls: statistics.driver_calls.count(),
+        driver_calls_by_kind: statistics.driver_calls.into(),
+        stalls: outcome.stall_count,
+        stalled_seconds: outcome.stalled.as_secs_f64(),
+        completions_merged: outcome.merged_completion_count,
         ns_per_pair: outcome.ns_per_pair(),
         elapsed_seconds: outcome.elapsed.as_secs_f64(),
         live_at_end_bytes: summary.live_bytes_end,
@@ -120,7 +257,8 @@ fn replay_one(path: &Path, config: &Config, arguments: &ReplayArguments) -> Resu
         trimmed_bytes: outcome.trimmed_bytes,
         reserved_after_trim_bytes: outcome.reserved_after_trim_bytes,
         buckets: buckets(&statistics.classes),
-    })
+        costs,
+    }
 }
 
 /// The classes, summed up to the next power of two.
@@ -165,26 +303,51 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         "blocks" => format!("blocks, {} sub-classes", row.sub_classes),
         policy => policy.to_owned(),
     };
-    vec![
-        ("backend", row.backend.to_owned()),
+    let mut figures = vec![("backend", row.backend.to_owned())];
+    figures.extend(row.costs.iter().flat_map(Costs::head));
+    figures.extend([
         ("policy", policy),
         ("budget", row.budget_bytes.map_or_else(|| "no limit".to_owned(), bytes_in_words)),
         ("threads", row.threads.to_string()),
+        ("queues", if row.queues == 0 { "not needed".to_owned() } else { row.queues.to_string() }),
         ("events", count_in_words(row.events as u64)),
         ("allocations", count_in_words(row.allocations as u64)),
         ("peak requested", bytes_in_words(row.peak_requested_bytes)),
         ("peak allocated", bytes_in_words(row.peak_allocated_bytes)),
+        ("peak freed but in use", bytes_in_words(row.peak_awaited_bytes)),
         ("peak reserved", bytes_in_words(row.peak_reserved_bytes)),
         ("reserved / requested", format!("{:.4}", row.reserved_over_requested)),
         ("hit rate", percent_in_words(row.hit_rate)),
         ("driver calls", count_in_words(row.driver_calls)),
-        ("ns per pair", format!("{:.1}", row.ns_per_pair)),
-        ("elapsed", format!("{:.4} s", row.elapsed_seconds)),
+    ]);
+    if let Some(costs) = &row.costs {
+        let Calls { create, destroy, release, signal, failed } = row.driver_calls_by_kind;
+        let kinds = [
+            ("  blocks made", create),
+            ("  blocks given back", destroy),
+            ("  parts given back", release),
+            ("  markers", signal),
+            ("  failed", failed),
+        ];
+        figures.extend(kinds.map(|(name, count)| (name, count_in_words(count))));
+        figures.extend(costs.tail());
+    }
+    figures.push(("stalls", format!("{}, {:.3} s", count_in_words(row.stalls as u64), row.stalled_seconds)));
+    // Most of this is the simulation itself.
+    if row.costs.is_none() {
+        figures.push(("ns per pair", format!("{:.1}", row.ns_per_pair)));
+    }
+    figures.extend([
+        (
+            if row.costs.is_none() { "elapsed" } else { "simulated in" },
+            format!("{:.4} s", row.elapsed_seconds),
+        ),
         ("live at end", bytes_in_words(row.live_at_end_bytes)),
         ("reserved at end", bytes_in_words(row.reserved_at_end_bytes)),
         ("trim gave back", bytes_in_words(row.trimmed_bytes)),
         ("reserved after trim", bytes_in_words(row.reserved_after_trim_bytes)),
-    ]
+    ]);
+    figures
 }
 
 fn bucket_table(buckets: &[Bucket]) -> comfy_table::Table {

@@ -30,6 +30,11 @@ pub(crate) fn for_each_trace<Row: Serialize>(
             Err(error) => {
                 error.report(&mut io::stderr());
                 status = Status::SomeFailed;
+                if let Some(row) = error.json_row().filter(|_| json)
+                    && let Err(error) = output::json_line(row)
+                {
+                    return status.after(error);
+                }
             }
         }
     }

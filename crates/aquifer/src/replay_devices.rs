@@ -51,7 +51,7 @@ impl ReplayDevice<Host> for HostReplay {
     }
 }
 
-/// Replays on a simulated device, in its virtual time: what would it cost on a device of that size and speed?
+/// Replays on a simulated device, in its virtual time: what would it cost on a device of that size and speed? For one replay.
 ///
 /// Between two events of the trace as much virtual time passes as was recorded; driver's calls and waits come on top. Where a
 /// free completes later, a kernel uses the buffer for as long as was recorded, also if the program falls behind meanwhile:
