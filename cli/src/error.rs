@@ -74,7 +74,7 @@ impl CliError {
         }
     }
 
-    pub(crate) fn out_of_memory(&self) -> Option<&OutOfMemoryReport> {
+    fn out_of_memory(&self) -> Option<&OutOfMemoryReport> {
         match self {
             Self::Replay { error: ReplayError::Allocation { error, .. }, .. } | Self::Manager(error) => {
                 error.out_of_memory()
@@ -88,9 +88,13 @@ impl CliError {
     /// What cannot be written is lost: there is no other place to tell it.
     pub(crate) fn report(&self, to: &mut impl Write) {
         let _ = writeln!(to, "error: {self}");
-        let Some(report) = self.out_of_memory() else { return };
-        let _ = writeln!(to, "\n{}", report_table(report));
-        if let Self::Replay { hint, .. } = self {
+        let report = self.out_of_memory();
+        if let Some(report) = report {
+            let _ = writeln!(to, "\n{}", report_table(report));
+        }
+        if let Self::Replay { hint, .. } = self
+            && (report.is_some() || self.json_row().is_some())
+        {
             let _ = writeln!(to, "To try: {hint}");
         }
     }
@@ -108,6 +112,7 @@ fn report_table(report: &OutOfMemoryReport) -> comfy_table::Table {
         ("reserved", report.reserved_bytes),
         ("  live", report.live_bytes),
         ("  cached", report.cached_bytes),
+        ("  freed but in use", report.quarantined_bytes),
         ("  free", report.free_bytes),
         ("largest free range", report.largest_free_bytes),
     ] {

@@ -8,8 +8,8 @@ use std::path::Path;
 use aquifer::sim::SimDesc;
 use aquifer::trace::{ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on};
 use aquifer::{
-    BucketLayout, ClassStatistics, Config, DriverCalls, Host, HostReplay, MemoryManager, SimReplay,
-    ZeroPolicy,
+    BucketLayout, ClassStatistics, Config, DriverCalls, ErrorKind, Host, HostReplay, MemoryManager,
+    SimReplay, ZeroPolicy,
 };
 use serde::Serialize;
 
@@ -176,12 +176,20 @@ fn replay_on_sim(job: &Job<'_>, desc: &SimDesc) -> Result<Replayed, CliError> {
 
 /// The answer if a trace stopped on a simulated device: with how much memory it would not have.
 fn does_not_fit(job: &Job<'_>, desc: &SimDesc, error: ReplayError) -> CliError {
-    let is_memory =
-        matches!(&error, ReplayError::Allocation { error, .. } if error.out_of_memory().is_some());
+    let ReplayError::Allocation { error: refusal, .. } = &error else {
+        return CliError::Replay { error, hint: String::new(), does_not_fit: None };
+    };
+    if !matches!(refusal.kind(), ErrorKind::OutOfMemory | ErrorKind::CanNeverFit) {
+        return CliError::Replay { error, hint: String::new(), does_not_fit: None };
+    }
     let budget_bytes = job.config.budget_bytes.unwrap_or(desc.memory_bytes);
-    let enough_bytes = if is_memory { enough_bytes(job) } else { None };
-    let is_budget = budget_bytes < desc.memory_bytes;
-    let option = if is_budget { "--budget (or AQUIFER_BUDGET)" } else { "--device-memory" };
+    let enough_bytes = enough_bytes(job);
+    let is_device = budget_bytes >= desc.memory_bytes;
+    let option = match enough_bytes {
+        _ if is_device => "--device-memory",
+        Some(bytes) if bytes > desc.memory_bytes => "--device-memory and --budget",
+        _ => "--budget (or AQUIFER_BUDGET)",
+    };
     let peak = bytes_in_words(job.summary.live_bytes_peak);
     let mut hint = match enough_bytes {
         Some(bytes) => format!(
@@ -194,18 +202,16 @@ fn does_not_fit(job: &Job<'_>, desc: &SimDesc, error: ReplayError) -> CliError {
     if is_power_of_two(job.config) {
         hint.push_str("; or --policy blocks, which rounds less");
     }
-    let row = is_memory.then(|| {
-        Box::new(DoesNotFit {
-            trace: job.trace.name().to_owned(),
-            backend: "sim",
-            device_memory_bytes: desc.memory_bytes,
-            budget_bytes,
-            fits: false,
-            peak_requested_bytes: job.summary.live_bytes_peak,
-            enough_bytes,
-        })
-    });
-    CliError::Replay { error, hint, does_not_fit: row }
+    let row = DoesNotFit {
+        trace: job.trace.name().to_owned(),
+        backend: "sim",
+        device_memory_bytes: desc.memory_bytes,
+        budget_bytes,
+        fits: false,
+        peak_requested_bytes: job.summary.live_bytes_peak,
+        enough_bytes,
+    };
+    CliError::Replay { error, hint, does_not_fit: Some(Box::new(row)) }
 }
 
 /// How much memory is enough for a trace: what it reserves where there is no limit, in whole MiB, if it fits in that.
@@ -309,7 +315,7 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("policy", policy),
         ("budget", row.budget_bytes.map_or_else(|| "no limit".to_owned(), bytes_in_words)),
         ("threads", row.threads.to_string()),
-        ("queues", if row.queues == 0 { "not needed".to_owned() } else { row.queues.to_string() }),
+        ("queues", queues_in_words(row)),
         ("events", count_in_words(row.events as u64)),
         ("allocations", count_in_words(row.allocations as u64)),
         ("peak requested", bytes_in_words(row.peak_requested_bytes)),
@@ -348,6 +354,14 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("reserved after trim", bytes_in_words(row.reserved_after_trim_bytes)),
     ]);
     figures
+}
+
+fn queues_in_words(row: &Row) -> String {
+    match (row.queues, row.completions_merged) {
+        (0, _) => "not needed".to_owned(),
+        (queues, 1) => queues.to_string(),
+        (queues, merged) => format!("{queues}, {merged} completions awaited as one"),
+    }
 }
 
 fn bucket_table(buckets: &[Bucket]) -> comfy_table::Table {

@@ -174,7 +174,10 @@ fn help_has_examples() {
         let help = success(&output);
         assert!(help.contains("Examples:\n  aquifer "), "{help}");
     }
-    assert!(success(&run(&["replay", "--help"])).contains("never touched"));
+    let output = run(&["replay", "--help"]);
+    for expected in ["never touched", "--backend", "--device-memory", "NVIDIA H200", "exit code is 2"] {
+        assert!(success(&output).contains(expected), "no {expected:?}");
+    }
     assert!(success(&run(&["--version"])).starts_with("aquifer "));
 }
 
@@ -296,6 +299,15 @@ fn wrong_usage_is_refused() {
         &["replay", "--budget", "0", path],
         &["replay", "--budget", "1.5G", path],
         &["replay", "--budget", "99999999999999999999", path],
+        &["replay", "--backend", "gpu", path],
+        &["replay", "--backend", "", path],
+        &["replay", "--device-memory", "8G", path],
+        &["replay", "--backend", "host", "--device-memory", "8G", path],
+        &["replay", "--backend", "sim", "--device-memory", "0", path],
+        &["replay", "--backend", "sim", "--device-memory", "-1", path],
+        &["replay", "--backend", "sim", "--device-memory", "lots", path],
+        &["replay", "--backend", "sim", "--device-memory", "1.5G", path],
+        &["replay", "--backend", "sim", "--device-memory", "99999999999999999999", path],
         &["trace", "info"],
         &["replay", "--speed", path],
         &["rewind"],
