@@ -29,12 +29,13 @@ Examples:
   aquifer replay --backend sim --device-memory 80G run1.csv.gz
   aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
 
-Streams are queues: what a stream frees is its own until it has passed, and memory that another stream still uses (the trace
-has a `c` for it) is kept until then.
+Streams are queues: memory that another stream still uses (the trace has a `c` for it) is kept until
+then, and what one stream frees others get when that stream has come so far.
 
-With `--backend sim` the replay answers whether the program would fit on a device of that size, and what memory would cost it
-there: driver's calls take as long as on an NVIDIA H200, in virtual time, which the trace's times drive. Nothing else of the
-program is simulated. The exit code is 2 if it does not fit.
+With `--backend sim` the replay answers whether the program would fit on a device of that size, and
+what memory would cost it there. Driver's calls take as long as on an NVIDIA H200, in virtual time,
+on top of the trace's own; nothing else of the program is simulated. The exit code is 2 if it does
+not fit.
 
 The variables AQUIFER_BUDGET, AQUIFER_POLICY and so on (`aquifer info` lists them) hold where no option says otherwise.
 A trace that fails does not keep the others from being replayed; the exit code is then 2.";

@@ -3,7 +3,7 @@
 //! A [`Trace`] is the list of requests that one program made to its memory manager, in the order it made them. It
 //! says nothing about how they were served, so the same trace can be replayed against any manager and any backend,
 //! and its figures compared. [`TraceWriter`] writes one, [`Trace::open`] reads one, [`Trace::summary`] describes one,
-//! [`replay()`] replays one.
+//! [`replay()`] replays one, and [`replay_on`] does it on queues.
 //!
 //! The types here belong to the file format. They are not the manager's own, so that the manager can change and old
 //! traces stay readable.
