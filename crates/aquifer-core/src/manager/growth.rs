@@ -128,6 +128,7 @@ impl<B: Backend> Shared<B> {
         if !growing.pool.has_in_flight() {
             return false;
         }
+        growing.pool.flush_quarantine();
         self.mark(growing);
         self.look();
         growing.pool.settle(Return::ToRanges);

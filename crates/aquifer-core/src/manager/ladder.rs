@@ -90,4 +90,4 @@ impl<B: Backend> Shared<B> {
 }
 
 /// How long one call waits for a queue before other queues are looked at too.
-const WAIT_STEP_MS: u64 = 10;
+const WAIT_STEP_MS: u64 = 1;
