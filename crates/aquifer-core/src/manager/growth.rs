@@ -60,8 +60,7 @@ impl<B: Backend> Shared<B> {
         }
         // What threads keep to themselves must get its markers, so that it can be waited for. And what queues have passed
         // since is not in flight any more, so that nobody would wait for it: it may be enough now.
-        self.settle();
-        self.note(self.grow_locked(lane, request))
+        if self.settle_if_moved() { self.note(self.grow_locked(lane, request)) } else { answer }
     }
 
     fn grow_locked(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {

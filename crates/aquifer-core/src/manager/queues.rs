@@ -197,6 +197,21 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn settle(&self) {
         self.pools.iter().for_each(|typed| self.mark(typed));
         self.look();
+        self.settle_passed();
+    }
+
+    /// As [`Shared::settle`], but tells nobody unless a queue has moved: a waiter that tried in vain would otherwise keep
+    /// itself from resting. True if one has.
+    pub(super) fn settle_if_moved(&self) -> bool {
+        self.pools.iter().for_each(|typed| self.mark(typed));
+        let has_moved = self.look();
+        if has_moved {
+            self.settle_passed();
+        }
+        has_moved
+    }
+
+    fn settle_passed(&self) {
         for typed in &self.pools {
             typed.pool.settle(Return::ToCaches);
         }
