@@ -19,8 +19,10 @@
 //!
 //! Beside each model: how many runs it took and how long, on one core, built as `ci/loom` builds it.
 
+mod backend;
 pub(crate) mod device;
 mod manager;
+mod waiting;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};

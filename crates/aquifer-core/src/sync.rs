@@ -61,6 +61,8 @@ pub(crate) enum Rank {
     Growth,
     /// One thread at a time puts a marker into a queue.
     Signal,
+    /// Whether threads are kept out of their caches.
+    Hold,
     /// Which thread caches a pool has.
     Registry,
     /// An ending thread tells a manager's tally what it has not told yet.

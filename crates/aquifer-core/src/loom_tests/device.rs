@@ -4,7 +4,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 enum Entry {
     Work(Box<dyn FnOnce()>),
@@ -18,11 +18,24 @@ pub(crate) struct DeviceQueue {
     /// Held by who runs what is in: the device, and who waits for it.
     running: Mutex<()>,
     value: AtomicU64,
+    is_eager: AtomicBool,
 }
+
+#[expect(unsafe_code, reason = "work need not be `Send`, nor do loom's threads ask")]
+// SAFETY: loom's threads are one to the system, and loom looks after the order of what they do.
+unsafe impl Send for DeviceQueue {}
+#[expect(unsafe_code, reason = "as above")]
+// SAFETY: as above.
+unsafe impl Sync for DeviceQueue {}
 
 impl DeviceQueue {
     pub(crate) fn new() -> Self {
-        Self { entries: Mutex::new(Vec::new()), running: Mutex::new(()), value: AtomicU64::new(0) }
+        Self {
+            entries: Mutex::new(Vec::new()),
+            running: Mutex::new(()),
+            value: AtomicU64::new(0),
+            is_eager: AtomicBool::new(false),
+        }
     }
 
     fn put(&self, entry: Entry) {
@@ -35,10 +48,19 @@ impl DeviceQueue {
 
     pub(crate) fn signal(&self, value: u64) {
         self.put(Entry::Marker(value));
+        if self.is_eager.load(Ordering::Relaxed) {
+            self.run();
+        }
     }
 
     pub(crate) fn completed(&self) -> u64 {
         self.value.load(Ordering::Acquire)
+    }
+
+    /// Does all that is in, and from now on everything as soon as there is a marker.
+    pub(crate) fn run_from_now_on(&self) {
+        self.is_eager.store(true, Ordering::Relaxed);
+        self.run();
     }
 
     /// Does all that is in. Takes it out at once, so that the lock of those who put in does not order what they do after what

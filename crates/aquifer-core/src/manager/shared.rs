@@ -21,7 +21,7 @@ use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
 use crate::raw::fork::Process;
 use crate::raw::operation::Operations;
 use crate::statistics::{DriverCalls, Tally};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use crate::trace::lasting_sink;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) bell: Arc<Bell>,
     pub(crate) reaper: Reaper,
     /// Whether threads are kept out of their caches, since somebody waits for memory.
-    are_caches_held: parking_lot::Mutex<bool>,
+    are_caches_held: Mutex<bool>,
     process: Process,
     pub(crate) ledgers: Box<[Ledger]>,
     pub(crate) tally: Arc<Tally>,
@@ -114,7 +114,7 @@ impl<B: Backend> Shared<B> {
             reclaim: ReclaimHooks::new(),
             bell,
             reaper: Reaper::default(),
-            are_caches_held: parking_lot::Mutex::new(false),
+            are_caches_held: Mutex::new(Rank::Hold, false),
             process: Process::current(),
             backend,
             pools,

@@ -92,27 +92,32 @@ impl Model {
     }
 }
 
-/// A place's first owner gives work to its queue and frees it to its own cache; it may have it again at once, for more work
-/// on the same queue. Another thread empties that cache, puts a marker in, and asks for memory on no queue: the place is the
-/// first it could get, and it gets it only after the queue has run the work.
+/// A thread gives work to its queue that uses two places, and frees them: one goes to its own cache, and the other to its
+/// lane's depot. It takes one again at once, for more work. Another thread puts a marker in, empties caches and depots, puts
+/// another marker in, and asks for memory on no queue: the first place is the first that it could get, and it gets it only
+/// after the queue has run the work.
 ///
-/// 60,000 runs, 7 s.
+/// 3,700 runs, 0.5 s.
 #[test]
 fn a_lanes_place_reaches_others_after_its_work() {
-    explore(3, || {
+    explore(2, || {
         let model = Model::with_queues(1);
         let queue = &model.queues[0];
         let first = model.pool.grow(&queue.home.lane, 0, BLOCK_BYTES, queue.home.request);
         model.took(first);
         let user = model.spawn(move |model| {
             let queue = &model.queues[0];
-            model.use_on(queue, first);
-            model.free_at(&queue.home, first);
+            let second = model.allocate_at(&queue.home);
+            for place in [first, second] {
+                model.use_on(queue, place);
+                model.free_at(&queue.home, place);
+            }
             let again = model.allocate_at(&queue.home);
             model.use_on(queue, again);
             model.free_at(&queue.home, again);
         });
         let device = model.spawn(|model| model.queues[0].device.run());
+        queue.signal();
         model.pool.flush();
         model.settle();
         let other = model.allocate();
