@@ -1,4 +1,5 @@
 //! Models of whole managers: who destroys the shared state, and when.
+#![expect(clippy::arc_with_non_send_sync, reason = "loom's cells are not `Sync`, nor do its threads ask")]
 
 use super::backend::{CountingBackend, Counts};
 use super::explore;
