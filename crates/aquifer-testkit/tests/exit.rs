@@ -97,6 +97,40 @@ fn buffers_on_a_running_thread_and_a_sudden_exit() {
     });
 }
 
+/// Work that never ends, an operation behind it, memory that waits for it, and a thread that waits for memory.
+fn work_in_flight() {
+    let host = Host::new().expect("the system says how much memory it has");
+    let manager = MemoryManager::with_config(host, config_with_budget(16 << 20)).expect("a budget");
+    let queue = manager.queue().expect("a queue");
+    let (never, is_waiting) = (Channel::<()>::new(1), Channel::new(1));
+    queue.raw().submit(move || never.receive());
+    let buffer = queue.allocate(8 << 20).expect("there is room");
+    drop(queue.fill(buffer, 1).expect("it is begun"));
+    let recorded = manager.allocate(8 << 20).expect("there is room");
+    recorded.record_use(&queue).expect("a queue of its manager");
+    drop(recorded);
+    let sender = is_waiting.clone();
+    thread::spawn(move || {
+        sender.send(());
+        drop(queue);
+        drop(manager.allocate_async(16 << 20).wait());
+    });
+    let () = is_waiting.receive();
+}
+
+#[test]
+fn work_under_way() {
+    in_child("work_under_way", work_in_flight);
+}
+
+#[test]
+fn work_under_way_and_a_sudden_exit() {
+    in_child("work_under_way_and_a_sudden_exit", || {
+        work_in_flight();
+        std::process::exit(0);
+    });
+}
+
 #[test]
 fn buffers_in_thread_storage() {
     in_child("buffers_in_thread_storage", || {

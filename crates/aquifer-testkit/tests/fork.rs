@@ -1,0 +1,193 @@
+//! A forked process has the manager's memory, but neither its threads nor its device: what needs these fails, and nothing
+//! else does.
+//!
+//! Each test runs this file again as a process of its own with one thread of the user's, and that one forks. (In a process
+//! with more threads a fork may come while one of them holds a lock, which then nobody gives back in the child; there only
+//! `exec` or exit will do, as for any library.)
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use aquifer_core::{CancelToken, ErrorKind, MemoryManager, SyncBackend};
+use aquifer_sim::{Kernel, Sim};
+use aquifer_testkit::Faulty;
+use aquifer_testkit::config_with_budget;
+use common::{LONG, MIB, block_on, host, refused, sim};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const CHILD: &str = "AQUIFER_TEST_CHILD";
+
+/// Runs the test `name` again, in a process in which `CHILD` says so, and checks that it ends well and says nothing.
+fn alone(name: &str, work: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        return work();
+    }
+    let program = std::env::current_exe().expect("this program has a path");
+    let output = Command::new(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, name)
+        .output()
+        .expect("this program can be run again");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    assert!(errors.is_empty(), "{errors}");
+}
+
+/// Forks; the child does `work` and ends well if that does not panic.
+fn in_fork<T>(kept: T, work: impl FnOnce(T)) -> T {
+    // SAFETY: this process has no other thread of the user's. Those of the manager and its queues sleep without a lock, as the
+    // caller has waited for all work; and the child takes care not to need them, which is what is tested.
+    match unsafe { fork() }.expect("the system can fork") {
+        ForkResult::Child => {
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(kept)));
+            std::process::exit(i32::from(outcome.is_err()));
+        }
+        ForkResult::Parent { child } => {
+            let start = Instant::now();
+            loop {
+                match waitpid(child, Some(WaitPidFlag::WNOHANG)).expect("the child is there") {
+                    WaitStatus::StillAlive if start.elapsed() < LONG => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    WaitStatus::StillAlive => {
+                        let _ = kill(child, Signal::SIGKILL);
+                        panic!("the child hangs");
+                    }
+                    status => {
+                        assert_eq!(status, WaitStatus::Exited(child, 0), "the child fails");
+                        return kept;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Uses and drops everything in a forked process, where `calls` counts the driver's calls.
+fn fork_with_everything<B: SyncBackend>(
+    manager: MemoryManager<B>,
+    has_reaper: bool,
+    calls: impl Fn() -> u64,
+) {
+    let queue = manager.queue().expect("a queue");
+    let buffer = manager.allocate(MIB).expect("there is room");
+    let at_home = queue.allocate(1000).expect("there is room");
+    let recorded = manager.allocate(MIB).expect("there is room");
+    recorded.record_use(&queue).expect("a queue of its manager");
+    let raw = manager.allocate(MIB).expect("there is room").into_raw();
+    let other = queue.allocate(MIB).expect("there is room");
+    let operation = queue.fill(manager.allocate(MIB).expect("there is room"), 1).expect("it is begun");
+    let detached = queue.fill(manager.allocate(MIB).expect("there is room"), 1).expect("it is begun");
+    drop(manager.allocate(1000).expect("there is room"));
+    queue.synchronize(LONG).expect("the queue goes on");
+    if has_reaper {
+        // Until it sleeps: then it holds no lock.
+        common::until("the operations are over", || operation.is_over() && detached.is_over());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let kept = (manager, queue, buffer, at_home, recorded, other, operation, detached);
+    let kept = in_fork(kept, |kept| {
+        let (manager, queue, mut buffer, at_home, recorded, other, operation, detached) = kept;
+        let (before, forked) = (calls(), ErrorKind::Forked);
+        drop(manager.allocate(1000).expect("what is cached needs no driver"));
+        refused(manager.allocate(32 * MIB), forked);
+        refused(queue.allocate(32 * MIB), forked);
+        refused(manager.queue(), forked);
+        refused(
+            manager.allocate_async(32 * MIB).timeout(LONG).cancel_token(&CancelToken::new()).wait(),
+            forked,
+        );
+        refused(block_on(manager.allocate_async(32 * MIB)), forked);
+        refused(queue.signal(), forked);
+        refused(queue.completed(), forked);
+        refused(queue.wait(1, LONG), forked);
+        refused(queue.synchronize(LONG), forked);
+        refused(buffer.fill(1), forked);
+        refused(buffer.copy_from(0, &recorded, 0, 10), forked);
+        let error = queue.fill(other, 1).expect_err("it needs the driver");
+        assert_eq!(error.error().kind(), forked);
+        drop(error.into_parts().expect("it comes back"));
+        manager.settle();
+        assert_eq!((manager.trim(), manager.release_idle()), (0, 0));
+        manager.free_raw(raw).expect("freeing needs no driver");
+        assert!(manager.statistics().live_count() > 0);
+        drop((buffer, at_home, recorded, detached));
+        drop(operation);
+        drop(queue);
+        drop(manager);
+        assert_eq!(calls(), before, "the driver was called");
+    });
+    // Here all is as it was.
+    let (manager, queue, buffer, at_home, recorded, other, operation, detached) = kept;
+    drop(operation.wait().expect("it was done"));
+    drop(detached);
+    drop(queue.fill(other, 2).expect("it is begun").wait().expect("it ends"));
+    drop(manager.allocate(32 * MIB).expect("there is room"));
+    manager.free_raw(raw).expect("it lives");
+    drop((buffer, at_home, recorded, queue));
+    drop(manager);
+}
+
+#[test]
+fn host_with_everything() {
+    alone("host_with_everything", || {
+        let device = Faulty::new(host());
+        let faults = device.faults();
+        let manager = MemoryManager::with_config(device, config_with_budget(64 * MIB)).expect("a budget");
+        fork_with_everything(manager, true, || faults.calls());
+        common::until("the driver has all back", || faults.live_blocks() == 0);
+    });
+}
+
+#[test]
+fn simulation_with_everything() {
+    alone("simulation_with_everything", || {
+        let sim = sim();
+        let manager = common::sim_manager(&sim, common::quiet_config(64 * MIB));
+        fork_with_everything(manager, false, || sim.books().calls());
+        assert_eq!(sim.books().live_blocks, 0);
+        sim.assert_no_violations();
+    });
+}
+
+/// The fork comes while work is under way, which in the child never ends.
+#[test]
+fn work_under_way() {
+    alone("work_under_way", || {
+        let sim: Sim = sim();
+        let manager = common::sim_manager(&sim, common::quiet_config(64 * MIB));
+        let queue = manager.queue().expect("a queue");
+        sim.launch(queue.raw(), Kernel::new([]).lasting(1_000_000_000)).expect("the device is there");
+        let buffer = queue.allocate(64 * MIB).expect("there is room");
+        let operation = queue.fill(buffer, 1).expect("it is begun");
+        let mut waiting = Box::pin(manager.allocate_async(64 * MIB));
+        assert!(common::poll_once(&mut waiting).is_pending());
+        let kept = in_fork((manager, queue, operation, waiting), |kept| {
+            let (manager, queue, operation, mut waiting) = kept;
+            let before = sim.books().calls();
+            let std::task::Poll::Ready(answer) = common::poll_once(&mut waiting) else {
+                panic!("it would wait for ever")
+            };
+            refused(answer, ErrorKind::Forked);
+            drop(waiting);
+            let error = operation.wait().expect_err("nobody knows how it ends");
+            assert_eq!(error.error().kind(), ErrorKind::Forked);
+            assert!(error.into_parts().is_none());
+            drop((queue, manager));
+            assert_eq!(sim.books().calls(), before, "the driver was called");
+        });
+        let (manager, queue, operation, mut waiting) = kept;
+        drop(operation.wait().expect("it ends here"));
+        queue.synchronize(LONG).expect("the queue goes on");
+        manager.settle();
+        assert!(matches!(common::poll_once(&mut waiting), std::task::Poll::Ready(Ok(_))));
+        drop((queue, manager, waiting));
+        assert_eq!(sim.books().live_blocks, 0);
+    });
+}
