@@ -15,13 +15,15 @@ use std::time::Duration;
 
 const BUDGET_BYTES: u64 = 32 * MIB;
 
+type Copy = Operation<Sim, (Buffer<Sim>, Buffer<Sim>)>;
+
 /// A program in progress, some of whose calls find the device lost.
 struct Program {
     sim: Sim,
     manager: MemoryManager<Sim>,
     buffers: Vec<Buffer<Sim>>,
     operations: Vec<Operation<Sim, Buffer<Sim>>>,
-    copies: Vec<Operation<Sim, (Buffer<Sim>, Buffer<Sim>)>>,
+    copies: Vec<Copy>,
     waiting: Vec<AllocateAsync<Sim>>,
     lost_count: u64,
 }

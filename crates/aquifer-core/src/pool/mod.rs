@@ -633,6 +633,11 @@ impl Pool {
         registry.caches.swap_remove(place);
         self.cache_count.fetch_sub(1, Ordering::Relaxed);
         self.fold(cache);
+        drop(registry);
+        if cache.queue() != NO_QUEUE {
+            // What it kept is bound to its queue now.
+            self.bell.wake_reaper();
+        }
     }
 
     fn fold(&self, cache: &ThreadCache) {

@@ -73,6 +73,21 @@ fn the_first_is_served_first() {
 }
 
 #[test]
+fn who_never_answers_needs_no_ticks_for_ever() {
+    let waiters = Waiters::new(ASIDE_MS);
+    assert!(!waiters.need_ticks());
+    let (_forgotten, timed) = (Guest::join(&waiters), Guest::join_until(&waiters, Some(100)));
+    timed.sleep(&waiters, 0);
+    waiters.tick(0);
+    waiters.tick(ASIDE_MS);
+    waiters.tick(2 * ASIDE_MS);
+    assert!(waiters.is_empty() && waiters.need_ticks(), "both are aside, and one has a deadline");
+    waiters.tick(100);
+    assert!(!waiters.need_ticks());
+    assert!(timed.poll(&waiters, 100) && waiters.need_ticks(), "who answers is back in line");
+}
+
+#[test]
 fn who_leaves_from_the_middle_or_twice_wakes_nobody() {
     let (waiters, [first, second, third]) = line();
     [&first, &second, &third].iter().for_each(|guest| guest.sleep(&waiters, 0));
