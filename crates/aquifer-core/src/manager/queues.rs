@@ -144,8 +144,13 @@ impl<B: Backend> Shared<B> {
     /// Puts a marker into each queue that a batch waits for, whose sealing has begun.
     fn seal(&self, pool: &Pool, (id, uses): (BatchId, Uses)) {
         let mark = |queue: &Arc<QueueState<B::Queue>>| {
-            // A marker that was refused is waited for all the same: the next one covers it.
-            let value = self.signal(queue).unwrap_or_else(|_| queue.timeline.claimed());
+            let value = match self.signal(queue) {
+                Ok(value) => value,
+                // Nobody here can know when the queue has passed, so it never has.
+                Err(error) if error.kind() == ErrorKind::Forked => u64::MAX,
+                // A marker that was refused is waited for all the same: the next one covers it.
+                Err(_) => queue.timeline.claimed(),
+            };
             (queue.index, value)
         };
         pool.finish_seal(id, self.queues_of(uses).iter().map(mark).collect());
