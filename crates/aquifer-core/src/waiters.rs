@@ -27,7 +27,7 @@
 //! A future may be forgotten, or just not be polled. The head that was woken and stays silent for long steps aside: it
 //! keeps its place, but does not keep others from theirs. It is woken no more, since it has a wake-up to answer; when it
 //! does, it is where it was in the line. Nobody but callers knows the time, so silence counts from the first call that
-//! sees it and brings a time: [`Waiters::tick`], or another waiter's [`Waiters::poll_turn`].
+//! sees it and brings a time: [`Waiters::tick`], or another waiter's [`Waiters::poll_turn_or_come_back`].
 //!
 //! Who is awake does not step aside, since it runs the manager's own code, which ends by resting or leaving.
 
@@ -198,7 +198,15 @@ impl Waiters {
     /// Whether it may try now: nobody before it is in line, those who stepped aside excepted. If not, `waker` is woken
     /// when its turn comes. Whoever is told that it may must [`rest`](Self::rest) or [`leave`](Self::leave), also if the
     /// try unwinds.
-    pub(crate) fn poll_turn(&self, id: WaiterId, now_ms: u64, waker: &Waker) -> bool {
+    ///
+    /// `came_back` is called if it had stepped aside and comes back into the line.
+    pub(crate) fn poll_turn_or_come_back(
+        &self,
+        id: WaiterId,
+        now_ms: u64,
+        waker: &Waker,
+        came_back: impl FnOnce(),
+    ) -> bool {
         // To clone, wake or drop a waker is the user's code, so none of it is done under the lock.
         let waker = waker.clone();
         let mut state = self.state.lock();
@@ -220,10 +228,16 @@ impl Waiters {
         drop(state);
         if was_aside {
             self.fence();
+            came_back();
         }
         drop(replaced);
         wake_all(woken);
         is_turn
+    }
+
+    #[cfg(test)]
+    pub(crate) fn poll_turn(&self, id: WaiterId, now_ms: u64, waker: &Waker) -> bool {
+        self.poll_turn_or_come_back(id, now_ms, waker, || ())
     }
 
     /// The try failed: sleeps until there is a notice. False if one came during the try: it must poll again soon, as if

@@ -170,10 +170,10 @@ impl<B: Backend> AllocateAsync<B> {
             let owner = &self.manager.owner;
             let InLine { id, deadline_ms, .. } = *self.line.as_ref().expect("in line since above");
             let now_ms = owner.config.clock.now_ms();
-            let is_turn = owner.bell.waiters.poll_turn(id, now_ms, context.waker());
+            // Nobody may have ticked for the line while it was aside.
+            let came_back = || owner.bell.wake_reaper();
+            let is_turn = owner.bell.waiters.poll_turn_or_come_back(id, now_ms, context.waker(), came_back);
             owner.hold_caches_for_waiters();
-            // It may have come back into a line that nobody ticked for.
-            owner.bell.wake_reaper();
             let is_late = deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
             if is_turn {
                 let turn = Turn { manager: &self.manager, id, has_rested: false };
