@@ -7,6 +7,7 @@ mod common;
 
 use aquifer_core::{Buffer, CopyDesc, ErrorKind, MemoryManager, Queue};
 use aquifer_host::Host;
+use aquifer_sim::{Kernel, Sim, SimDesc};
 use aquifer_testkit::{Faulty, Random, assert_balanced};
 use common::{
     Gate, LONG, MIB, assert_marked, block_on, counted_manager, host_manager, mark, poll_once, quiet_config,
@@ -149,6 +150,24 @@ fn memory_goes_to_others_only_when_the_queue_has_passed() {
     assert!(has_passed.load(Ordering::SeqCst), "somebody else's memory is still in use");
     opener.join().expect("it only opens a gate");
     drop(elsewhere);
+}
+
+/// The queue passes at any moment of an allocation that needs its memory: which is found, or waited for, each time.
+#[test]
+fn memory_is_found_whenever_its_queue_passes() {
+    for duration_ns in (0..40_000).step_by(50) {
+        let sim = Sim::new(SimDesc::default());
+        let mut config = quiet_config(8 * MIB);
+        config.in_flight_wait = LONG;
+        let manager = sim_manager(&sim, config);
+        let queue = manager.queue().expect("a queue");
+        let buffer = queue.allocate(8 * MIB).expect("there is room");
+        let kernel = Kernel::new([]).lasting(duration_ns);
+        sim.launch(queue.raw(), kernel).expect("the device is there");
+        drop(buffer);
+        let elsewhere = manager.allocate(8 * MIB);
+        assert!(elsewhere.is_ok(), "a kernel of {duration_ns} ns: {elsewhere:?}");
+    }
 }
 
 #[test]

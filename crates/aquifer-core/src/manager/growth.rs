@@ -51,16 +51,19 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
         // Noted here, under no lock.
         let answer = self.note(self.grow_locked(lane, request));
-        let is_in_flight = |error: &Error| {
-            error.kind() == ErrorKind::OutOfMemory
-                && error.out_of_memory().is_some_and(|report| report.quarantined_bytes > 0)
-        };
-        if !matches!(&answer, Err(error) if is_in_flight(error)) {
+        let pool = &self.pools[request.memory_type()].pool;
+        let Some(report) = answer.as_ref().err().and_then(Error::out_of_memory) else { return answer };
+        let has_room = report.largest_free_bytes >= pool.bytes(request);
+        if report.quarantined_bytes == 0 && !has_room {
             return answer;
         }
         // What threads keep to themselves must get its markers, so that it can be waited for. And what queues have passed
-        // since is not in flight any more, so that nobody would wait for it: it may be enough now.
-        if self.settle_if_moved() { self.note(self.grow_locked(lane, request)) } else { answer }
+        // since the search is not in flight any more, so that nobody would wait for it: it may be enough now.
+        let has_moved = self.settle_if_moved();
+        if has_moved || has_room || !pool.has_in_flight() {
+            return self.note(self.grow_locked(lane, request));
+        }
+        answer
     }
 
     fn grow_locked(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
