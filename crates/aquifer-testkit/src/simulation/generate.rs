@@ -282,7 +282,8 @@ impl Generator {
     fn fault(&mut self) -> Action {
         let number = self.random.size(128) as u8 - 1;
         match self.random.below(16) {
-            0 if self.chance(100) => Action::LoseDevice,
+            0 if self.chance(50) => Action::LoseDevice,
+            0 if self.chance(100) => Action::LoseLater { number },
             1 | 2 => Action::CommandFault { number: number % 8 },
             3 => Action::RefuseBlocks,
             4 | 5 => Action::ClearFaults,

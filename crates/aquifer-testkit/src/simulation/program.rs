@@ -300,6 +300,11 @@ pub enum Action {
     ClearFaults,
     /// Loses the device.
     LoseDevice,
+    /// Loses it during a call to come.
+    LoseLater {
+        /// After how many calls.
+        number: u8,
+    },
     /// Lets a queue hang.
     Hang {
         /// Which queue.

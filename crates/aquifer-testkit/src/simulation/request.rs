@@ -50,6 +50,9 @@ impl Scene {
             Action::CancelToken { token } => {
                 let place = usize::from(token) % self.tokens.len();
                 std::mem::take(&mut self.tokens[place]).cancel();
+                self.answer_all("cancelled", |request| {
+                    request.token.as_ref().is_some_and(CancelToken::is_cancelled)
+                });
             }
             _ => unreachable!("not about requests: {action:?}"),
         }
@@ -78,6 +81,26 @@ impl Scene {
             start_ms: None,
         });
         self.poll_request(self.requests.len() - 1);
+    }
+
+    /// Polls those that must have an answer now: they must have been woken for it, and get it.
+    fn answer_all(&mut self, what: &str, must_answer: impl Fn(&Request) -> bool) {
+        let mut place = 0;
+        while place < self.requests.len() {
+            if !must_answer(&self.requests[place]) {
+                place += 1;
+                continue;
+            }
+            assert!(self.requests[place].flag.is_up(), "{what}, and not woken: {:?}", self.requests[place]);
+            assert!(self.poll_request(place), "{what}, and no answer: {:?}", self.requests[place]);
+        }
+    }
+
+    /// Lets so much time pass that nobody may wait any longer who does not wait for ever.
+    pub(super) fn check_deadlines(&mut self) {
+        self.sim.advance(3_000_000_000);
+        self.manager.settle();
+        self.answer_all("late", |request| request.timeout_ms.is_some());
     }
 
     /// Polls one; true if it has its answer, and is gone.

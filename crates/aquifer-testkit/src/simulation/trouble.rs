@@ -28,6 +28,10 @@ impl Scene {
                 self.may_be_lost = true;
                 self.sim.lose_device();
             }
+            Action::LoseLater { number } => {
+                self.may_be_lost = true;
+                self.plan(None, number.into(), Recurrence::Once, Fault::LoseDevice);
+            }
             Action::Hang { queue, lost_after_ms } => self.hang(queue, lost_after_ms),
             Action::Resume => self.resume(),
             Action::Pressure { left_mib } => {
