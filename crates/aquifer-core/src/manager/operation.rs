@@ -140,10 +140,10 @@ impl<B: Backend, T> Operation<B, T> {
     }
 
     fn look(&self) {
-        let owner = &self.manager.owner;
         if self.state.is_over() {
             return;
         }
+        let owner = &self.manager.owner;
         owner.look();
         // Whoever has seen the queue pass it: this look, or another thread's.
         if self.state.is_reached() {
