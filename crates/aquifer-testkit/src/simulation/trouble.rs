@@ -11,7 +11,7 @@ impl Scene {
     pub(super) fn make_trouble(&mut self, action: Action) {
         match action {
             Action::Advance { us } => self.sim.advance(u64::from(us) * 1000),
-            Action::RunAll => self.sim.run_all(),
+            Action::RunAll => self.run_all(),
             Action::Fault { call, number, is_memory } => {
                 let fault = if is_memory { Fault::NoMemory } else { Fault::Refuse };
                 self.plan(call, number.into(), Recurrence::Once, fault);
@@ -40,6 +40,14 @@ impl Scene {
                 self.sim.set_other_process_bytes(MEMORY_BYTES.saturating_sub(left_bytes));
             }
             _ => unreachable!("no trouble: {action:?}"),
+        }
+    }
+
+    /// Lets everything run that is queued. Then every operation is over for who asks.
+    fn run_all(&mut self) {
+        self.sim.run_all();
+        while !self.has_faults && self.hung.is_empty() && !self.operations.is_empty() {
+            assert!(self.poll_operation(0), "a queue has passed an operation, and its future is pending");
         }
     }
 
