@@ -104,10 +104,12 @@ fn a_lanes_place_reaches_others_after_its_work() {
         let model = Model::with_queues(1);
         let queue = &model.queues[0];
         let first = model.pool.grow(&queue.home.lane, 0, BLOCK_BYTES, queue.home.request);
-        model.took(first);
+        // Past the caches, so that the user's begins with room for one.
+        let second = model.pool.allocate_anywhere(&queue.home.lane, queue.home.request);
+        let second = second.expect("the slab has free slots");
+        [first, second].into_iter().for_each(|place| model.took(place));
         let user = model.spawn(move |model| {
             let queue = &model.queues[0];
-            let second = model.allocate_at(&queue.home);
             for place in [first, second] {
                 model.use_on(queue, place);
                 model.free_at(&queue.home, place);
