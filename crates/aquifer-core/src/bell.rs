@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Bell {
     pub(crate) waiters: Waiters,
+    /// Whether queues have passed memory that those who wait have not been told of.
+    has_news: AtomicBool,
     fence: LightFence,
     reaper: ReaperBell,
 }
@@ -33,6 +35,7 @@ impl Bell {
     pub(crate) fn new(answer_within_ms: u64) -> Self {
         Self {
             waiters: Waiters::new(answer_within_ms),
+            has_news: AtomicBool::new(false),
             fence: LightFence::new(),
             reaper: ReaperBell::default(),
         }
@@ -44,6 +47,18 @@ impl Bell {
         // Who joins the line passes the heavy fence before it looks for memory.
         self.fence.pass();
         self.waiters.notify();
+    }
+
+    /// Queues have passed memory. May be called under locks: it rings nothing.
+    pub(crate) fn note_news(&self) {
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    /// Tells who waits if queues have passed memory that nobody has been told of.
+    pub(crate) fn tell_news(&self) {
+        if self.has_news.load(Ordering::Relaxed) && self.has_news.swap(false, Ordering::AcqRel) {
+            self.freed();
+        }
     }
 
     /// Memory waits for a queue. The reaper looks at that every few milliseconds, unless it sleeps deep.

@@ -51,6 +51,7 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
         // Noted here, under no lock.
         let answer = self.note(self.grow_locked(lane, request));
+        self.bell.tell_news();
         let pool = &self.pools[request.memory_type()].pool;
         let Some(report) = answer.as_ref().err().and_then(Error::out_of_memory) else { return answer };
         let has_room = report.largest_free_bytes >= pool.bytes(request);
@@ -138,7 +139,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// As [`Shared::settle_for`], and gives the queues a moment to pass what they have just been given.
-    fn settle_soon(&self, growing: &mut Growing<'_, B::Block>) {
+    pub(super) fn settle_soon(&self, growing: &mut Growing<'_, B::Block>) {
         if !self.settle_for(growing) {
             return;
         }
@@ -334,7 +335,9 @@ impl<B: Backend> Shared<B> {
             let is_enough = self.ledgers[growing.heap_index].reserved_bytes() <= reserved_bytes;
             bytes + if is_enough { 0 } else { self.release_holes(growing) }
         };
-        self.pools.iter().map(trim_one).sum()
+        let bytes = self.pools.iter().map(trim_one).sum();
+        self.bell.tell_news();
+        bytes
     }
 
     /// Gives back blocks that have been idle for longer than the configuration allows.

@@ -42,7 +42,9 @@ impl<B: Backend> Shared<B> {
         self.check_process("allocate")?;
         if self.look() {
             typed.pool.settle(Return::ToCaches);
-            if let Some(place) = typed.pool.allocate(&lane, request) {
+            let place = typed.pool.allocate(&lane, request);
+            self.bell.tell_news();
+            if let Some(place) = place {
                 return Ok((place, false));
             }
         }

@@ -171,15 +171,16 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Seals the batch that a free has found full, if one is.
-    pub(crate) fn seal_full_quarantine(&self, request: Request) {
+    pub(crate) fn seal_full_quarantine(&self, home: QueueIndex, request: Request) {
         if self.is_forked() {
             return;
         }
         let pool = &self.pools[request.memory_type()].pool;
-        if let Some(batch) = pool.begin_seal_full(request) {
+        if let Some(batch) = pool.begin_seal_full(home, request) {
             self.seal(pool, batch);
             self.look();
             pool.settle(Return::ToCaches);
+            self.bell.tell_news();
         }
     }
 
@@ -221,7 +222,7 @@ impl<B: Backend> Shared<B> {
             typed.pool.settle(Return::ToCaches);
         }
         self.complete_operations();
-        self.bell.freed();
+        self.bell.tell_news();
     }
 
     /// Whether anything waits for a queue.
@@ -288,13 +289,8 @@ impl<B: Backend> Shared<B> {
     /// `timeout`.
     pub(crate) fn drain(&self, timeout: Duration) -> bool {
         for queue in self.queues.all() {
-            let Ok(value) = self.signal(&queue) else {
-                // Refused, so nothing says when the queue has done. Only a lost device has for sure.
-                if self.is_lost() {
-                    break;
-                }
-                return false;
-            };
+            // If it is refused, waiting asks again, and the marker that comes then has a higher value.
+            let value = self.signal(&queue).unwrap_or_else(|_| queue.timeline.claimed());
             // In steps rather than by a clock, so that a simulated device's time is as good as real time.
             let mut left = timeout;
             loop {

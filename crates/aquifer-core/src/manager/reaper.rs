@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(16);
 const URGENT_TICK: Duration = Duration::from_millis(1);
 /// After so many looks at nothing it sleeps until it is woken. To wake it costs who frees a system call.
 const IDLE_ROUNDS: u32 = 64;
+/// How long a manager that goes waits for its reaper, in milliseconds.
+const STOP_WAIT_MS: u32 = 1000;
 /// Memory may also come from where nobody tells: another process that gives some back to the driver.
 const ROUNDS_BEFORE_RETRY: u64 = 64;
 
@@ -47,7 +49,8 @@ impl Reaper {
 }
 
 impl<B: Backend> Shared<B> {
-    /// Tells the reaper to end, and waits for that unless work is under way: then it stays until that is over.
+    /// Tells the reaper to end, and waits for that unless work is under way: then it stays until that is over. Nor for long:
+    /// it may be in a waker that waits for what the caller holds.
     pub(super) fn stop_reaper(&self) {
         self.reaper.is_closing.store(true, Ordering::Release);
         let Some(thread) = self.reaper.thread.lock().take() else { return };
@@ -57,8 +60,14 @@ impl<B: Backend> Shared<B> {
         if is_own || self.has_in_flight() {
             return;
         }
-        // It cannot have panicked for good reason, and there is nothing to do about it if it has.
-        let _ = thread.join();
+        for _ in 0..STOP_WAIT_MS {
+            if thread.is_finished() {
+                // It cannot have panicked for good reason, and there is nothing to do about it if it has.
+                let _ = thread.join();
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Whether somebody waits for what only a look brings: memory, an operation's end, the reaper's own.

@@ -230,6 +230,8 @@ impl<B: Backend> Shared<B> {
         let close_one = |typed: &TypedPool<B::Block>| {
             let closing = typed.pool.close();
             let growing = &mut typed.lock_growth();
+            // What the lanes' caches kept is bound to their queues now.
+            self.settle_soon(growing);
             let idle = growing.pool.release_idle(|_, _| true);
             self.destroy(growing, idle);
             closing

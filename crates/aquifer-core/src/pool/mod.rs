@@ -285,13 +285,14 @@ impl Pool {
 
     /// Begins to seal a batch that is full, this thread's or the shared one, so that [`Pool::quarantine`] finds room. The
     /// manager puts the markers into the queues.
-    pub(crate) fn begin_seal_full(&self, request: Request) -> Option<(BatchId, Uses)> {
+    pub(crate) fn begin_seal_full(&self, home: QueueIndex, request: Request) -> Option<(BatchId, Uses)> {
         let mut entries = Vec::new();
         if request.is_cached() {
-            local::with(request.identity(), |cache| {
-                cache.take_full_quarantine(&mut entries);
-                Some(())
-            });
+            let take = |cache: &ThreadCache, entries: &mut Vec<Entry>| cache.take_full_quarantine(entries);
+            let at_hand = local::with(request.identity(), |cache| Some(take(cache, &mut entries)));
+            if at_hand.is_none() {
+                local::with_own(&self.lane(home), |cache| take(cache, &mut entries));
+            }
         }
         let mut quarantine = self.quarantine.lock();
         match entries.is_empty() {
@@ -344,15 +345,20 @@ impl Pool {
         let free = quarantine.collect(completed);
         drop(quarantine);
         let mut state = self.state.lock();
-        if state.bound_bytes() > 0 {
+        let bound_bytes = state.bound_bytes();
+        if bound_bytes > 0 {
             let now = self.clock.now_ms();
             for lane in &lanes[1..] {
                 state.settle(lane.queue, lane.timeline().completed(), now);
             }
         }
+        let has_passed = state.bound_bytes() < bound_bytes || !free.is_empty();
         drop(state);
         if !free.is_empty() {
             self.give_home(&lanes, free, to);
+        }
+        if has_passed {
+            self.bell.note_news();
         }
     }
 
@@ -387,8 +393,9 @@ impl Pool {
 
     /// Gives places to this thread's cache, as far as it has one of their lane.
     fn keep_here(&self, lanes: &[Arc<Lane>], free: &mut Vec<Entry>) {
-        let (identity, home) = (free[0].request.identity(), free[0].uses.home());
-        local::with(identity, |cache| {
+        let lane = &lanes[usize::from(free[0].uses.home())];
+        let identity = lane.identity();
+        local::with_own(lane, |cache| {
             cache.keep(free);
             // Those whose class is full; taking half of it away makes room for all that follow of the class.
             let mut count = free.len();
@@ -396,14 +403,13 @@ impl Pool {
                 && entry.request.identity() == identity
                 && entry.request.is_cached()
             {
-                self.take_half(&lanes[usize::from(home)], cache, entry.request.class());
+                self.take_half(lane, cache, entry.request.class());
                 cache.keep(free);
                 if free.len() == count {
                     break;
                 }
                 count = free.len();
             }
-            Some(())
         });
     }
 

@@ -205,6 +205,9 @@ impl<B: Backend> Allocation<B> {
         }
         // The manager may be gone by now, but not the pool's bell.
         pool.bell().freed();
+        if home != NO_QUEUE {
+            pool.bell().note_in_flight();
+        }
     }
 
     /// Frees what queues other than its home may still use: makes room among what waits for them, then waits too.
@@ -214,7 +217,7 @@ impl<B: Backend> Allocation<B> {
         let shared = &*self.shared;
         let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
         // Before the free is counted: after it the manager may be gone.
-        shared.seal_full_quarantine(self.request);
+        shared.seal_full_quarantine(uses.home(), self.request);
         let entry = Entry { place: self.place, request: self.request, uses };
         if Arc::clone(&pool).quarantine(entry) == Closing::Drained {
             self.shared.release(1);

@@ -79,6 +79,14 @@ struct Local {
     pool: Weak<Pool>,
 }
 
+impl Local {
+    /// Makes it the cache that is found fast.
+    fn put_at_hand(&self) {
+        let recent = Recent { identity: self.identity, cache: Arc::as_ptr(&self.cache) };
+        RECENT.with(|entries| entries[self.identity.0 as usize % RECENT_COUNT].set(recent));
+    }
+}
+
 /// This thread's caches, by lane number. The owner of what [`RECENT`] points to.
 #[derive(Debug, Default)]
 struct Locals(RefCell<Vec<Option<Local>>>);
@@ -125,6 +133,7 @@ pub(crate) fn with<R>(
     }
     // SAFETY: the entry points into an `Arc` in this thread's `LOCALS`. Entries of `LOCALS` are replaced only by
     // `bring` and dropped only by `Locals::drop`, on this thread, and both overwrite the entry here first. Neither
+    // (nor `put_at_hand`, which leaves the caches as they are)
     // runs during `use_cache`: the thread is not ending, and `bring` is reached only by allocating or freeing, which
     // the core's callers of this function, the only ones, do not do inside it.
     use_cache(unsafe { &*recent.cache })
@@ -141,11 +150,26 @@ pub(crate) fn with_or_make<R>(
     if is_at_hand || bring(pool, lane) { with(identity, |cache| Some(use_cache(cache))) } else { None }
 }
 
+/// As [`with`], and finds the cache also if it is not at hand; `None` if this thread has none of the lane.
+pub(crate) fn with_own<R>(lane: &Lane, use_cache: impl FnOnce(&ThreadCache) -> R) -> Option<R> {
+    let LaneId { number, identity } = lane.id;
+    if with(identity, |_| Some(())).is_none() {
+        LOCALS
+            .try_with(|locals| {
+                let locals = locals.0.borrow();
+                let local = locals.get(number)?.as_ref().filter(|local| local.identity == identity)?;
+                local.put_at_hand();
+                Some(())
+            })
+            .ok()??;
+    }
+    with(identity, |cache| Some(use_cache(cache)))
+}
+
 /// Makes this thread's cache of the pool the one at hand; false if there can be none.
 #[cold]
 fn bring(pool: &Arc<Pool>, lane: &Arc<Lane>) -> bool {
     let LaneId { number, identity } = lane.id;
-    let entry = identity.0 as usize % RECENT_COUNT;
     let found = LOCALS.try_with(|locals| {
         let mut locals = locals.0.borrow_mut();
         if locals.len() <= number {
@@ -162,8 +186,7 @@ fn bring(pool: &Arc<Pool>, lane: &Arc<Lane>) -> bool {
                 other.insert(Local { identity, cache, pool: Arc::downgrade(pool) })
             }
         };
-        let recent = Recent { identity, cache: Arc::as_ptr(&local.cache) };
-        RECENT.with(|entries| entries[entry].set(recent));
+        local.put_at_hand();
         Some(())
     });
     found.ok().flatten().is_some()
