@@ -12,7 +12,7 @@ impl Scene {
         self.resume();
         self.sim.set_other_process_bytes(0);
         self.check();
-        if !self.sim.is_lost() && self.queues.len() % 2 == 0 {
+        if !self.sim.is_lost() && self.queues.len().is_multiple_of(2) {
             self.check_deadlines();
         }
         if self.setup.outlives_manager { self.end_with_buffers_live() } else { self.end_with_nothing_live() }
