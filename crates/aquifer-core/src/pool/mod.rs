@@ -288,10 +288,12 @@ impl Pool {
     pub(crate) fn begin_seal_full(&self, home: QueueIndex, request: Request) -> Option<(BatchId, Uses)> {
         let mut entries = Vec::new();
         if request.is_cached() {
-            let take = |cache: &ThreadCache, entries: &mut Vec<Entry>| cache.take_full_quarantine(entries);
-            let at_hand = local::with(request.identity(), |cache| Some(take(cache, &mut entries)));
+            let at_hand = local::with(request.identity(), |cache| {
+                cache.take_full_quarantine(&mut entries);
+                Some(())
+            });
             if at_hand.is_none() {
-                local::with_own(&self.lane(home), |cache| take(cache, &mut entries));
+                local::with_own(&self.lane(home), |cache| cache.take_full_quarantine(&mut entries));
             }
         }
         let mut quarantine = self.quarantine.lock();
