@@ -160,6 +160,8 @@ impl<B: Backend> MemoryManager<B> {
     pub fn settle(&self) {
         self.owner.flush_quarantine();
         self.owner.settle();
+        // Memory may also have come from where nobody tells.
+        self.owner.bell.freed();
         self.owner.tick_waiters();
     }
 
