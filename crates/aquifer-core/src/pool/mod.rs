@@ -16,8 +16,10 @@
 //! Thread caches and depot are a [`Lane`]: one for buffers without a queue, and one for each queue. What is freed while
 //! queues other than its own may still use it goes through the [`Quarantine`] first.
 
+mod caches;
 mod depot;
 mod growth;
+mod in_flight;
 mod lane;
 mod layout;
 mod quarantine;
@@ -34,7 +36,6 @@ pub(crate) use layout::CACHED_BYTES_MAX;
 
 use crate::bell::Bell;
 use crate::clock::Clock;
-use crate::planted;
 use crate::range::{BlockIndex, IdleBlock, NO_QUEUE, QueueIndex, Range};
 use crate::raw::local;
 use crate::statistics::Tally;
@@ -46,7 +47,7 @@ use parking_lot::RwLock;
 use quarantine::Quarantine;
 use state::State;
 use std::sync::Arc;
-use thread_cache::{Batch, ClassSums};
+use thread_cache::Batch;
 
 pub(crate) use lane::Lane;
 pub(crate) use quarantine::{BatchId, Entry};
@@ -283,175 +284,6 @@ impl Pool {
         }
     }
 
-    /// Begins to seal a batch that is full, this thread's or the shared one, so that [`Pool::quarantine`] finds room. The
-    /// manager puts the markers into the queues.
-    pub(crate) fn begin_seal_full(&self, home: QueueIndex, request: Request) -> Option<(BatchId, Uses)> {
-        let mut entries = Vec::new();
-        if request.is_cached() {
-            let at_hand = local::with(request.identity(), |cache| {
-                cache.take_full_quarantine(&mut entries);
-                Some(())
-            });
-            if at_hand.is_none() {
-                local::with_own(&self.lane(home), |cache| cache.take_full_quarantine(&mut entries));
-            }
-        }
-        let mut quarantine = self.quarantine.lock();
-        match entries.is_empty() {
-            false => quarantine.begin_seal(entries),
-            true if quarantine.is_full() => quarantine.begin_seal_open(),
-            true => None,
-        }
-    }
-
-    /// Frees a place that other queues than its own may still use. As after [`Pool::free`], the pool may then be gone.
-    pub(crate) fn quarantine(self: Arc<Self>, entry: Entry) -> Closing {
-        let request = entry.request;
-        if request.is_cached() {
-            let at_hand = local::with(request.identity(), |cache| Some(cache.begin_quarantine(entry)));
-            let begun = at_hand.or_else(|| {
-                let lane = self.lane(entry.uses.home());
-                local::with_or_make(&self, &lane, |cache| cache.begin_quarantine(entry))
-            });
-            if begun == Some(true) {
-                return Closing::Orphans;
-            }
-        }
-        let bytes = request.bytes(&self.layout);
-        self.count_fall(request, bytes);
-        self.quarantine.lock().push(entry);
-        if self.state.lock().count_free(request, bytes) { Closing::Drained } else { Closing::Orphans }
-    }
-
-    /// Begins to seal all that waits without a marker: of all threads if `flush` has just brought it here.
-    pub(crate) fn begin_seal_open(&self) -> Option<(BatchId, Uses)> {
-        self.quarantine.lock().begin_seal_open()
-    }
-
-    /// Keeps a batch until each queue has reached its value.
-    pub(crate) fn finish_seal(&self, id: BatchId, values: Vec<(QueueIndex, u64)>) {
-        self.quarantine.lock().finish_seal(id, values);
-    }
-
-    /// Lets others have what the queues have passed, as their timelines say.
-    pub(crate) fn settle(&self, to: Return) {
-        if self.lanes.read().len() == 1 {
-            return;
-        }
-        // Whoever counts meanwhile must not miss what is on its way home.
-        let _moving = self.moving.lock();
-        let mut quarantine = self.quarantine.lock();
-        // Not before: a queue may come and be waited for meanwhile.
-        let lanes = self.all_lanes();
-        let completed = |queue: QueueIndex| lanes[usize::from(queue)].timeline().completed();
-        let free = quarantine.collect(completed);
-        drop(quarantine);
-        let mut state = self.state.lock();
-        let bound_bytes = state.bound_bytes();
-        if bound_bytes > 0 {
-            let now = self.clock.now_ms();
-            for lane in &lanes[1..] {
-                state.settle(lane.queue, lane.timeline().completed(), now);
-            }
-        }
-        let has_passed = state.bound_bytes() < bound_bytes || !free.is_empty();
-        drop(state);
-        if !free.is_empty() {
-            self.give_home(&lanes, free, to);
-        }
-        if has_passed {
-            self.bell.note_news();
-        }
-    }
-
-    /// Gives places that have left the quarantine back.
-    fn give_home(&self, lanes: &[Arc<Lane>], mut free: Vec<Entry>, to: Return) {
-        free.retain(|entry| !planted::forgets(entry.place.offset));
-        if to == Return::ToCaches && !free.is_empty() {
-            self.keep_here(lanes, &mut free);
-            free.sort_unstable_by_key(|entry| (entry.uses.home(), entry.request.class()));
-        }
-        let same = |one: &Entry, other: &Entry| {
-            one.uses.home() == other.uses.home() && one.request.class() == other.request.class()
-        };
-        for group in free.chunk_by(same) {
-            let (lane, request) = (&lanes[usize::from(group[0].uses.home())], group[0].request);
-            if request.is_cached() && to == Return::ToCaches {
-                for part in group.chunks(Batch::new().capacity()) {
-                    let mut places: Batch = part.iter().map(|entry| entry.place).collect();
-                    lane.depot.put(request.class(), &mut places);
-                    self.evict(lane, request.class(), places.drain(..));
-                }
-                continue;
-            }
-            let now = self.clock.now_ms();
-            let mut state = self.state.lock();
-            for entry in group {
-                let bytes = entry.request.bytes(&self.layout);
-                state.free_place(entry.place, bytes, lane.bound(), now);
-            }
-        }
-    }
-
-    /// Gives places to this thread's cache, as far as it has one of their lane.
-    fn keep_here(&self, lanes: &[Arc<Lane>], free: &mut Vec<Entry>) {
-        let lane = &lanes[usize::from(free[0].uses.home())];
-        let identity = lane.identity();
-        local::with_own(lane, |cache| {
-            cache.keep(free);
-            // Those whose class is full; taking half of it away makes room for all that follow of the class.
-            let mut count = free.len();
-            while let Some(entry) = free.first()
-                && entry.request.identity() == identity
-                && entry.request.is_cached()
-            {
-                self.take_half(lane, cache, entry.request.class());
-                cache.keep(free);
-                if free.len() == count {
-                    break;
-                }
-                count = free.len();
-            }
-        });
-    }
-
-    /// Whether anything may wait for a queue: its timeline is worth asking for.
-    pub(crate) fn has_in_flight(&self) -> bool {
-        if self.lanes.read().len() == 1 {
-            return false;
-        }
-        !self.quarantine.lock().is_empty()
-            || self.state.lock().bound_bytes() > 0
-            || self.thread_caches().iter().any(|cache| cache.has_quarantined())
-    }
-
-    /// Whether something of `queue` waits that no marker covers yet.
-    pub(crate) fn needs_marker(&self, queue: QueueIndex) -> bool {
-        let claimed = self.lane(queue).timeline().claimed();
-        self.state.lock().is_bound_beyond(queue, claimed)
-    }
-
-    /// A queue and a value whose passing will free something.
-    pub(crate) fn next_in_flight(&self) -> Option<(QueueIndex, u64)> {
-        if let Some(oldest) = self.quarantine.lock().oldest() {
-            return Some(oldest);
-        }
-        let lanes = self.all_lanes();
-        let state = self.state.lock();
-        lanes[1..].iter().find_map(|lane| Some((lane.queue, state.first_bound(lane.queue)?)))
-    }
-
-    /// Finds a place in what lies side by side, for a request on a queue that found nothing whole.
-    pub(crate) fn allocate_across(&self, lane: &Lane, request: Request) -> Option<Place> {
-        if lane.queue == NO_QUEUE {
-            return None;
-        }
-        let bytes = request.bytes(&self.layout);
-        let place = self.state.lock().allocate_across(lane.queue, request, bytes)?;
-        self.count_rise(request, bytes);
-        Some(place)
-    }
-
     /// Finds a place wherever there is one, however bad a fit.
     pub(crate) fn allocate_anywhere(&self, lane: &Lane, request: Request) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
@@ -544,145 +376,6 @@ impl Pool {
         let mut state = self.state.lock();
         let counted = state.classes.iter().map(|class| class.sums.allocations).sum::<u64>();
         state.allowance.set_requests(counted + in_caches);
-    }
-
-    /// Empties all caches, those of other threads too, so that what they kept can merge; what waits for queues goes to the
-    /// shared batch, to be sealed. Costs some microseconds, and a moment's work for each thread that is just allocating.
-    /// Returns how many places they lost.
-    pub(crate) fn flush(&self) -> u64 {
-        let registry = self.registry.lock();
-        // Not before: a queue may come and get caches meanwhile.
-        let lanes = self.all_lanes();
-        let mut places = 0;
-        if ThreadCache::revoke_all(&registry.caches) {
-            for cache in &registry.caches {
-                places += self.empty(&lanes[usize::from(cache.queue())], cache);
-                if !registry.is_held {
-                    cache.readmit();
-                }
-            }
-        }
-        places + lanes.iter().map(|lane| self.empty_depot(lane)).sum::<u64>()
-    }
-
-    /// Brings what waits for queues in threads' own batches to the shared batch, to be sealed; leaves all else as it is.
-    pub(crate) fn flush_quarantine(&self) {
-        let registry = self.registry.lock();
-        let caches: Vec<_> =
-            registry.caches.iter().filter(|cache| cache.has_quarantined()).cloned().collect();
-        if caches.is_empty() || !ThreadCache::revoke_all(&caches) {
-            return;
-        }
-        let mut quarantine = self.quarantine.lock();
-        for cache in &caches {
-            cache.drain_quarantine(|entry| quarantine.push(entry));
-            if !registry.is_held {
-                cache.readmit();
-            }
-        }
-    }
-
-    /// Keeps every thread out of its caches from now on, or lets them in again: while somebody waits for memory, every
-    /// free must come past the caches, where it can be told of.
-    pub(crate) fn hold_caches(&self, is_held: bool) {
-        let mut registry = self.registry.lock();
-        if std::mem::replace(&mut registry.is_held, is_held) == is_held {
-            return;
-        }
-        if is_held {
-            // Where the system refuses to order other threads' work, they notice later: waiters also look by themselves.
-            let _ = ThreadCache::revoke_all(&registry.caches);
-        } else {
-            registry.caches.iter().for_each(|cache| cache.readmit());
-        }
-    }
-
-    fn empty(&self, lane: &Lane, cache: &ThreadCache) -> u64 {
-        let now = self.clock.now_ms();
-        if cache.has_quarantined() {
-            let mut quarantine = self.quarantine.lock();
-            cache.drain_quarantine(|entry| quarantine.push(entry));
-        }
-        let mut state = self.state.lock();
-        let bound = lane.bound();
-        let mut count = 0;
-        cache.drain(|class, place| {
-            state.evict(class, self.layout.class_bytes(class), place, bound, now);
-            count += 1;
-        });
-        count
-    }
-
-    fn empty_depot(&self, lane: &Lane) -> u64 {
-        let mut count = 0;
-        lane.depot.drain(|class, places| {
-            count += places.len() as u64;
-            self.evict(lane, class, places);
-        });
-        count
-    }
-
-    /// A new cache for the calling thread; `None` once the pool is closed.
-    pub(crate) fn enlist(&self, lane: &Lane) -> Option<Arc<ThreadCache>> {
-        let mut registry = self.registry.lock();
-        if registry.is_closed || registry.is_held {
-            return None;
-        }
-        let cache = Arc::new(ThreadCache::new(&self.layout, lane.queue, Arc::clone(&self.tally)));
-        registry.caches.push(Arc::clone(&cache));
-        self.cache_count.fetch_add(1, Ordering::Relaxed);
-        Some(cache)
-    }
-
-    /// Takes an ending thread's cache in: places, counters and all.
-    pub(crate) fn retire(&self, cache: &Arc<ThreadCache>) {
-        let mut registry = self.registry.lock();
-        let Some(place) = registry.caches.iter().position(|other| Arc::ptr_eq(other, cache)) else { return };
-        registry.caches.swap_remove(place);
-        self.cache_count.fetch_sub(1, Ordering::Relaxed);
-        self.fold(cache);
-        drop(registry);
-        if cache.queue() != NO_QUEUE {
-            // What it kept is bound to its queue now.
-            self.bell.wake_reaper();
-        }
-    }
-
-    fn fold(&self, cache: &ThreadCache) {
-        cache.publish();
-        self.empty(&self.lane(cache.queue()), cache);
-        let mut state = self.state.lock();
-        for class in 0..self.layout.cached_class_count() {
-            let class_bytes = self.layout.class_bytes(class);
-            let mut sums = ClassSums::default();
-            cache.add_freed(class, &mut sums);
-            cache.add_allocated(class, &mut sums);
-            let counters = &mut state.classes[class];
-            counters.sums.add(sums);
-            counters.allocated_allocated += sums.allocations * class_bytes;
-            counters.allocated_freed += sums.frees * class_bytes;
-        }
-    }
-
-    /// Ends allocation for good. From here on every free goes past the caches and is counted under the lock.
-    pub(crate) fn close(&self) -> Closing {
-        let mut registry = self.registry.lock();
-        registry.is_closed = true;
-        let caches = std::mem::take(&mut registry.caches);
-        if !ThreadCache::revoke_all(&caches) {
-            registry.caches = caches;
-            return Closing::Unknown;
-        }
-        for cache in &caches {
-            self.fold(cache);
-        }
-        for lane in self.all_lanes() {
-            self.empty_depot(&lane);
-        }
-        let mut state = self.state.lock();
-        state.is_closed = true;
-        state.orphans = state.classes.iter().map(|class| class.sums.allocations - class.sums.frees).sum();
-        if state.orphans == 0 { Closing::Drained } else { Closing::Orphans }
     }
 
     /// The caches that threads have of this pool, of all lanes, to read.

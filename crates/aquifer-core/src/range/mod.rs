@@ -21,6 +21,8 @@
 //! idle     (2 MiB, block 1)
 //! ```
 
+mod bound;
+
 use std::collections::BTreeSet;
 
 /// Every range starts at a multiple of this many bytes and is as many long, and so is every allocation: the smallest class,
@@ -297,77 +299,6 @@ impl Ranges {
         Some(self.take(first, bytes, 1))
     }
 
-    /// Takes `bytes` out of neighbouring free ranges that are bound to `queue` or unbound and only together large
-    /// enough. Looks at every hole of the queue: a last resort before growing.
-    pub(crate) fn allocate_across(&mut self, queue: QueueIndex, bytes: u64, alignment: u64) -> Option<Range> {
-        if queue == NO_QUEUE {
-            return None;
-        }
-        let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
-        let holes = self.holes.range((queue, 0, 0, 0, 0)..).take_while(|&&(owner, ..)| owner == queue);
-        let may_have = |index: RangeIndex| {
-            self.is_free(index) && [NO_QUEUE, queue].contains(&self.nodes[index as usize].bound.queue)
-        };
-        let run = holes.map(|&(.., index)| index).find_map(|index| {
-            let (mut first, mut last, mut sum) = (index, index, self.nodes[index as usize].bytes);
-            while may_have(self.nodes[first as usize].previous) {
-                first = self.nodes[first as usize].previous;
-                sum += self.nodes[first as usize].bytes;
-            }
-            while may_have(self.nodes[last as usize].next) {
-                last = self.nodes[last as usize].next;
-                sum += self.nodes[last as usize].bytes;
-            }
-            (sum >= surely).then_some((first, last))
-        });
-        let (first, last) = run?;
-        Some(self.join(queue, first, last, bytes, alignment))
-    }
-
-    /// Makes one used range of a run of free ones from `first` to `last`, which are large enough. What is left at either
-    /// end stays bound as it was.
-    fn join(
-        &mut self,
-        queue: QueueIndex,
-        first: RangeIndex,
-        last: RangeIndex,
-        bytes: u64,
-        alignment: u64,
-    ) -> Range {
-        let start = self.nodes[first as usize].offset.next_multiple_of(alignment);
-        let end = start + bytes;
-        let mut index = first;
-        let mut joined = NONE;
-        loop {
-            let Node { offset, bytes, bound, next, .. } = self.nodes[index as usize];
-            let is_last = index == last;
-            if offset + bytes > start && offset < end {
-                self.holes.remove(&self.key(index));
-                if offset < start {
-                    let rest = self.split(index, start - offset);
-                    self.holes.insert(self.key(index));
-                    index = rest;
-                }
-                let Node { offset, bytes, .. } = self.nodes[index as usize];
-                if offset + bytes > end {
-                    let rest = self.split(index, end - offset);
-                    self.holes.insert(self.key(rest));
-                }
-                self.set_bound(index, Bound { queue, value: bound.value });
-                if joined == NONE {
-                    joined = index;
-                } else {
-                    self.merge_with_next(joined);
-                }
-            }
-            if is_last || offset + bytes >= end {
-                break;
-            }
-            index = next;
-        }
-        self.take(joined, bytes, 1)
-    }
-
     /// Makes a free range, which the caller has taken out of its set, a used one, cut to what was asked.
     fn take(&mut self, index: RangeIndex, bytes: u64, alignment: u64) -> Range {
         let offset = self.nodes[index as usize].offset;
@@ -408,36 +339,6 @@ impl Ranges {
         self.place_free(merged, time_ms);
     }
 
-    /// Unbinds what is bound to `queue` up to `value`, which the queue has reached.
-    pub(crate) fn settle(&mut self, queue: QueueIndex, value: u64, time_ms: u64) {
-        while let Some(&(owner, bound_to, index)) = self.bound.range((queue, 0, 0)..).next()
-            && owner == queue
-            && bound_to <= value
-        {
-            let block = self.nodes[index as usize].block;
-            if self.blocks[block as usize].as_ref().expect("a range's block exists").idle_for.is_some() {
-                self.make_busy(block);
-            } else {
-                self.holes.remove(&self.key(index));
-            }
-            self.set_bound(index, Bound::NONE);
-            let merged = self.merge_free(index);
-            self.place_free(merged, time_ms);
-        }
-    }
-
-    /// The highest value that anything is bound to of a queue.
-    pub(crate) fn bound_value_max(&self, queue: QueueIndex) -> Option<u64> {
-        let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
-        of_queue.last().map(|&(_, value, _)| value)
-    }
-
-    /// The lowest value that anything is bound to of a queue.
-    pub(crate) fn bound_value_min(&self, queue: QueueIndex) -> Option<u64> {
-        let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
-        of_queue.into_iter().next().map(|&(_, value, _)| value)
-    }
-
     /// Enters a free range that is in no set yet: as a hole, or with its block, if that has become idle.
     fn place_free(&mut self, index: RangeIndex, time_ms: u64) {
         let Node { block, bytes, bound, .. } = self.nodes[index as usize];
@@ -468,26 +369,6 @@ impl Ranges {
         self.holes.remove(&self.key(previous));
         self.merge_with_next(previous);
         previous
-    }
-
-    /// Binds a range, or unbinds it. It must not be a hole: holes are ordered by queue.
-    fn set_bound(&mut self, index: RangeIndex, bound: Bound) {
-        let Node { bytes, block, bound: before, .. } = self.nodes[index as usize];
-        if before == bound {
-            return;
-        }
-        let owner = self.blocks[block as usize].as_mut().expect("a range's block exists");
-        if !before.is_none() {
-            self.bound.remove(&(before.queue, before.value, index));
-            owner.bound_bytes -= bytes;
-            self.bound_bytes -= bytes;
-        }
-        if !bound.is_none() {
-            self.bound.insert((bound.queue, bound.value, index));
-            owner.bound_bytes += bytes;
-            self.bound_bytes += bytes;
-        }
-        self.nodes[index as usize].bound = bound;
     }
 
     /// Releases what whole multiples of `granule` there are in the unbound holes. The caller gives their memory back, and undoes
@@ -679,61 +560,6 @@ impl Ranges {
             self.nodes[next as usize].previous = index;
         }
         self.unused_nodes.push(gone);
-    }
-
-    /// Checks every promise of the module's text; for tests.
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn validate(&self) {
-        let (mut reserved, mut used, mut hole_count, mut idle, mut bound_count, mut bound) =
-            (0, 0, 0, 0, 0, 0);
-        for (place, block) in self.blocks.iter().enumerate() {
-            let Some(block) = block else { continue };
-            let (mut index, mut previous, mut offset) = (block.first, NONE, 0);
-            let (mut block_used, mut released, mut bound_bytes) = (0, 0, 0);
-            while index != NONE {
-                let node = self.nodes[index as usize];
-                assert_eq!((node.offset, node.block as usize, node.previous), (offset, place, previous));
-                assert!(node.bytes > 0);
-                let is_free = node.state == RangeState::Free;
-                let are_alike = || self.nodes[previous as usize].bound.queue == node.bound.queue;
-                assert!(!(is_free && self.is_free(previous) && are_alike()), "free neighbours");
-                let is_hole = is_free && block.idle_for.is_none();
-                let is_bound = !node.bound.is_none();
-                assert!(is_free || !is_bound);
-                assert_eq!(is_bound, self.bound.contains(&(node.bound.queue, node.bound.value, index)));
-                bound_bytes += if is_bound { node.bytes } else { 0 };
-                bound_count += usize::from(is_bound);
-                assert_eq!(is_hole, self.holes.contains(&self.key(index)));
-                hole_count += usize::from(is_hole);
-                block_used += if node.state == RangeState::Used { node.bytes } else { 0 };
-                released += if node.state == RangeState::Released { node.bytes } else { 0 };
-                offset += node.bytes;
-                (previous, index) = (index, node.next);
-            }
-            assert_eq!((offset, block_used, released), (block.bytes, block.used_bytes, block.released_bytes));
-            assert_eq!(bound_bytes, block.bound_bytes);
-            bound += bound_bytes;
-            let first = self.nodes[block.first as usize];
-            let idle_for = match block_used {
-                0 if bound_bytes == 0 => Some(NO_QUEUE),
-                0 if first.bytes == block.bytes => Some(first.bound.queue),
-                _ => None,
-            };
-            assert_eq!(idle_for, block.idle_for);
-            let is_idle = idle_for == Some(NO_QUEUE);
-            let serves = |queue| idle_for == Some(queue) && released == 0;
-            for queue in 0..4 {
-                let key = (queue, block.bytes, place as BlockIndex);
-                assert_eq!(serves(queue), self.idle_by_size.contains(&key));
-            }
-            assert_eq!(is_idle, self.idle_by_age.contains(&(block.idle_since, place as BlockIndex)));
-            reserved += block.reserved_bytes();
-            used += block_used;
-            idle += if is_idle { block.reserved_bytes() } else { 0 };
-        }
-        assert_eq!((reserved, used, hole_count), (self.reserved_bytes, self.used_bytes, self.holes.len()));
-        assert_eq!((idle, bound), (self.idle_bytes, self.bound_bytes));
-        assert_eq!(bound_count, self.bound.len());
     }
 }
 

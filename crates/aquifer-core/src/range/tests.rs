@@ -1,6 +1,62 @@
 use super::*;
 use proptest::prelude::*;
 
+impl Ranges {
+    /// Checks every promise of the module's text.
+    pub(crate) fn validate(&self) {
+        let (mut reserved, mut used, mut hole_count, mut idle, mut bound_count, mut bound) =
+            (0, 0, 0, 0, 0, 0);
+        for (place, block) in self.blocks.iter().enumerate() {
+            let Some(block) = block else { continue };
+            let (mut index, mut previous, mut offset) = (block.first, NONE, 0);
+            let (mut block_used, mut released, mut bound_bytes) = (0, 0, 0);
+            while index != NONE {
+                let node = self.nodes[index as usize];
+                assert_eq!((node.offset, node.block as usize, node.previous), (offset, place, previous));
+                assert!(node.bytes > 0);
+                let is_free = node.state == RangeState::Free;
+                let are_alike = || self.nodes[previous as usize].bound.queue == node.bound.queue;
+                assert!(!(is_free && self.is_free(previous) && are_alike()), "free neighbours");
+                let is_hole = is_free && block.idle_for.is_none();
+                let is_bound = !node.bound.is_none();
+                assert!(is_free || !is_bound);
+                assert_eq!(is_bound, self.bound.contains(&(node.bound.queue, node.bound.value, index)));
+                bound_bytes += if is_bound { node.bytes } else { 0 };
+                bound_count += usize::from(is_bound);
+                assert_eq!(is_hole, self.holes.contains(&self.key(index)));
+                hole_count += usize::from(is_hole);
+                block_used += if node.state == RangeState::Used { node.bytes } else { 0 };
+                released += if node.state == RangeState::Released { node.bytes } else { 0 };
+                offset += node.bytes;
+                (previous, index) = (index, node.next);
+            }
+            assert_eq!((offset, block_used, released), (block.bytes, block.used_bytes, block.released_bytes));
+            assert_eq!(bound_bytes, block.bound_bytes);
+            bound += bound_bytes;
+            let first = self.nodes[block.first as usize];
+            let idle_for = match block_used {
+                0 if bound_bytes == 0 => Some(NO_QUEUE),
+                0 if first.bytes == block.bytes => Some(first.bound.queue),
+                _ => None,
+            };
+            assert_eq!(idle_for, block.idle_for);
+            let is_idle = idle_for == Some(NO_QUEUE);
+            let serves = |queue| idle_for == Some(queue) && released == 0;
+            for queue in 0..4 {
+                let key = (queue, block.bytes, place as BlockIndex);
+                assert_eq!(serves(queue), self.idle_by_size.contains(&key));
+            }
+            assert_eq!(is_idle, self.idle_by_age.contains(&(block.idle_since, place as BlockIndex)));
+            reserved += block.reserved_bytes();
+            used += block_used;
+            idle += if is_idle { block.reserved_bytes() } else { 0 };
+        }
+        assert_eq!((reserved, used, hole_count), (self.reserved_bytes, self.used_bytes, self.holes.len()));
+        assert_eq!((idle, bound), (self.idle_bytes, self.bound_bytes));
+        assert_eq!(bound_count, self.bound.len());
+    }
+}
+
 /// As the pool asks: a hole first, then an idle block, then what lies side by side.
 fn allocate_for(ranges: &mut Ranges, queue: QueueIndex, bytes: u64, alignment: u64) -> Option<Range> {
     ranges
