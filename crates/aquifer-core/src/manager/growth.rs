@@ -52,6 +52,7 @@ impl<B: Backend> Shared<B> {
         // Noted here, under no lock.
         let answer = self.note(self.grow_locked(lane, request));
         self.bell.tell_news();
+        self.tell_loss();
         let pool = &self.pools[request.memory_type()].pool;
         let Some(report) = answer.as_ref().err().and_then(Error::out_of_memory) else { return answer };
         let has_room = report.largest_free_bytes >= pool.bytes(request);

@@ -32,6 +32,8 @@ pub(crate) struct Queues<Q> {
     all: RwLock<Vec<Arc<QueueState<Q>>>>,
     unused: parking_lot::Mutex<Vec<QueueIndex>>,
     is_lost: AtomicBool,
+    /// Whether the loss has yet to be logged: subscribers are the user's code, and locks may be held where it is met.
+    is_loss_untold: AtomicBool,
 }
 
 impl<Q> Default for Queues<Q> {
@@ -40,6 +42,7 @@ impl<Q> Default for Queues<Q> {
             all: RwLock::new(Vec::new()),
             unused: parking_lot::Mutex::new(Vec::new()),
             is_lost: AtomicBool::new(false),
+            is_loss_untold: AtomicBool::new(false),
         }
     }
 }
@@ -109,12 +112,19 @@ impl<B: Backend> Shared<B> {
             && error.kind() == ErrorKind::DeviceLost
             && !self.queues.is_lost.swap(true, Ordering::AcqRel)
         {
-            tracing::error!(%error, "the device is lost");
+            self.queues.is_loss_untold.store(true, Ordering::Release);
             for queue in self.queues.all() {
                 queue.timeline.end();
             }
         }
         answer
+    }
+
+    /// Logs that the device is lost, once. Under no lock.
+    pub(crate) fn tell_loss(&self) {
+        if self.is_lost() && self.queues.is_loss_untold.swap(false, Ordering::AcqRel) {
+            tracing::error!(backend = self.backend.properties().backend, "the device is lost");
+        }
     }
 
     /// Puts a marker into a queue. The value is claimed whatever the driver says; if it refused, the next marker covers it.
@@ -223,6 +233,7 @@ impl<B: Backend> Shared<B> {
         }
         self.complete_operations();
         self.bell.tell_news();
+        self.tell_loss();
     }
 
     /// Whether anything waits for a queue.

@@ -221,6 +221,7 @@ impl<B: Backend> Shared<B> {
         // Nobody is left who could free them.
         drop(self.raw_buffers.close());
         self.stop_reaper();
+        self.tell_loss();
         if !self.config.reaper && self.has_in_flight() {
             // Nobody else will look.
             self.flush_quarantine();
