@@ -281,7 +281,10 @@ impl<B: Backend> Drop for Shared<B> {
 ///
 /// Both ways end in two registers. If the slow one returned a whole allocation, the fast one would have to build its
 /// own in memory too, and reading that back costs a third of a pair.
-#[inline]
+///
+/// Always inlined, or a program that allocates in two places gets the buffer through memory: a hot pair took 19 ns instead
+/// of 9.
+#[inline(always)]
 #[track_caller]
 pub(crate) fn allocate<B: Backend>(
     owner: &Owner<B>,
