@@ -6,7 +6,11 @@ use super::{Closing, Lane, Place, Pool, Request, Return, Uses};
 use crate::planted;
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::raw::local;
+use crate::sync::Ordering;
 use std::sync::Arc;
+
+/// For so many places at most a cache grows when they come back from the quarantine together.
+const GROWING_MAX: usize = 16;
 
 impl Pool {
     /// Begins to seal a batch that is full, this thread's or the shared one, so that [`Pool::quarantine`] finds room. The
@@ -125,19 +129,13 @@ impl Pool {
         let identity = lane.identity();
         local::with_own(lane, |cache| {
             cache.keep(free);
-            // Those whose class is full; taking half of it away makes room for all that follow of the class.
-            let mut count = free.len();
-            while let Some(entry) = free.first()
-                && entry.request.identity() == identity
-                && entry.request.is_cached()
-            {
-                self.take_half(lane, cache, entry.request.class());
-                cache.keep(free);
-                if free.len() == count {
-                    break;
-                }
-                count = free.len();
+            // What found no room goes to the depot, a stack at a time, unless the cache may grow.
+            let caches = self.cache_count.load(Ordering::Relaxed);
+            let own = |entry: &&Entry| entry.request.identity() == identity && entry.request.is_cached();
+            for entry in free.iter().filter(own).take(GROWING_MAX) {
+                cache.grow(entry.request.class(), caches);
             }
+            cache.keep(free);
         });
     }
 
