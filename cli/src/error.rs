@@ -112,7 +112,7 @@ fn report_table(report: &OutOfMemoryReport) -> comfy_table::Table {
         ("reserved", report.reserved_bytes),
         ("  live", report.live_bytes),
         ("  cached", report.cached_bytes),
-        ("  freed but in use", report.quarantined_bytes),
+        ("  quarantined", report.quarantined_bytes),
         ("  free", report.free_bytes),
         ("largest free range", report.largest_free_bytes),
     ] {

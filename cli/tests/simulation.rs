@@ -179,12 +179,12 @@ fn streams_are_queues_and_memory_in_use_is_not_used_again() {
         let row = json(&output);
         assert_eq!((row["queues"].as_u64(), row["completions_merged"].as_u64()), (Some(2), Some(1)));
         assert_eq!(row["peak_requested_bytes"].as_u64(), Some(300 << 20));
-        assert_eq!(row["peak_awaited_bytes"].as_u64(), Some(300 << 20));
+        assert_eq!(row["peak_quarantined_bytes"].as_u64(), Some(300 << 20));
         assert_eq!(row["peak_reserved_bytes"].as_u64(), Some(600 << 20));
         assert!(row["driver_calls_by_kind"]["signal"].as_u64() > Some(0));
         assert_eq!(row.get("fits").is_some(), backend == "sim");
     }
-    assert!(success(&replay(&[], &path)).contains("peak freed but in use"));
+    assert!(success(&replay(&[], &path)).contains("peak quarantined"));
 }
 
 #[test]

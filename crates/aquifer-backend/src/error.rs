@@ -27,7 +27,7 @@ pub enum ErrorKind {
     /// The device is gone for good: it was removed, hung until the driver gave it up, or met an error that spoils every
     /// later call. Buffers can still be dropped; nothing else works.
     DeviceLost,
-    /// Stopped by its cancellation token.
+    /// Stopped because somebody asked for it: through its cancellation token, or on the operation itself.
     Cancelled,
     /// A deadline passed first.
     TimedOut,

@@ -257,7 +257,8 @@ pub unsafe trait Backend: 'static {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::DeviceLost`], at the latest when the timeout is over.
+    /// [`ErrorKind::DeviceLost`], at the latest when the timeout is over; [`ErrorKind::Driver`] if it cannot be waited for, such
+    /// as by the queue's own work.
     fn wait(&self, queue: &Self::Queue, value: u64, timeout: Duration) -> Result<bool, Error>;
 
     /// Keeps what is enqueued to `queue` from now on from running before the value of `other` is at least `value`. Does

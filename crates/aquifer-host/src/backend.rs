@@ -209,7 +209,7 @@ unsafe impl Backend for Host {
 
     /// Never fails.
     fn wait(&self, queue: &HostQueue, value: u64, timeout: Duration) -> Result<bool, Error> {
-        Ok(queue.wait(value, timeout))
+        queue.wait(value, timeout)
     }
 
     /// Nothing is queued if the value is reached already. Never fails.

@@ -98,8 +98,10 @@ impl HostQueue {
     /// Puts work of the user's own at the end of the queue: what a kernel is to another device. Does not wait for it.
     ///
     /// The closure runs on the queue's thread, after everything that is in the queue now, and the queue's value rises to
-    /// later markers only when it has returned. It may use the queue and what is made with it, but if it waits for what
-    /// comes after itself, it waits for ever.
+    /// later markers only when it has returned. It may use the queue and what is made with it, but what comes after itself it
+    /// cannot wait for: that fails with [`ErrorKind::Driver`]. Host access to a buffer that is at home on this queue, or
+    /// recorded for it, is such a wait; give the closure what [`Backend::host_pointer`](aquifer_backend::Backend::host_pointer)
+    /// answers instead, or a buffer of no queue.
     ///
     /// If it panics, the panic ends there: it is counted by [`HostQueue::panic_count`], and the queue goes on.
     pub fn submit(&self, work: impl FnOnce() + Send + 'static) {
@@ -136,15 +138,20 @@ impl HostQueue {
         self.shared.value()
     }
 
-    pub(crate) fn wait(&self, value: u64, timeout: Duration) -> bool {
+    pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
         if self.completed() >= value {
-            return true;
+            return Ok(true);
+        }
+        if self.worker.as_ref().is_some_and(|worker| worker.thread().id() == thread::current().id()) {
+            let message = "the queue's own work waits for the queue, so for itself; within a closure touch what the queue may \
+                           use through host_pointer, or use a buffer that it does not use";
+            return Err(Error::new(ErrorKind::Driver, "wait", message));
         }
         let mut state = self.shared.state.lock();
         let is_short = |_: &mut State| self.completed() < value;
         // It may have been reached with the last moment: then it counts.
         let _ = self.shared.has_risen.wait_while_for(&mut state, is_short, timeout);
-        self.completed() >= value
+        Ok(self.completed() >= value)
     }
 
     pub(crate) fn wait_on(&self, other: &Self, value: u64) {

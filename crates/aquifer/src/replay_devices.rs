@@ -119,6 +119,8 @@ impl SimReplay {
         let sim = self.sim.clone();
         config.clock = Clock::from_fn(move || Duration::from_nanos(sim.now_ns()));
         config.reaper = false;
+        // In virtual time, so however long it takes: the wait is part of the answer.
+        config.in_flight_wait = Duration::from_secs(365 * 24 * 3600);
         config
     }
 

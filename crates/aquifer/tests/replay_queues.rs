@@ -112,7 +112,7 @@ fn small_memory_waits_as_large_does() {
     let lines = format!("{all}{freed}{}2,a,900,1024,0\n{}", half(0), half(1));
     let outcome = on_host(&trace(&lines), u64::MAX, 1).unwrap();
     assert_eq!((outcome.queue_count, outcome.merged_completion_count), (1, 1));
-    assert_eq!(outcome.awaited_bytes_peak, 200 * 1024);
+    assert_eq!(outcome.quarantined_bytes_peak, 200 * 1024);
     assert_eq!(outcome.statistics.deallocation_count, 200);
     assert_eq!(outcome.statistics.allocated.current, 1024);
     let (outcome, _) = on_sim(&trace(&lines), 140 << 30, 1);
@@ -237,7 +237,7 @@ fn thousands_outstanding_at_once_need_few_queues_and_free_nothing_early() {
     let trace = trace(&lines);
     let outcome = on_host(&trace, u64::MAX, 1).unwrap();
     assert!(outcome.merged_completion_count > 1);
-    assert_eq!(outcome.awaited_bytes_peak, 3000 * 4096);
+    assert_eq!(outcome.quarantined_bytes_peak, 3000 * 4096);
     let (outcome, _) = on_sim(&trace, 140 << 30, 1);
     assert!(outcome.unwrap().statistics.reserved.peak >= 3000 * 4096);
 }

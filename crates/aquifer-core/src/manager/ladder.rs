@@ -77,19 +77,29 @@ impl<B: Backend> Shared<B> {
         let ledger = &self.ledgers[typed.heap_index];
         let unreserved = ledger.budget_bytes().saturating_sub(ledger.reserved_bytes());
         let at_best = snapshot.quarantined_bytes + snapshot.free_bytes + snapshot.cached_bytes + unreserved;
-        let left_ms = deadline_ms.saturating_sub(self.config.clock.now_ms());
-        if at_best < typed.pool.bytes(request) || left_ms == 0 {
+        if at_best < typed.pool.bytes(request) {
             return false;
         }
         let queue = self.queues.get(queue);
-        let step = Duration::from_millis(left_ms.min(WAIT_STEP_MS));
-        if self.wait_a_while(&queue, value, step).is_err() && !self.is_lost() {
-            return false;
+        let mut step_ms = 1;
+        loop {
+            let left_ms = deadline_ms.saturating_sub(self.config.clock.now_ms());
+            if left_ms == 0 {
+                return false;
+            }
+            let waited = self.wait_a_while(&queue, value, Duration::from_millis(left_ms.min(step_ms)));
+            if waited.is_err() && !self.is_lost() {
+                return false;
+            }
+            // Any other queue will do too.
+            if self.look() || waited.unwrap_or(true) {
+                self.settle();
+                return true;
+            }
+            step_ms = (2 * step_ms).min(WAIT_STEP_MS_MAX);
         }
-        self.settle();
-        true
     }
 }
 
-/// How long one call waits for a queue before other queues are looked at too.
-const WAIT_STEP_MS: u64 = 1;
+/// How long one call waits for a queue at most before other queues are looked at too.
+const WAIT_STEP_MS_MAX: u64 = 16;

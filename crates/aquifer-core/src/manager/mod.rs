@@ -108,6 +108,10 @@ impl<B: Backend> MemoryManager<B> {
 
     /// Allocates `bytes` bytes, aligned to 256, untagged, content unspecified.
     ///
+    /// Where memory is short it blocks: it calls reclaim callbacks on this thread ([`MemoryManager::on_reclaim`]), then waits up
+    /// to [`Config::in_flight_wait`] (10 s by default) for memory that is freed but that queues still use, if that could be
+    /// enough. [`MemoryManager::allocate_async`] waits for what others hold, too.
+    ///
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidArgument`] for 0 bytes.
@@ -115,6 +119,7 @@ impl<B: Backend> MemoryManager<B> {
     /// - [`ErrorKind::OutOfMemory`] if there is no room now, with
     ///   [what was there](Error::out_of_memory).
     /// - [`ErrorKind::Driver`] if the driver failed.
+    /// - [`ErrorKind::DeviceLost`] or [`ErrorKind::Forked`], unless memory was at hand.
     #[inline]
     #[track_caller]
     pub fn allocate(&self, bytes: u64) -> Result<Buffer<B>, Error> {
@@ -167,7 +172,9 @@ impl<B: Backend> MemoryManager<B> {
 
     /// Calls `callback` whenever an allocation finds no memory, before it fails, so that the program can free something: a
     /// cache of its own, weights that can be loaded again. The lowest priority is asked first, and each priority only if
-    /// the ones before did not free enough. Until the hook is dropped.
+    /// the ones before did not free enough. Until the hook is dropped. Each callback is called once for an attempt to allocate, so
+    /// it should free all of [`ReclaimRequest::needed_bytes`] if it can; an allocation that waits attempts again whenever
+    /// something was freed.
     ///
     /// The callback runs on the thread that allocates, under no lock of the manager. It may do anything: allocate (then no
     /// callbacks are called), free, register and drop hooks, panic (which is caught and counted). It should not keep a

@@ -57,6 +57,12 @@ impl<T> OperationError<T> {
         self.done_bytes
     }
 
+    /// The error, and what the operation used, if it can be given back ([`OperationError::into_parts`]).
+    #[must_use]
+    pub fn into_error_and_parts(self) -> (Error, Option<T>) {
+        (self.error, self.parts)
+    }
+
     /// The error alone; what the operation used is dropped.
     #[must_use]
     pub fn into_error(self) -> Error {

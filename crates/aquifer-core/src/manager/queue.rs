@@ -15,7 +15,8 @@ use std::sync::Arc;
 ///
 /// A handle: clones are cheap and mean the same queue, and any thread may use it. It keeps its manager. When the last
 /// handle is dropped, what is under way goes on, buffers stay as good as they were, and the driver's queue is kept for the
-/// next caller of [`MemoryManager::queue`].
+/// next caller of [`MemoryManager::queue`]. Nothing waits for what is under way when a process ends: call
+/// [`Queue::synchronize`] first.
 ///
 /// # Memory and queues
 ///
@@ -286,7 +287,7 @@ impl<B: Backend> Queue<B> {
 }
 
 pub(super) fn foreign(operation: &'static str) -> Error {
-    let message = "the queue belongs to another manager; use one queue per manager";
+    let message = "the queue belongs to another manager; use one that this manager made";
     Error::new(ErrorKind::InvalidArgument, operation, message)
 }
 

@@ -26,7 +26,7 @@ use std::time::Duration;
 ///
 /// Within a reclaim callback it does not wait, but fails with [`ErrorKind::OutOfMemory`].
 ///
-/// As a future it works under any executor. Dropping it leaves the line. [`AllocateAsync::wait`] blocks instead.
+/// As a future it works under any executor; polled again after its answer, it is pending for ever. Dropping it leaves the line. [`AllocateAsync::wait`] blocks instead.
 #[must_use = "an allocation that is neither polled nor waited for does not happen"]
 pub struct AllocateAsync<B: Backend> {
     manager: MemoryManager<B>,
@@ -38,6 +38,7 @@ pub struct AllocateAsync<B: Backend> {
     timeout: Option<Duration>,
     token: Option<CancelToken>,
     line: Option<InLine>,
+    has_answered: bool,
     /// Only backends that may be shared between threads have one, which the future's type need not say.
     start_reaper: fn(&MemoryManager<B>) -> Result<(), Error>,
 }
@@ -77,6 +78,7 @@ impl<B: Backend> MemoryManager<B> {
             timeout: None,
             token: None,
             line: None,
+            has_answered: false,
             start_reaper: MemoryManager::start_reaper,
         }
     }
@@ -97,7 +99,7 @@ impl<B: Backend> AllocateAsync<B> {
         self
     }
 
-    /// Waits no longer than this from the first poll on, by the manager's [`Clock`](crate::Clock); then the answer is
+    /// Waits no longer than this from the first poll on (not at all if it is zero, but tries), by the manager's [`Clock`](crate::Clock); then the answer is
     /// [`ErrorKind::TimedOut`], noticed within some milliseconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -144,6 +146,12 @@ impl<B: Backend> AllocateAsync<B> {
     }
 
     fn poll_inner(&mut self, context: &mut Context<'_>) -> Poll<Result<Buffer<B>, Error>> {
+        if self.has_answered {
+            return Poll::Pending;
+        }
+        if self.token.as_ref().is_some_and(CancelToken::is_cancelled) {
+            return Poll::Ready(Err(self.cancelled()));
+        }
         if self.is_foreign {
             return Poll::Ready(Err(foreign("allocate_async")));
         }
@@ -164,8 +172,7 @@ impl<B: Backend> AllocateAsync<B> {
         }
         for _ in 0..TRIES_PER_POLL {
             if self.is_cancelled(context) {
-                let message = format!("the request for {} bytes was cancelled", self.bytes);
-                return Poll::Ready(Err(Error::new(ErrorKind::Cancelled, "allocate_async", message)));
+                return Poll::Ready(Err(self.cancelled()));
             }
             let owner = &self.manager.owner;
             let InLine { id, deadline_ms, .. } = *self.line.as_ref().expect("in line since above");
@@ -221,6 +228,11 @@ impl<B: Backend> AllocateAsync<B> {
         token.poll_cancelled(context.waker(), &mut line.registration)
     }
 
+    fn cancelled(&self) -> Error {
+        let message = format!("the request for {} bytes was cancelled", self.bytes);
+        Error::new(ErrorKind::Cancelled, "allocate_async", message)
+    }
+
     fn timed_out(&self, shortage: Option<&Error>) -> Error {
         let message = format!("{} bytes did not come free in time", self.bytes);
         let error = Error::new(ErrorKind::TimedOut, "allocate_async", message);
@@ -269,6 +281,7 @@ impl<B: Backend> Future for AllocateAsync<B> {
         let this = self.get_mut();
         let answer = this.poll_inner(context);
         if answer.is_ready() {
+            this.has_answered = true;
             this.leave();
         }
         answer

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 const LONG: Duration = Duration::from_secs(60);
 
 fn reach(queue: &HostQueue, value: u64) {
-    assert!(queue.wait(value, LONG), "{value} is not reached: {}", queue.completed());
+    assert!(queue.wait(value, LONG).unwrap(), "{value} is not reached: {}", queue.completed());
 }
 
 /// Holds a queue up until it is dropped, also by a test that fails: else the queue's own drop would wait for ever.
@@ -144,13 +144,13 @@ fn a_wait_for_a_queue_that_is_held_up_times_out_and_succeeds_later() {
     let gate = hold_up(&queue);
     queue.signal(1);
     assert_eq!(queue.completed(), 0);
-    assert!(!queue.wait(1, Duration::ZERO));
-    assert!(!queue.wait(1, Duration::from_millis(5)));
-    assert!(queue.wait(0, Duration::ZERO));
+    assert!(!queue.wait(1, Duration::ZERO).unwrap());
+    assert!(!queue.wait(1, Duration::from_millis(5)).unwrap());
+    assert!(queue.wait(0, Duration::ZERO).unwrap());
     drop(gate);
     // As long as there is.
-    assert!(queue.wait(1, Duration::MAX));
-    assert!(queue.wait(1, Duration::ZERO));
+    assert!(queue.wait(1, Duration::MAX).unwrap());
+    assert!(queue.wait(1, Duration::ZERO).unwrap());
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn one_queue_waits_for_another() {
     one.wait_on(&other, 1);
     note(&one, &events, 2);
     one.signal(1);
-    assert!(!one.wait(1, Duration::from_millis(5)), "it did not wait");
+    assert!(!one.wait(1, Duration::from_millis(5)).unwrap(), "it did not wait");
     drop(gate);
     reach(&one, 1);
     assert_eq!(*events.lock(), [1, 2]);
@@ -340,4 +340,17 @@ fn many_threads_share_a_queue() {
         let of_thread = events.iter().filter(|&&number| number / 1000 == thread_index);
         assert!(of_thread.is_sorted(), "work of thread {thread_index} was reordered");
     }
+}
+
+#[test]
+fn a_closure_that_waits_for_its_own_queue_is_refused() {
+    let queue = Arc::new(HostQueue::new().unwrap());
+    let (answer, answered) = std::sync::mpsc::channel();
+    let own = Arc::clone(&queue);
+    queue.submit(move || {
+        own.signal(1);
+        answer.send(own.wait(1, LONG).map_err(|error| error.kind())).unwrap();
+    });
+    assert_eq!(answered.recv().unwrap(), Err(ErrorKind::Driver));
+    assert!(queue.wait(1, LONG).unwrap());
 }

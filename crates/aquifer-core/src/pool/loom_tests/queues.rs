@@ -44,25 +44,25 @@ impl Model {
         if request.quarantine_cached(place, uses).is_some() {
             return Closing::Orphans;
         }
-        let full = self.pool.take_full_quarantine(request);
-        if !full.is_empty() {
-            self.seal(full);
+        if let Some(batch) = self.pool.begin_seal_full(uses.home(), request) {
+            self.seal(batch);
             self.look();
             self.pool.settle(Return::ToCaches);
         }
         Arc::clone(&self.pool).quarantine(Entry { place, request, uses })
     }
 
-    fn seal(&self, entries: Vec<Entry>) {
-        let Some(uses) = entries.iter().map(|entry| entry.uses).reduce(Uses::union) else { return };
+    fn seal(&self, (id, uses): (BatchId, Uses)) {
         let used = self.queues.iter().filter(|queue| uses.include(queue.home.lane.queue));
         let values = used.map(|queue| (queue.home.lane.queue, queue.signal())).collect();
-        self.pool.seal(entries, values);
+        self.pool.finish_seal(id, values);
     }
 
     /// Puts a marker in for all that waits without one.
     fn mark(&self) {
-        self.seal(self.pool.take_open_quarantine());
+        if let Some(batch) = self.pool.begin_seal_open() {
+            self.seal(batch);
+        }
         for queue in &self.queues {
             if self.pool.needs_marker(queue.home.lane.queue) {
                 queue.signal();
@@ -195,7 +195,8 @@ fn a_lane_may_come_while_others_settle() {
                 let entry = Entry { place: first, request: model.home.request, uses };
                 Arc::clone(&model.pool).quarantine(entry);
                 model.pool.flush_quarantine();
-                model.pool.seal(model.pool.take_open_quarantine(), vec![(1, timeline.claim())]);
+                let (id, _) = model.pool.begin_seal_open().expect("the entry is there");
+                model.pool.finish_seal(id, vec![(1, timeline.claim())]);
             }
         });
         model.pool.settle(Return::ToCaches);

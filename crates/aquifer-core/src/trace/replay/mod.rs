@@ -92,7 +92,7 @@ pub struct ReplayOutcome {
     pub queue_count: usize,
     /// The most bytes that were freed and not completed at once, rounding included. Counted from the trace; 0 without
     /// queues, where such memory is live.
-    pub awaited_bytes_peak: u64,
+    pub quarantined_bytes_peak: u64,
     /// How many neighbouring completions were awaited together because too many were outstanding; 1: each for itself.
     pub merged_completion_count: usize,
     /// How often an allocation found no memory before a completion that comes later in the trace, which was then brought
@@ -284,7 +284,7 @@ where
         elapsed,
         operation_count: player.plan.operation_count,
         queue_count: player.queues.len(),
-        awaited_bytes_peak: player.plan.awaited_bytes_peak,
+        quarantined_bytes_peak: player.plan.quarantined_bytes_peak,
         merged_completion_count: player.plan.completions.merged_count.max(1),
         stall_count: stage.stall_count,
         stalled: Duration::from_micros(stage.stalled_us),

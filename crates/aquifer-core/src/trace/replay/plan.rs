@@ -49,7 +49,7 @@ pub(super) struct Plan {
     /// The most bytes that are allocated at once, rounding included.
     pub(super) allocated_bytes_peak: u64,
     /// The most that are freed and not completed at once, in a plan with queues.
-    pub(super) awaited_bytes_peak: u64,
+    pub(super) quarantined_bytes_peak: u64,
     /// How many queues the streams need; 0 in a plan without queues.
     pub(super) stream_queue_count: usize,
     pub(super) completions: Completions,
@@ -85,7 +85,7 @@ impl Plan {
     pub(super) fn on_queues(trace: &Trace, layout: &BucketLayout) -> Self {
         let mut planner = Planner::new(trace, Completions::new(trace.events()));
         let mut queue_of = HashMap::new();
-        let (mut next_group, mut awaited_bytes) = (0_u32, 0_u64);
+        let (mut next_group, mut quarantined_bytes) = (0_u32, 0_u64);
         for (index, event) in trace.events().iter().enumerate() {
             let bytes = rounded(layout, event);
             match event.op {
@@ -99,15 +99,15 @@ impl Plan {
                     let slot = planner.free(event, bytes);
                     let group = planner.plan.completions.group_of(event.id);
                     if group.is_some() {
-                        awaited_bytes = awaited_bytes.saturating_add(bytes);
-                        let peak = &mut planner.plan.awaited_bytes_peak;
-                        *peak = awaited_bytes.max(*peak);
+                        quarantined_bytes = quarantined_bytes.saturating_add(bytes);
+                        let peak = &mut planner.plan.quarantined_bytes_peak;
+                        *peak = quarantined_bytes.max(*peak);
                     }
                     let step = group.map_or(Step::Free { slot }, |group| Step::FreeLater { slot, group });
                     planner.push(index, step);
                 }
                 TraceOp::FreeCompleted => {
-                    awaited_bytes = awaited_bytes.saturating_sub(bytes);
+                    quarantined_bytes = quarantined_bytes.saturating_sub(bytes);
                     let release_events = &planner.plan.completions.release_events;
                     if release_events.get(next_group as usize).is_some_and(|&event| event as usize == index) {
                         planner.push(index, Step::Release { group: next_group });
@@ -174,7 +174,7 @@ impl Planner {
             slot_count: 0,
             operation_count: 0,
             allocated_bytes_peak: 0,
-            awaited_bytes_peak: 0,
+            quarantined_bytes_peak: 0,
             stream_queue_count: 0,
             completions,
             event_count: trace.events().len(),
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(plan.steps, expected);
         assert_eq!(plan.event_indices, [0, 1, 2, 3, 5, 6, 7]);
         assert_eq!((plan.stream_queue_count, plan.operation_count), (2, 6));
-        assert_eq!((plan.allocated_bytes_peak, plan.awaited_bytes_peak), (512, 512));
+        assert_eq!((plan.allocated_bytes_peak, plan.quarantined_bytes_peak), (512, 512));
         assert!(has_queues(&trace));
     }
 
