@@ -105,7 +105,7 @@ impl<T> fmt::Debug for DestroyError<T> {
 ///   `desc.bytes` bytes from it are readable, writable and initialised until the block is destroyed (or the range is
 ///   released), and the pointer
 ///   is a multiple of [`Properties::alignment_bytes_min`];
-/// - [`Backend::properties`] never changes;
+/// - [`Backend::properties`] never changes, and no method unwinds;
 /// - a queue runs what it is given in order, one after the other, and its value reaches `v` only when everything that was
 ///   enqueued before the call of [`Backend::signal`] with `v` began has run, so that neither the device nor a thread of the
 ///   backend touches its memory any more. Of two calls by different threads, the one that takes its place in the queue
@@ -121,7 +121,7 @@ pub unsafe trait Backend: 'static {
     type Block: 'static;
 
     /// A queue. The core keeps it until all its work has run or the device is lost, and then drops it, which gives the
-    /// driver's object back.
+    /// driver's object back. The backend outlives its queues.
     type Queue: 'static;
 
     /// The device's fixed facts.

@@ -20,6 +20,10 @@ const REPORTED_TAGS: usize = 5;
 /// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
 const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
 
+/// For how many markers trimming waits at most.
+const MARKERS_MAX: u32 = 64;
+/// How often an allocation searches, if others bring memory back while it does.
+const ATTEMPTS_MAX: u32 = 3;
 /// How long trimming waits for one queue, so that one that has nothing more to do passes its marker: some microseconds on
 /// a GPU.
 const MARKER_WAIT: Duration = Duration::from_millis(10);
@@ -49,23 +53,33 @@ impl<B: Backend> Shared<B> {
     /// Answers whether the place is memory fresh from the driver.
     #[cold]
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
-        // Noted here, under no lock.
-        let answer = self.note(self.grow_locked(lane, request));
-        self.bell.tell_news();
-        self.tell_loss();
+        let mut attempts = 0;
+        loop {
+            // Noted here, under no lock.
+            let answer = self.note(self.grow_locked(lane, request));
+            self.bell.tell_news();
+            self.tell_loss();
+            attempts += 1;
+            let report = answer.as_ref().err().and_then(Error::out_of_memory);
+            if !report.is_some_and(|report| self.could_fit_now(request, report)) || attempts == ATTEMPTS_MAX {
+                return answer;
+            }
+        }
+    }
+
+    /// Whether a request that has just failed may find room now: since it looked, queues have passed, or another thread has
+    /// brought back what they had passed before.
+    fn could_fit_now(&self, request: Request, report: &OutOfMemoryReport) -> bool {
         let pool = &self.pools[request.memory_type()].pool;
-        let Some(report) = answer.as_ref().err().and_then(Error::out_of_memory) else { return answer };
-        let has_room = report.largest_free_bytes >= pool.bytes(request);
-        if report.quarantined_bytes == 0 && !has_room {
-            return answer;
-        }
-        // What threads keep to themselves must get its markers, so that it can be waited for. And what queues have passed
-        // since the search is not in flight any more, so that nobody would wait for it: it may be enough now.
-        let has_moved = self.settle_if_moved();
-        if has_moved || has_room || !pool.has_in_flight() {
-            return self.note(self.grow_locked(lane, request));
-        }
-        answer
+        let bytes = pool.bytes(request);
+        let unreserved = report.budget_bytes.saturating_sub(report.reserved_bytes);
+        // The search has emptied all caches, so what is in them now came later.
+        let came_back =
+            report.cached_bytes > 0 && report.cached_bytes + report.free_bytes + unreserved >= bytes;
+        // What threads keep to themselves must get its markers, so that it can be waited for.
+        let has_moved = report.quarantined_bytes > 0 && self.settle_if_moved();
+        let has_passed = report.quarantined_bytes > 0 && !pool.has_in_flight();
+        came_back || has_moved || has_passed || report.largest_free_bytes >= bytes
     }
 
     fn grow_locked(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
@@ -144,7 +158,9 @@ impl<B: Backend> Shared<B> {
         if !self.settle_for(growing) {
             return;
         }
-        while let Some((queue, value)) = growing.pool.next_in_flight() {
+        // Others may free all the time: so only for so long.
+        for _ in 0..MARKERS_MAX {
+            let Some((queue, value)) = growing.pool.next_in_flight() else { break };
             let waited = self.wait_a_while(&self.queues.get(queue), value, MARKER_WAIT);
             if !waited.unwrap_or(self.is_lost()) {
                 break;

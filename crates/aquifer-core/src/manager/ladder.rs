@@ -62,16 +62,20 @@ impl<B: Backend> Shared<B> {
             return answer;
         }
         let deadline_ms = self.config.clock.now_ms() + self.config.in_flight_wait.as_millis() as u64;
-        while is_short(&answer) && self.wait_for_in_flight(request, deadline_ms) {
+        let mut waited_ms = 0;
+        while is_short(&answer) && self.wait_for_in_flight(request, deadline_ms, &mut waited_ms) {
             answer = self.grow(&lane, request);
         }
         answer
     }
 
     /// Waits until a queue has passed something that could help a request; false if nothing can, or the time is over.
-    fn wait_for_in_flight(&self, request: Request, deadline_ms: u64) -> bool {
+    fn wait_for_in_flight(&self, request: Request, deadline_ms: u64, waited_ms: &mut u64) -> bool {
         let typed = &self.pools[request.memory_type()];
-        let Some((queue, value)) = typed.pool.next_in_flight() else { return false };
+        let next = typed.pool.next_in_flight();
+        if next.is_none() && !typed.pool.has_in_flight() {
+            return false;
+        }
         // What the device still uses and what is there cannot make up for it: then waiting is in vain.
         let snapshot = typed.pool.snapshot();
         let ledger = &self.ledgers[typed.heap_index];
@@ -80,13 +84,22 @@ impl<B: Backend> Shared<B> {
         if at_best < typed.pool.bytes(request) {
             return false;
         }
+        let Some((queue, value)) = next else {
+            // Another thread is just putting the markers in.
+            std::thread::sleep(Duration::from_millis(1));
+            *waited_ms += 1;
+            self.settle();
+            return *waited_ms < self.config.in_flight_wait.as_millis() as u64;
+        };
         let queue = self.queues.get(queue);
         let mut step_ms = 1;
         loop {
             let left_ms = deadline_ms.saturating_sub(self.config.clock.now_ms());
-            if left_ms == 0 {
+            // The clock may be one that stands still.
+            if left_ms == 0 || *waited_ms >= self.config.in_flight_wait.as_millis() as u64 {
                 return false;
             }
+            *waited_ms += left_ms.min(step_ms);
             let waited = self.wait_a_while(&queue, value, Duration::from_millis(left_ms.min(step_ms)));
             if waited.is_err() && !self.is_lost() {
                 return false;

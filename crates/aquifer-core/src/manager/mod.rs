@@ -52,7 +52,9 @@ use std::sync::Arc;
 /// A handle: clones are cheap and mean the same manager, and any thread may use it (where the backend's types allow
 /// it). Buffers outlive it: when the last handle is dropped, nothing more can be allocated, memory without live
 /// allocations goes back to the driver, and the rest follows with the last buffer. Dropping the last handle with
-/// buffers live writes a warning with a leak report through `tracing`.
+/// buffers live writes a warning with a leak report through `tracing`. What queues still use by then goes when they are
+/// done: a thread of the manager's waits for them, or, with [`Config::reaper`] off, whoever drops the last handle or buffer,
+/// for up to 10 s (or [`Config::in_flight_wait`], if that is longer), after which the memory is lost.
 ///
 /// Allocating and freeing through the thread caches takes no lock and calls neither the driver nor the clock; the
 /// slower ways may block on a lock and, when the pool must grow, on the driver.
@@ -150,6 +152,9 @@ impl<B: Backend> MemoryManager<B> {
         B: SyncBackend,
     {
         self.start_reaper()?;
+        if self.owner.config.reaper {
+            self.owner.finish_later.get_or_init(|| reaper::finish_later);
+        }
         Ok(Queue::new(self.clone(), self.owner.make_queue()?))
     }
 

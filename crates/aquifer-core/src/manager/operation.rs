@@ -16,8 +16,9 @@ use std::task::{Context, Poll, Waker};
 /// To forget it is safe too, but leaks a handle of the manager.
 #[must_use = "what an operation uses comes back through it"]
 pub struct Operation<B: Backend, T> {
-    manager: MemoryManager<B>,
+    // Dropped before the manager, with which the backend may go.
     state: Arc<OperationState<B>>,
+    manager: MemoryManager<B>,
     bytes: u64,
     take: fn(Parts<B>) -> T,
 }

@@ -32,8 +32,9 @@ pub struct Queue<B: Backend> {
 }
 
 struct Handle<B: Backend> {
-    manager: MemoryManager<B>,
+    // Dropped before the manager, with which the backend may go.
     state: Arc<QueueState<B::Queue>>,
+    manager: MemoryManager<B>,
 }
 
 impl<B: Backend> Drop for Handle<B> {
@@ -101,8 +102,8 @@ impl<B: Backend> Queue<B> {
         self.allocate_with(bytes, MemoryOptions::DEFAULT)
     }
 
-    /// Allocates `bytes` bytes at home on this queue, with options. Memory that must be zeroed waits for the queue, if it
-    /// was used before.
+    /// Allocates `bytes` bytes at home on this queue, with options. Memory that must be zeroed is cleared by the queue,
+    /// without waiting for it.
     ///
     /// # Errors
     ///
@@ -293,8 +294,9 @@ pub(super) fn foreign(operation: &'static str) -> Error {
 
 impl<B: Backend> Buffer<B> {
     /// Notes that work on `queue` may use the buffer, from now until it is dropped. What `queue` has been given by the time
-    /// the buffer is dropped keeps its memory from being used again; nothing need be called when the work is over. Calls no
-    /// driver, here or when the buffer is dropped: one marker in the queue serves many buffers.
+    /// the buffer is dropped keeps its memory from being used again; nothing need be called when the work is over. This is a
+    /// note in the buffer, and so is its drop in the thread, but that every 64th of such drops puts a marker into each of
+    /// their queues.
     ///
     /// For work that the user gives to the queue by other means than Aquifer's operations, which look after themselves.
     ///

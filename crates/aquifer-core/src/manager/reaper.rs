@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(16);
 const URGENT_TICK: Duration = Duration::from_millis(1);
 /// After so many looks at nothing it sleeps until it is woken. To wake it costs who frees a system call.
 const IDLE_ROUNDS: u32 = 64;
+/// How long the thread that ends a manager's state waits before it asks again, should a marker have been refused.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a manager that goes waits for its reaper, in milliseconds.
 const STOP_WAIT_MS: u32 = 1000;
 /// Memory may also come from where nobody tells: another process that gives some back to the driver.
@@ -45,6 +47,20 @@ impl Reaper {
             Error::new(ErrorKind::Driver, "reaper", message).with_source(error)
         })?);
         Ok(())
+    }
+}
+
+/// Ends a manager's state on a thread of its own, however long its queues take.
+pub(super) fn finish_later<B: SyncBackend>(keeper: Keeper<B>) {
+    let finish = move || while !keeper.drain(PATIENCE) {};
+    // Without a thread the state stays for good, with all that the device may touch: the closure is not run, and forgotten.
+    let finish = std::mem::ManuallyDrop::new(finish);
+    let started = thread::Builder::new().name("aquifer-finish".into()).spawn(move || {
+        let finish = std::mem::ManuallyDrop::into_inner(finish);
+        finish();
+    });
+    if let Err(error) = started {
+        tracing::error!(%error, "a manager's memory is lost: no thread can be started to wait for its queues");
     }
 }
 

@@ -17,18 +17,20 @@ use super::waiting::ANSWER_WITHIN;
 use crate::bell::Bell;
 use crate::pool::{CACHED_BYTES_MAX, Closing, LaneKey, Place, Pool, Request, Return};
 use crate::range::{NO_QUEUE, QueueIndex};
-use crate::raw::allocation::{Allocation, Keepers, Owner, destroy_block};
+use crate::raw::allocation::{Allocation, Keeper, Keepers, Owner, destroy_block};
 use crate::raw::fork::Process;
 use crate::raw::operation::Operations;
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use crate::trace::lasting_sink;
 use aquifer_backend::{Backend, Error, ErrorKind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tracing::{error, warn};
 
-/// How long a manager that goes waits for its queues at least, whatever allocations do: what they may still use then is lost.
+/// How long the last free of a closed manager waits for its queues; then another thread does.
+const GOING_WAIT: Duration = Duration::from_millis(10);
+/// How long a manager that goes without a thread to wait for it waits for its queues at least, whatever allocations do: what they may still use then is lost.
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
@@ -48,7 +50,6 @@ pub(crate) struct Home {
 }
 
 pub(crate) struct Shared<B: Backend> {
-    pub(crate) backend: B,
     pub(crate) pools: Box<[TypedPool<B::Block>]>,
     /// Where ordinary buffers are made: in the first memory type, the best for them, on no queue.
     pub(crate) ordinary: Home,
@@ -71,6 +72,10 @@ pub(crate) struct Shared<B: Backend> {
     pub(super) calls: CallCounters,
     /// See [`crate::raw::allocation`].
     pub(crate) keepers: Keepers,
+    /// How to end the state when its queues are not done, where there may be a thread for it.
+    pub(crate) finish_later: OnceLock<fn(Keeper<B>)>,
+    /// Last, so that it is dropped after its queues.
+    pub(crate) backend: B,
 }
 
 impl<B: Backend> Shared<B> {
@@ -106,6 +111,7 @@ impl<B: Backend> Shared<B> {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
                 & !(properties.block_granularity_bytes - 1),
+            finish_later: OnceLock::new(),
             keepers: Keepers::new(pools.len()),
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
             queues: Queues::default(),
@@ -167,6 +173,10 @@ impl<B: Backend> Shared<B> {
 
     /// Brings what threads have freed while queues used it to where it gets its markers.
     pub(crate) fn flush_quarantine(&self) {
+        if self.is_forked() {
+            // A thread that was inside its cache when this process was forked never comes out.
+            return;
+        }
         self.pools.iter().for_each(|typed| typed.pool.flush_quarantine());
     }
 
@@ -225,7 +235,7 @@ impl<B: Backend> Shared<B> {
         if !self.config.reaper && self.has_in_flight() {
             // Nobody else will look.
             self.flush_quarantine();
-            self.drain(self.config.in_flight_wait.max(DRAIN_WAIT));
+            self.drain(self.drain_wait());
             self.settle();
         }
         let close_one = |typed: &TypedPool<B::Block>| {
@@ -240,17 +250,15 @@ impl<B: Backend> Shared<B> {
         self.pools.iter().map(close_one).filter(|&closing| closing == Closing::Drained).count()
     }
 
-    /// Whether the state may be destroyed now that nobody needs it. False in a forked process, where the driver must not be
-    /// called, and while the device may touch its memory: then it is left as it is, for good.
+    /// Whether the queues are done with all memory, so that the state may be destroyed now that nobody needs it. Waits for
+    /// them, but not for long if there may be a thread that waits for longer.
     pub(crate) fn may_go(&self) -> bool {
-        if self.is_forked() {
-            return false;
-        }
-        let is_drained = self.drain(self.config.in_flight_wait.max(DRAIN_WAIT));
-        if !is_drained {
-            error!("a manager's memory is lost: its queues do not finish their work");
-        }
-        is_drained
+        let patience = if self.finish_later.get().is_some() { GOING_WAIT } else { self.drain_wait() };
+        self.drain(patience)
+    }
+
+    fn drain_wait(&self) -> Duration {
+        self.config.in_flight_wait.max(DRAIN_WAIT)
     }
 }
 
@@ -336,8 +344,7 @@ fn allocate_slow<B: Backend>(
     // From here on the place is freed if anything fails, or panics.
     let mut allocation = owner.adopt(home.queue, place, request);
     if owner.must_clear(&options) && !is_fresh {
-        let bytes = allocation.allocated_bytes();
-        allocation.fill(0..bytes, 0)?;
+        allocation.clear()?;
     }
     if owner.observers.are_active() {
         owner.observers.allocated(place, request, home.queue);

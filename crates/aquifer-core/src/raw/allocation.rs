@@ -25,7 +25,7 @@ use crate::range as ranges;
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::statistics::Tag;
 use crate::sync::{AtomicUsize, Ordering, UnmodelledAtomicU64};
-use aquifer_backend::{Backend, BlockRange, Error};
+use aquifer_backend::{Backend, BlockRange, Command, Error, Ticket};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -77,11 +77,22 @@ impl<B: Backend> SharedPtr<B> {
     /// Gives `count` keepers back, and destroys the state if they were the last. The caller must not use a pointer that
     /// relied on them again.
     fn release(&self, count: usize) {
-        if self.keepers.give_back(count) && self.may_go() {
-            // SAFETY: made by `Box::leak` in `Owner::new`; no keeper is left, so no other pointer is used any more, and
-            // only one caller sees the count reach zero.
-            drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+        if !self.keepers.give_back(count) || self.is_forked() {
+            // In a forked process the state is the parent's, and is left.
+            return;
         }
+        if !self.may_go() {
+            self.keepers.take();
+            let keeper = Keeper(SharedPtr(self.0));
+            match self.finish_later.get() {
+                Some(finish_later) => finish_later(keeper),
+                None => keeper.abandon(),
+            }
+            return;
+        }
+        // SAFETY: made by `Box::leak` in `Owner::new`; no keeper is left, so no other pointer is used any more, and
+        // only one caller sees the count reach zero.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
 
@@ -109,6 +120,14 @@ impl<B: Backend> Owner<B> {
 
 /// Keeps the shared state alive without being a handle.
 pub(crate) struct Keeper<B: Backend>(SharedPtr<B>);
+
+impl<B: Backend> Keeper<B> {
+    /// Leaves the state as it is, for good: the device may touch its memory.
+    pub(crate) fn abandon(self) {
+        tracing::error!("a manager's memory is lost: its queues do not finish their work");
+        std::mem::forget(self);
+    }
+}
 
 impl<B: Backend> std::ops::Deref for Keeper<B> {
     type Target = Shared<B>;
@@ -319,6 +338,27 @@ impl<B: Backend> Allocation<B> {
         };
         // SAFETY: the range lies in the allocation, and so in its block; it is borrowed mutably, and no queue uses it.
         let answer = unsafe { self.shared.backend.fill(destination, value) };
+        self.shared.note(answer)
+    }
+
+    /// Sets everything that is allocated to zero, before anybody uses it: on its home queue, if it has one, without waiting for
+    /// it.
+    pub(crate) fn clear(&mut self) -> Result<(), Error> {
+        let bytes = self.allocated_bytes();
+        let home = self.uses().home();
+        if home == NO_QUEUE {
+            return self.fill(0..bytes, 0);
+        }
+        self.shared.check_process("fill")?;
+        let queue = self.shared.queues.get(home);
+        let block = self.block();
+        let destination = BlockRange { block: &*block, offset: self.place.offset, bytes };
+        let command = Command::Fill { destination, value: 0 };
+        // SAFETY: the range is the allocation, and lies in its block. Whoever uses the memory after this is ordered behind the
+        // home queue: its own work by the order of the queue, operations by `order_after_uses`, the host by `wait_for_queues`,
+        // and those who get it when it has been freed by what it is then bound to. Nor is the block destroyed before.
+        let answer =
+            unsafe { self.shared.backend.enqueue(&queue.raw, command, &Arc::new(Ticket::default())) };
         self.shared.note(answer)
     }
 

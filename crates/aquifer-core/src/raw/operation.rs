@@ -157,10 +157,12 @@ impl<B: Backend> OperationState<B> {
 
     /// Takes outcome and parts if it is over; else keeps the waker for that moment.
     pub(crate) fn take(&self, waker: Option<&Waker>) -> Option<(Result<(), Error>, Parts<B>)> {
+        // To clone a waker is the executor's code, so not under the lock.
+        let waker = waker.cloned();
         let mut state = self.state.lock();
         if state.outcome.is_none() {
             // Not yet over, or taken before.
-            let replaced = waker.map(|waker| state.waker.replace(waker.clone()));
+            let replaced = waker.map(|waker| state.waker.replace(waker));
             drop(state);
             drop(replaced);
             return None;
@@ -178,8 +180,8 @@ impl<B: Backend> OperationState<B> {
         drop((waker, parts));
     }
 
-    /// Notes how it ended.
-    fn end(&self, is_lost: bool) {
+    /// Notes how it ended; answers what is to be called and dropped once nothing more need be noted.
+    fn end(&self, is_lost: bool) -> (Option<Waker>, Option<Parts<B>>) {
         let outcome = match self.ticket.take_error() {
             Some(error) => Err(error),
             None if is_lost => {
@@ -191,21 +193,22 @@ impl<B: Backend> OperationState<B> {
         let mut state = self.state.lock();
         state.outcome = Some(outcome);
         state.is_over = true;
-        let waker = state.waker.take();
-        let parts = if state.has_future { None } else { state.parts.take() };
-        drop(state);
-        // Both run other code: frees, of which a recorder's writer hears, and the executor's.
-        call("who hears of a free", || drop(parts));
-        wake_all(waker);
+        (state.waker.take(), if state.has_future { None } else { state.parts.take() })
     }
 }
 
 impl<B: Backend> Shared<B> {
     /// Ends the operations that the queues have passed, as their timelines say.
     pub(crate) fn complete_operations(&self) {
+        let over = self.operations.take_over();
+        // Not before: who notes a loss says so first, and then ends the timelines.
         let is_lost = self.is_lost();
-        for operation in self.operations.take_over() {
-            operation.end(is_lost);
+        // All are over before anybody is told of one, who may wait for another.
+        let ended: Vec<_> = over.iter().map(|operation| operation.end(is_lost)).collect();
+        for (waker, parts) in ended {
+            // Both run other code: frees, of which a recorder's writer hears, and the executor's.
+            call("who hears of a free", || drop(parts));
+            wake_all(waker);
         }
     }
 }
