@@ -61,7 +61,8 @@ impl<B: Backend> Shared<B> {
             self.tell_loss();
             attempts += 1;
             let report = answer.as_ref().err().and_then(Error::out_of_memory);
-            if !report.is_some_and(|report| self.could_fit_now(request, report)) || attempts == ATTEMPTS_MAX {
+            // Not asked after the last attempt: what it would bring back, nobody would look for.
+            if attempts == ATTEMPTS_MAX || !report.is_some_and(|report| self.could_fit_now(request, report)) {
                 return answer;
             }
         }

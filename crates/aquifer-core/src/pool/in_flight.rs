@@ -128,14 +128,14 @@ impl Pool {
         let lane = &lanes[usize::from(free[0].uses.home())];
         let identity = lane.identity();
         local::with_own(lane, |cache| {
-            cache.keep(free);
+            cache.keep(identity, free);
             // What found no room goes to the depot, a stack at a time, unless the cache may grow.
             let caches = self.cache_count.load(Ordering::Relaxed);
             let own = |entry: &&Entry| entry.request.identity() == identity && entry.request.is_cached();
             for entry in free.iter().filter(own).take(GROWING_MAX) {
                 cache.grow(entry.request.class(), caches);
             }
-            cache.keep(free);
+            cache.keep(identity, free);
         });
     }
 

@@ -26,6 +26,7 @@ use super::quarantine::{BATCH_ENTRIES, Entry};
 use super::uses::Uses;
 use super::{Place, Request};
 use crate::range::QueueIndex;
+use crate::raw::local::LaneIdentity;
 use crate::statistics::{LocalTally, Tag, Tally};
 use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, AtomicUsize, LightFence, Ordering, heavy_fence, table_size, yield_now,
@@ -304,10 +305,9 @@ impl ThreadCache {
         }
     }
 
-    /// Keeps places of this cache's lane that have left the quarantine, which were counted as freed when they came there;
+    /// Keeps places of this cache's lane, whose identity is `identity`, that have left the quarantine, which were counted as freed when they came there;
     /// those that find no room, or are of another lane, stay in `entries`.
-    pub(crate) fn keep(&self, entries: &mut Vec<Entry>) {
-        let Some(identity) = entries.first().map(|entry| entry.request.identity()) else { return };
+    pub(crate) fn keep(&self, identity: LaneIdentity, entries: &mut Vec<Entry>) {
         let Some(_inside) = self.enter() else { return };
         entries.retain(|entry| {
             if entry.request.identity() != identity || !entry.request.is_cached() {
