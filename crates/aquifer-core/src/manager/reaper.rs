@@ -19,6 +19,7 @@ const URGENT_TICK: Duration = Duration::from_millis(1);
 const IDLE_ROUNDS: u32 = 64;
 /// How long the thread that ends a manager's state waits before it asks again, should a marker have been refused.
 const PATIENCE: Duration = Duration::from_secs(1);
+const FINISH_NAP: Duration = Duration::from_millis(100);
 /// How long a manager that goes waits for its reaper, in milliseconds.
 const STOP_WAIT_MS: u32 = 1000;
 /// Memory may also come from where nobody tells: another process that gives some back to the driver.
@@ -52,7 +53,12 @@ impl Reaper {
 
 /// Ends a manager's state on a thread of its own, however long its queues take.
 pub(super) fn finish_later<B: SyncBackend>(keeper: Keeper<B>) {
-    let finish = move || while !keeper.drain(PATIENCE) {};
+    let finish = move || {
+        while !keeper.drain(PATIENCE) {
+            // A simulated device's waits take no time.
+            thread::sleep(FINISH_NAP);
+        }
+    };
     // Without a thread the state stays for good, with all that the device may touch: the closure is not run, and forgotten.
     let finish = std::mem::ManuallyDrop::new(finish);
     let started = thread::Builder::new().name("aquifer-finish".into()).spawn(move || {

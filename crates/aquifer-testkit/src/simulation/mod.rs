@@ -2,7 +2,7 @@
 //!
 //! A [`Program`] follows from a seed: the device, the configuration, and some hundred actions on a few threads, one of
 //! which runs at a time. A [`Runner`] runs it on [`aquifer_sim::Sim`], whose checker finds memory that is reused too early,
-//! and compares what the manager says with what the program and the device know. [`shrink`] cuts a program down that fails.
+//! and compares what the manager says with what the program and the device know. [`shrink()`] cuts a program down that fails.
 //!
 //! Programs keep to what [`aquifer_core::Queue`] asks of users: a queue that first uses a buffer of another is ordered after it, and
 //! uses of other queues than the home are recorded. So every violation is the core's.
