@@ -240,7 +240,8 @@ impl<B: Backend> MemoryManager<B> {
     }
 
     /// Writes down every allocation and free from now on, until the [`Recorder`] is finished or dropped. The recorder
-    /// holds a handle of this manager. Several may record at the same time. What the writer itself allocates or frees
+    /// holds a handle of this manager. A buffer's stream is the number of its home queue; when queues have passed what was freed is
+    /// not recorded (there are no `c` events). Several may record at the same time. What the writer itself allocates or frees
     /// through a manager is not recorded.
     pub fn record<W>(&self, writer: TraceWriter<W>) -> Recorder<W>
     where

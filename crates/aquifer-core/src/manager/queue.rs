@@ -292,6 +292,23 @@ pub(super) fn foreign(operation: &'static str) -> Error {
     Error::new(ErrorKind::InvalidArgument, operation, message)
 }
 
+impl<B: Backend> MemoryManager<B> {
+    /// Allocates `bytes` bytes at home on a queue of this manager: [`Queue::allocate`], for programs that hold managers and
+    /// queues apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::allocate`]; also [`ErrorKind::InvalidArgument`] if the queue belongs to another manager.
+    #[inline]
+    #[track_caller]
+    pub fn allocate_on(&self, queue: &Queue<B>, bytes: u64) -> Result<Buffer<B>, Error> {
+        if std::ptr::eq(&**self.owner, &**queue.handle.manager.owner) {
+            return queue.allocate(bytes);
+        }
+        Err(foreign("allocate_on"))
+    }
+}
+
 impl<B: Backend> Buffer<B> {
     /// Notes that work on `queue` may use the buffer, from now until it is dropped. What `queue` has been given by the time
     /// the buffer is dropped keeps its memory from being used again; nothing need be called when the work is over. This is a

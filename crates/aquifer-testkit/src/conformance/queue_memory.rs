@@ -154,6 +154,8 @@ pub fn senseless_operations_give_back_what_they_were_given<B: SyncBackend>(make:
     let refused = queue.download::<u64>(first, 0, usize::MAX).expect_err("too long");
     assert_eq!(refused.error().kind(), ErrorKind::OutOfBounds, "{refused}");
     let (first, _) = refused.into_parts().expect("nothing was begun");
+    assert_eq!(one.allocate_on(&foreign, 10).expect_err("foreign").kind(), ErrorKind::InvalidArgument);
+    assert_eq!(one.allocate_on(&queue, 10).expect("its own").size_bytes(), 10);
     assert_eq!(first.record_use(&foreign).expect_err("foreign").kind(), ErrorKind::InvalidArgument);
     assert_eq!(queue.wait_on(&foreign).expect_err("foreign").kind(), ErrorKind::InvalidArgument);
     let error = queue.wait(1 << 40, LONG).expect_err("nobody signalled it");
