@@ -1,10 +1,12 @@
 //! The `aquifer` command, run as its users run it.
 
+mod common;
+
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use common::{aquifer, failure, shipped, success, text};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
@@ -12,42 +14,8 @@ use tempfile::TempDir;
 
 const HEADER: &str = "t_us,op,id,bytes,stream\n";
 
-/// The trace that ships in the repository.
-fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../traces/moe_train_start.csv.gz")
-}
-
-fn aquifer() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_aquifer"));
-    for (name, _) in aquifer::ENVIRONMENT_VARIABLES {
-        command.env_remove(name);
-    }
-    command
-}
-
 fn run(arguments: &[&str]) -> Output {
     aquifer().args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-#[track_caller]
-fn success(output: &Output) -> &str {
-    assert_eq!(text(&output.stderr), "");
-    assert_eq!(output.status.code(), Some(0));
-    text(&output.stdout)
-}
-
-/// The error output of a command that must fail with exit code 2 and without a panic.
-#[track_caller]
-fn failure(output: &Output) -> &str {
-    let errors = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{errors}");
-    assert!(errors.starts_with("error: "), "{errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    errors
 }
 
 /// A folder and a file in it.

@@ -1,45 +1,17 @@
 //! `aquifer replay --backend sim`, and traces of several streams, run as their users run them.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use common::{aquifer, failure, shipped, success, text};
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../traces/moe_train_start.csv.gz")
-}
-
-fn aquifer() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_aquifer"));
-    for (name, _) in aquifer::ENVIRONMENT_VARIABLES {
-        command.env_remove(name);
-    }
-    command
-}
-
 fn replay(arguments: &[&str], trace: &Path) -> Output {
     aquifer().arg("replay").args(arguments).arg(trace).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-#[track_caller]
-fn success(output: &Output) -> &str {
-    assert_eq!(text(&output.stderr), "");
-    assert_eq!(output.status.code(), Some(0));
-    text(&output.stdout)
-}
-
-#[track_caller]
-fn failure(output: &Output) -> &str {
-    let errors = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{errors}");
-    assert!(errors.starts_with("error: ") && !errors.contains("panicked"), "{errors}");
-    errors
 }
 
 fn json(output: &Output) -> Value {

@@ -4,16 +4,15 @@
 
 #![cfg(any(target_os = "linux", target_os = "macos"))]
 
+mod common;
+
 use aquifer_core::{Buffer, MemoryManager};
 use aquifer_host::Host;
 use aquifer_testkit::{Channel, Pattern, config_with_budget};
+use common::in_child;
 use parking_lot::Mutex;
 use std::cell::RefCell;
-use std::process::Command;
 use std::thread;
-
-/// Set in a process that is to do the work of the test of that name.
-const CHILD: &str = "AQUIFER_TEST_CHILD";
 
 type Kept = (MemoryManager<Host>, Vec<Buffer<Host>>);
 
@@ -32,23 +31,6 @@ fn kept() -> Kept {
         buffer
     });
     (manager, buffers.into())
-}
-
-/// Runs the test `name` again, in a process in which `CHILD` says so, and checks that it ends well and says nothing.
-fn in_child(name: &str, work: impl FnOnce()) {
-    if std::env::var_os(CHILD).is_some() {
-        work();
-        return;
-    }
-    let program = std::env::current_exe().expect("this program has a path");
-    let output = Command::new(program)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(CHILD, name)
-        .output()
-        .expect("this program can be run again");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {errors}", output.status);
-    assert!(errors.is_empty(), "{errors}");
 }
 
 /// A thread that holds buffers, keeps allocating and freeing, and is never asked to end.

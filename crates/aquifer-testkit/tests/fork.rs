@@ -13,31 +13,12 @@ use aquifer_core::{CancelToken, ErrorKind, MemoryManager, SyncBackend};
 use aquifer_sim::{Kernel, Sim};
 use aquifer_testkit::Faulty;
 use aquifer_testkit::config_with_budget;
-use common::{LONG, MIB, block_on, host, refused, sim};
+use common::{LONG, MIB, block_on, host, in_child, refused, sim};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::time::{Duration, Instant};
-
-const CHILD: &str = "AQUIFER_TEST_CHILD";
-
-/// Runs the test `name` again, in a process in which `CHILD` says so, and checks that it ends well and says nothing.
-fn alone(name: &str, work: impl FnOnce()) {
-    if std::env::var_os(CHILD).is_some() {
-        return work();
-    }
-    let program = std::env::current_exe().expect("this program has a path");
-    let output = Command::new(program)
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(CHILD, name)
-        .output()
-        .expect("this program can be run again");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {errors}", output.status);
-    assert!(errors.is_empty(), "{errors}");
-}
 
 /// Forks; the child does `work` and ends well if that does not panic.
 fn in_fork<T>(kept: T, work: impl FnOnce(T)) -> T {
@@ -136,7 +117,7 @@ fn fork_with_everything<B: SyncBackend>(
 
 #[test]
 fn host_with_everything() {
-    alone("host_with_everything", || {
+    in_child("host_with_everything", || {
         let device = Faulty::new(host());
         let faults = device.faults();
         let manager = MemoryManager::with_config(device, config_with_budget(64 * MIB)).expect("a budget");
@@ -147,7 +128,7 @@ fn host_with_everything() {
 
 #[test]
 fn simulation_with_everything() {
-    alone("simulation_with_everything", || {
+    in_child("simulation_with_everything", || {
         let sim = sim();
         let manager = common::sim_manager(&sim, common::quiet_config(64 * MIB));
         fork_with_everything(manager, false, || sim.books().calls());
@@ -159,7 +140,7 @@ fn simulation_with_everything() {
 /// The fork comes while work is under way, which in the child never ends.
 #[test]
 fn work_under_way() {
-    alone("work_under_way", || {
+    in_child("work_under_way", || {
         let sim: Sim = sim();
         let manager = common::sim_manager(&sim, common::quiet_config(64 * MIB));
         let queue = manager.queue().expect("a queue");

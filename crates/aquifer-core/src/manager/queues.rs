@@ -19,12 +19,9 @@ pub(crate) struct QueueState<Q> {
     pub(crate) timeline: Arc<Timeline>,
     /// By memory type.
     pub(crate) lanes: Box<[LaneKey]>,
-    /// Whether the driver refused the last marker, so that what waits for it needs another.
-    signal: Mutex<Refused>,
+    /// Whether the driver refused the last marker, so that what waits for it needs another. Held while a marker is put in.
+    is_refused: Mutex<bool>,
 }
-
-#[derive(Debug, Default)]
-struct Refused(bool);
 
 /// All queues of a manager.
 pub(crate) struct Queues<Q> {
@@ -92,8 +89,8 @@ impl<B: Backend> Shared<B> {
             LaneKey::new(lane.identity(), memory_type)
         });
         let lanes = lanes.collect();
-        let signal = Mutex::new(Rank::Signal, Refused::default());
-        let queue = Arc::new(QueueState { raw, index, timeline, lanes, signal });
+        let is_refused = Mutex::new(Rank::Signal, false);
+        let queue = Arc::new(QueueState { raw, index, timeline, lanes, is_refused });
         all.push(Arc::clone(&queue));
         if self.is_lost() {
             // Who noted that may have ended the others before this one was listed.
@@ -130,25 +127,33 @@ impl<B: Backend> Shared<B> {
     /// Puts a marker into a queue. The value is claimed whatever the driver says; if it refused, the next marker covers it.
     pub(crate) fn signal(&self, queue: &QueueState<B::Queue>) -> Result<u64, Error> {
         self.check_process("signal")?;
-        let mut refused = queue.signal.lock();
+        let mut is_refused = queue.is_refused.lock();
         let value = queue.timeline.claim();
         let answer = self.backend.signal(&queue.raw, value);
-        refused.0 = answer.is_err();
+        *is_refused = answer.is_err();
         self.calls.signal.fetch_add(1, Ordering::Relaxed);
-        drop(refused);
+        drop(is_refused);
         self.note(answer).map(|()| value)
     }
 
     /// Signals again where the driver refused the last marker.
     fn signal_refused(&self, queue: &QueueState<B::Queue>) {
-        if queue.signal.lock().0 {
+        let is_refused = *queue.is_refused.lock();
+        if is_refused {
             let _ = self.signal(queue);
         }
     }
 
-    /// The queues that any of `uses` names.
-    fn queues_of(&self, uses: Uses) -> Vec<Arc<QueueState<B::Queue>>> {
+    /// The queues that `uses` records, the home left out.
+    fn recorded_queues(&self, uses: Uses) -> Vec<Arc<QueueState<B::Queue>>> {
         self.queues.all.read().iter().filter(|queue| uses.include(queue.index)).cloned().collect()
+    }
+
+    /// All queues that may use an allocation: its home, if it has one, and those that were recorded.
+    fn queues_of(&self, uses: Uses) -> impl Iterator<Item = Arc<QueueState<B::Queue>>> {
+        let home = (uses.home() != NO_QUEUE).then(|| self.queues.get(uses.home()));
+        let recorded = if uses.are_recorded() { self.recorded_queues(uses) } else { Vec::new() };
+        home.into_iter().chain(recorded)
     }
 
     /// Puts a marker into each queue that a batch waits for, whose sealing has begun.
@@ -163,7 +168,7 @@ impl<B: Backend> Shared<B> {
             };
             (queue.index, value)
         };
-        pool.finish_seal(id, self.queues_of(uses).iter().map(mark).collect());
+        pool.finish_seal(id, self.recorded_queues(uses).iter().map(mark).collect());
     }
 
     /// Puts markers into queues for all that waits in a pool without one.
@@ -275,9 +280,7 @@ impl<B: Backend> Shared<B> {
     /// Blocks until every queue that may use an allocation has done all that it was given so far: then the host may touch
     /// the memory.
     pub(crate) fn wait_for_uses(&self, uses: Uses) -> Result<(), Error> {
-        let home = (uses.home() != NO_QUEUE).then(|| self.queues.get(uses.home()));
-        let recorded = if uses.are_recorded() { self.queues_of(uses) } else { Vec::new() };
-        for queue in home.into_iter().chain(recorded) {
+        for queue in self.queues_of(uses) {
             let value = self.signal(&queue)?;
             self.wait_for(&queue, value)?;
         }
@@ -287,9 +290,7 @@ impl<B: Backend> Shared<B> {
     /// Keeps what is enqueued to `queue` from now on from running before all other queues that may use an allocation have
     /// done what they were given so far.
     pub(crate) fn order_after_uses(&self, queue: &QueueState<B::Queue>, uses: Uses) -> Result<(), Error> {
-        let home = (uses.home() != NO_QUEUE).then(|| self.queues.get(uses.home()));
-        let recorded = if uses.are_recorded() { self.queues_of(uses) } else { Vec::new() };
-        for other in home.into_iter().chain(recorded).filter(|other| other.index != queue.index) {
+        for other in self.queues_of(uses).filter(|other| other.index != queue.index) {
             let value = self.signal(&other)?;
             self.note(self.backend.wait_on_queue(&queue.raw, &other.raw, value))?;
         }

@@ -1,7 +1,8 @@
 //! The reaper: the one thread of a manager that looks how far the queues are, so that nobody else need.
 //!
 //! It is started with the first queue or the first allocation that waits, sleeps while nothing waits for anything, and
-//! ends with the manager, or when the last work that was under way then is over.
+//! ends with the manager, or when the last work that was under way then is over. Where queues still use memory after that,
+//! a thread of its own waits for them and ends the state ([`finish_later`]).
 
 use super::shared::Shared;
 use crate::raw::allocation::Keeper;
@@ -19,6 +20,7 @@ const URGENT_TICK: Duration = Duration::from_millis(1);
 const IDLE_ROUNDS: u32 = 64;
 /// How long the thread that ends a manager's state waits before it asks again, should a marker have been refused.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// And how long it rests in between.
 const FINISH_NAP: Duration = Duration::from_millis(100);
 /// How long a manager that goes waits for its reaper, in milliseconds.
 const STOP_WAIT_MS: u32 = 1000;

@@ -9,6 +9,7 @@ use aquifer_testkit::{Faults, Faulty, config_with_budget};
 use parking_lot::{Condvar, Mutex};
 use std::future::Future;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -132,4 +133,23 @@ pub(crate) fn mark(buffer: &mut Buffer<Host>, value: u8) {
 pub(crate) fn assert_marked(buffer: &Buffer<Host>, value: u8) {
     let bytes: &[u8] = buffer.as_slice().expect("host memory is seen");
     assert!(bytes.iter().all(|&byte| byte == value), "a byte is not {value}");
+}
+
+/// Set in a process that is to do the work of the test of that name.
+const CHILD: &str = "AQUIFER_TEST_CHILD";
+
+/// Runs the test `name` again, in a process of its own, in which it does `work`, and checks that it ends well and says nothing.
+pub(crate) fn in_child(name: &str, work: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        return work();
+    }
+    let program = std::env::current_exe().expect("this program has a path");
+    let output = Command::new(program)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(CHILD, name)
+        .output()
+        .expect("this program can be run again");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    assert!(errors.is_empty(), "{errors}");
 }
