@@ -29,6 +29,9 @@
 //!   thread of the host. **marker**: what is put into a queue to raise its **value** when all before it is done.
 //! - **quarantined**: freed, but not reusable before some queue has passed a marker.
 //! - **physical page**: the unit in which memory backs addresses. Never just "page".
+//! - **sparse** block: addresses that have no memory of their own; memory of other blocks is mapped behind them.
+//! - **purgeable**: kept, but the system may take the memory without asking; what is lost is known only on asking for it back.
+//! - **imported**: a block made of memory that the user brought.
 
 mod error;
 mod properties;
@@ -38,6 +41,7 @@ pub use error::{Error, ErrorKind, OutOfMemoryReport, TagUsage};
 pub use properties::{Capabilities, Heap, HeapBudget, MemoryFlags, MemoryType, Properties};
 pub use queue::{Command, CopyEnd, Ticket};
 
+use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -45,11 +49,77 @@ use std::time::Duration;
 
 /// What a block to be created must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockDesc {
+pub struct BlockDesc<'a> {
     /// Size in bytes: a multiple of [`Properties::block_granularity_bytes`], at least one granule.
     pub bytes: u64,
     /// Index into [`Properties::memory_types`].
     pub memory_type_index: usize,
+    /// The tag's name of the one allocation that the block is made for, empty if it has none; `None` for a block that will be
+    /// cut. Later it may serve others all the same. For drivers that treat such blocks otherwise, and for labels.
+    pub dedicated_to: Option<&'a str>,
+}
+
+impl BlockDesc<'_> {
+    /// A block that will be cut.
+    #[must_use]
+    pub const fn new(bytes: u64, memory_type_index: usize) -> Self {
+        Self { bytes, memory_type_index, dedicated_to: None }
+    }
+}
+
+/// Memory of the host, with what owns it: [`Backend::import_block`] makes a block of it without a copy.
+pub struct HostMemory {
+    start: NonNull<u8>,
+    bytes: u64,
+    /// Dropped when nothing uses the memory any more.
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: whoever made it vouches that until the owner is dropped the memory may be used from any thread.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above; a shared reference gives the address only.
+unsafe impl Sync for HostMemory {}
+
+impl fmt::Debug for HostMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostMemory")
+            .field("start", &self.start)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HostMemory {
+    /// `bytes` bytes from `start`, which live as long as `owner`. Nothing is checked here.
+    ///
+    /// # Safety
+    ///
+    /// - Until `owner` is dropped, on whichever thread, the bytes stay where they are and are readable, writable and
+    ///   initialised, and nobody touches them but through what is made of this value.
+    pub unsafe fn new(start: NonNull<u8>, bytes: u64, owner: impl Any + Send + Sync) -> Self {
+        Self { start, bytes, _owner: Box::new(owner) }
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// Memory that the driver made no block of, together with the reason.
+#[derive(Debug)]
+pub struct ImportError {
+    /// The memory, untouched.
+    pub memory: HostMemory,
+    /// Why the driver refused.
+    pub error: Error,
 }
 
 /// A part of a block, as [`Backend::copy`] and [`Backend::fill`] take it.
@@ -85,6 +155,12 @@ impl<T> fmt::Debug for DestroyError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DestroyError").field("error", &self.error).finish_non_exhaustive()
     }
+}
+
+/// What a method answers that its capability bit does not oblige.
+fn unsupported(properties: &Properties, operation: &'static str, lack: &str) -> Error {
+    let message = format!("the {} backend {lack} on {}", properties.backend, properties.device);
+    Error::new(ErrorKind::Unsupported, operation, message)
 }
 
 /// A driver for one device.
@@ -142,7 +218,7 @@ pub unsafe trait Backend: 'static {
     ///
     /// [`ErrorKind::OutOfMemory`] if the driver has not enough (the core will then free what it can and ask again),
     /// [`ErrorKind::Driver`] for anything else.
-    fn create_block(&self, desc: &BlockDesc) -> Result<Self::Block, Error>;
+    fn create_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error>;
 
     /// Gives a block back. May block for as long as the driver does.
     ///
@@ -168,10 +244,111 @@ pub unsafe trait Backend: 'static {
     /// - The range lies in its block, and begins and ends at multiples of [`Properties::block_granularity_bytes`].
     /// - Nobody uses it, now or until the block is destroyed.
     unsafe fn release_range(&self, range: BlockRange<'_, Self::Block>) -> Result<(), Error> {
-        let message = format!("the {} backend gives back whole blocks only", self.properties().backend);
         let _ = range;
-        Err(Error::new(ErrorKind::Unsupported, "release_range", message))
+        Err(unsupported(self.properties(), "release_range", "gives back whole blocks only"))
     }
+
+    /// Allows the driver and the system to take the physical memory of a block, at any time and without asking. The block
+    /// stays, and must not be used, by anybody, until [`Backend::make_nonpurgeable`] has answered. Obliged by
+    /// [`Capabilities::PURGEABLE`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::Driver`] if the driver refused, and nothing has
+    /// changed.
+    ///
+    /// # Safety
+    ///
+    /// - No range of the block is in use, by the device or through a reference made from its host pointer.
+    unsafe fn make_purgeable(&self, block: &Self::Block) -> Result<(), Error> {
+        let _ = block;
+        Err(unsupported(self.properties(), "make_purgeable", "has no purgeable memory"))
+    }
+
+    /// Ends what [`Backend::make_purgeable`] began: the block has memory again. False if what it held is lost, so that it
+    /// now holds anything.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::OutOfMemory`] or [`ErrorKind::Driver`] if it stays as it
+    /// is: it can be asked for again, or destroyed.
+    fn make_nonpurgeable(&self, block: &Self::Block) -> Result<bool, Error> {
+        let _ = block;
+        Err(unsupported(self.properties(), "make_nonpurgeable", "has no purgeable memory"))
+    }
+
+    /// Makes a block of memory of the host, without a copy: the device works in that very memory. Destroying the block drops
+    /// the owner, on whichever thread, at the latest when the driver has let go. Obliged by [`Capabilities::IMPORT`].
+    ///
+    /// The memory's start and size are multiples of [`Properties::import_alignment_bytes`], the size at least that.
+    ///
+    /// # Errors
+    ///
+    /// The memory itself and the reason: [`ErrorKind::Unsupported`] without the capability, or if blocks of this memory type cannot
+    /// be imported; [`ErrorKind::Driver`] if the driver refused.
+    fn import_block(&self, memory: HostMemory, memory_type_index: usize) -> Result<Self::Block, ImportError> {
+        let _ = memory_type_index;
+        Err(ImportError {
+            memory,
+            error: unsupported(self.properties(), "import_block", "imports no memory"),
+        })
+    }
+
+    /// Reserves addresses of the device's like those of a block, with no memory behind them: a *sparse* block. Of the
+    /// description, `bytes` is a multiple of [`Properties::physical_page_bytes`] too. It is given back by
+    /// [`Backend::destroy_block`], mapped or not. Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::create_block`]; [`ErrorKind::Unsupported`] without the capability.
+    fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
+        let _ = desc;
+        Err(unsupported(self.properties(), "create_sparse_block", "has no sparse blocks"))
+    }
+
+    /// Puts the physical memory of a part of an ordinary block behind a part of a sparse one. Returns when the device sees it.
+    /// The same memory may lie behind several parts. Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::Driver`] if the driver refused, and nothing has
+    /// changed; [`ErrorKind::DeviceLost`].
+    ///
+    /// # Safety
+    ///
+    /// - Both ranges lie in their blocks, are equally long, and begin and end at multiples of
+    ///   [`Properties::physical_page_bytes`].
+    /// - `sparse.block` is a sparse block, and no memory lies behind the range; `memory.block` is an ordinary one of the same
+    ///   memory type that is not dedicated and not purgeable.
+    /// - `memory.block` is not destroyed before the range is unmapped or its block destroyed.
+    unsafe fn map(
+        &self,
+        sparse: BlockRange<'_, Self::Block>,
+        memory: BlockRange<'_, Self::Block>,
+    ) -> Result<(), Error> {
+        let _ = (sparse, memory);
+        Err(unsupported(self.properties(), "map", "has no sparse blocks"))
+    }
+
+    /// Takes the memory away from behind a part of a sparse block, whose content is unspecified until it is mapped again.
+    /// Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::map`].
+    ///
+    /// # Safety
+    ///
+    /// - The range lies in a sparse block and begins and ends at multiples of [`Properties::physical_page_bytes`].
+    /// - Nobody uses it.
+    unsafe fn unmap(&self, sparse: BlockRange<'_, Self::Block>) -> Result<(), Error> {
+        let _ = sparse;
+        Err(unsupported(self.properties(), "unmap", "has no sparse blocks"))
+    }
+
+    /// Does what the backend has put off when blocks were destroyed, such as telling the driver of many at once. The core
+    /// calls it after each batch.
+    fn flush_destroyed(&self) {}
 
     /// The address at which the host can read and write the block; `None` where its memory type is not
     /// [`MemoryFlags::HOST_VISIBLE`].

@@ -65,6 +65,16 @@ bit_set! {
         QUEUES = 1 << 3;
         /// Nothing is behind the blocks: what is written cannot be read back, and a queue's time is not the host's.
         SIMULATED = 1 << 4;
+        /// The memory of an idle block can be left to the system until it is needed again:
+        /// [`Backend::make_purgeable`](crate::Backend::make_purgeable),
+        /// [`Backend::make_nonpurgeable`](crate::Backend::make_nonpurgeable).
+        PURGEABLE = 1 << 5;
+        /// Memory of the host can be made a block: [`Backend::import_block`](crate::Backend::import_block).
+        IMPORT = 1 << 6;
+        /// Addresses can be had without memory, and memory be mapped behind them:
+        /// [`Backend::create_sparse_block`](crate::Backend::create_sparse_block), [`Backend::map`](crate::Backend::map),
+        /// [`Backend::unmap`](crate::Backend::unmap).
+        SPARSE_BLOCKS = 1 << 7;
     }
 }
 
@@ -112,6 +122,12 @@ pub struct Properties {
     pub block_count_max: u64,
     /// Every block starts at a multiple of this many bytes in the device's addresses. A power of two, at least 256.
     pub alignment_bytes_min: u64,
+    /// What is mapped behind a sparse block is a multiple of so many bytes. A power of two, and a multiple of
+    /// [`Properties::block_granularity_bytes`]; 0 without [`Capabilities::SPARSE_BLOCKS`].
+    pub physical_page_bytes: u64,
+    /// Imported memory starts at, and has, a multiple of so many bytes. A power of two, and a multiple of
+    /// [`Properties::alignment_bytes_min`]; 0 without [`Capabilities::IMPORT`].
+    pub import_alignment_bytes: u64,
     /// Optional abilities.
     pub capabilities: Capabilities,
 }

@@ -60,6 +60,8 @@ impl Host {
             block_bytes_max: BLOCK_BYTES_MAX,
             block_count_max: facts::block_count_max(root, BLOCK_BYTES_MAX, page_bytes),
             alignment_bytes_min: page_bytes,
+            physical_page_bytes: 0,
+            import_alignment_bytes: 0,
             capabilities: Capabilities::ZEROED_BLOCKS
                 | Capabilities::COMMIT_ON_TOUCH
                 | Capabilities::RELEASE_RANGE
@@ -110,7 +112,7 @@ unsafe impl Backend for Host {
         Ok(budget::read(root(), heap_size_bytes, address_space_bytes_max, page_bytes))
     }
 
-    fn create_block(&self, desc: &BlockDesc) -> Result<HostBlock, Error> {
+    fn create_block(&self, desc: &BlockDesc<'_>) -> Result<HostBlock, Error> {
         // More than the address space holds is refused like anything else that is too much.
         let mapped = usize::try_from(desc.bytes).map_err(|_| Errno::NOMEM).and_then(HostBlock::map);
         mapped.map_err(|errno| create_error(desc.bytes, errno))
@@ -246,7 +248,7 @@ mod tests {
     use crate::block::HUGE_PAGE_BYTES;
 
     fn create(host: &Host, bytes: u64) -> HostBlock {
-        host.create_block(&BlockDesc { bytes, memory_type_index: 0 }).unwrap()
+        host.create_block(&BlockDesc::new(bytes, 0)).unwrap()
     }
 
     fn destroy(host: &Host, block: HostBlock) {
@@ -331,7 +333,7 @@ mod tests {
     fn impossible_sizes_are_out_of_memory() {
         let host = Host::new().unwrap();
         for size in [1 << 60, 1 << 63, u64::MAX - 0x3fff] {
-            let error = host.create_block(&BlockDesc { bytes: size, memory_type_index: 0 }).unwrap_err();
+            let error = host.create_block(&BlockDesc::new(size, 0)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
             assert!(error.is_retryable());
             assert!(
@@ -340,7 +342,7 @@ mod tests {
             );
         }
         // The largest block may be possible: it is address space only.
-        let desc = BlockDesc { bytes: host.properties().block_bytes_max, memory_type_index: 0 };
+        let desc = BlockDesc::new(host.properties().block_bytes_max, 0);
         match host.create_block(&desc) {
             Ok(block) => destroy(&host, block),
             Err(error) => assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}"),
@@ -349,8 +351,7 @@ mod tests {
 
     #[test]
     fn no_size_at_all_is_an_error_with_its_cause() {
-        let error =
-            Host::new().unwrap().create_block(&BlockDesc { bytes: 0, memory_type_index: 0 }).unwrap_err();
+        let error = Host::new().unwrap().create_block(&BlockDesc::new(0, 0)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Driver);
         assert!(std::error::Error::source(&error).is_some());
     }

@@ -62,7 +62,7 @@ unsafe impl Backend for Host {
         match *self {}
     }
 
-    fn create_block(&self, _desc: &BlockDesc) -> Result<HostBlock, Error> {
+    fn create_block(&self, _desc: &BlockDesc<'_>) -> Result<HostBlock, Error> {
         match *self {}
     }
 

@@ -28,8 +28,8 @@ fn a_limit_of_address_space_bounds_blocks_and_budget() {
     // Nothing is touched, so all this costs address space only. The limit goes before anything can panic.
     setrlimit(Resource::As, Rlimit { current: Some(limit), maximum: before.maximum }).unwrap();
     let budget = host.budget(0);
-    let too_large = host.create_block(&BlockDesc { bytes: 5 * GIB, memory_type_index: 0 });
-    let block = host.create_block(&BlockDesc { bytes: GIB, memory_type_index: 0 });
+    let too_large = host.create_block(&BlockDesc::new(5 * GIB, 0));
+    let block = host.create_block(&BlockDesc::new(GIB, 0));
     let budget_with_block = host.budget(0);
     setrlimit(Resource::As, before).unwrap();
 

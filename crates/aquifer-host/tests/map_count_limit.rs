@@ -38,7 +38,7 @@ fn a_refused_block_comes_back_whole_and_nothing_is_lost() {
         eprintln!("skipped: {count_max} mappings are too many to make");
         return;
     }
-    let desc = BlockDesc { bytes: granule, memory_type_index: 0 };
+    let desc = BlockDesc::new(granule, 0);
     // Blocks that touch are one mapping, and each second one destroyed splits it. Room for all is made beforehand:
     // at the limit the test's own allocator cannot map either.
     let mut blocks: Vec<Option<HostBlock>> = Vec::with_capacity(2 * count_max + 2);
@@ -81,7 +81,7 @@ fn a_refused_block_comes_back_whole_and_nothing_is_lost() {
             unsafe { host.destroy_block(block) }.unwrap();
         }
         let bytes = (2 << 20) + index as u64 % 5 * granule;
-        match host.create_block(&BlockDesc { bytes, memory_type_index: 0 }) {
+        match host.create_block(&BlockDesc::new(bytes, 0)) {
             Ok(block) => {
                 use_ends(&host, &block, bytes);
                 larger_blocks.push(block);

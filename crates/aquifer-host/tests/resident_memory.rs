@@ -19,7 +19,7 @@ fn blocks_cost_memory_only_where_touched_and_give_it_back() {
     let host = Host::new().unwrap();
     let before = resident_bytes(&host);
 
-    let large = host.create_block(&BlockDesc { bytes: 1024 * MIB, memory_type_index: 0 }).unwrap();
+    let large = host.create_block(&BlockDesc::new(1024 * MIB, 0)).unwrap();
     let untouched = resident_bytes(&host);
     assert!(untouched < before + 32 * MIB, "untouched: {before} became {untouched}");
 

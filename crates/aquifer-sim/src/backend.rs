@@ -120,13 +120,13 @@ unsafe impl Backend for Sim {
         Ok(HeapBudget { budget_bytes, available_bytes: state.available_bytes(memory_bytes) })
     }
 
-    fn create_block(&self, desc: &BlockDesc) -> Result<SimBlock, Error> {
+    fn create_block(&self, desc: &BlockDesc<'_>) -> Result<SimBlock, Error> {
         let operation = "create_block";
         let properties = &self.0.properties;
         let mut state = self.state();
         let ns = state.costs.create.ns(desc.bytes);
         state.enter(Call::Create, operation, ns)?;
-        let BlockDesc { bytes, memory_type_index } = *desc;
+        let BlockDesc { bytes, memory_type_index, .. } = *desc;
         if bytes == 0
             || !bytes.is_multiple_of(properties.block_granularity_bytes)
             || bytes > properties.block_bytes_max

@@ -101,6 +101,8 @@ impl SimDesc {
             block_bytes_max: self.block_bytes_max,
             block_count_max: self.block_count_max,
             alignment_bytes_min: self.alignment_bytes_min,
+            physical_page_bytes: 0,
+            import_alignment_bytes: 0,
             capabilities: self.capabilities,
         }
     }

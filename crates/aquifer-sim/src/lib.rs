@@ -32,7 +32,7 @@
 //! use aquifer_sim::{Access, Kernel, Sim, SimDesc};
 //!
 //! let sim = Sim::new(SimDesc { seed: 7, ..SimDesc::default() });
-//! let block = sim.create_block(&BlockDesc { bytes: 64 << 20, memory_type_index: 0 }).unwrap();
+//! let block = sim.create_block(&BlockDesc::new(64 << 20, 0)).unwrap();
 //! let address = sim.device_address(&block).unwrap();
 //! let (one, other) = (sim.create_queue().unwrap(), sim.create_queue().unwrap());
 //!

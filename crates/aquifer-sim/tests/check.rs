@@ -274,7 +274,7 @@ fn breaches_of_the_contract_are_noted() {
     copy(&sim, &one, range(&block, 0, 10), range(&block, 9, 10));
     drop(other);
     for bytes in [0, 1, MIB, 1 << 50] {
-        let desc = BlockDesc { bytes, memory_type_index: 0 };
+        let desc = BlockDesc::new(bytes, 0);
         sim.create_block(&desc).unwrap_err();
     }
     assert_eq!(kinds(&sim), [ViolationKind::Contract; 8]);

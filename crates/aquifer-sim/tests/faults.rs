@@ -19,7 +19,7 @@ fn try_fill(sim: &Sim, queue: &SimQueue, block: &SimBlock) -> Result<(), Error> 
 #[test]
 fn the_planned_call_fails_and_does_nothing() {
     let sim = free_sim();
-    let desc = BlockDesc { bytes: 2 * MIB, memory_type_index: 0 };
+    let desc = BlockDesc::new(2 * MIB, 0);
     sim.plan_fault(plan(Some(Call::Create), 1, Recurrence::Once, Fault::NoMemory));
     let block = create(&sim, 2 * MIB);
     let queue = sim.create_queue().unwrap();
@@ -159,7 +159,7 @@ fn a_lost_device_runs_nothing_and_takes_its_blocks_back() {
     for ticket in [running, queued] {
         assert_eq!(ticket.take_error().unwrap().kind(), ErrorKind::DeviceLost);
     }
-    let desc = BlockDesc { bytes: 2 * MIB, memory_type_index: 0 };
+    let desc = BlockDesc::new(2 * MIB, 0);
     let ticket: Arc<Ticket> = Arc::default();
     let command = Command::Fill { destination: range(&block, 0, 1), value: 0 };
     let errors = [
@@ -193,7 +193,7 @@ fn the_device_is_lost_at_any_call() {
         sim.plan_fault(plan(None, number, Recurrence::Once, Fault::LoseDevice));
         let result = (|| {
             let queue = sim.create_queue()?;
-            let block = sim.create_block(&BlockDesc { bytes: 2 * MIB, memory_type_index: 0 })?;
+            let block = sim.create_block(&BlockDesc::new(2 * MIB, 0))?;
             let outcome = (|| {
                 try_fill(&sim, &queue, &block)?;
                 sim.signal(&queue, 1)?;
@@ -218,9 +218,7 @@ fn memory_and_blocks_run_out() {
         block_count_max: 3,
         ..free_desc()
     });
-    let kind = |bytes| {
-        sim.create_block(&BlockDesc { bytes, memory_type_index: 0 }).map(|_| ()).map_err(|error| error.kind())
-    };
+    let kind = |bytes| sim.create_block(&BlockDesc::new(bytes, 0)).map(|_| ()).map_err(|error| error.kind());
     sim.set_other_process_bytes(4 * MIB);
     let budget = sim.budget(0).unwrap();
     assert_eq!((budget.budget_bytes, budget.available_bytes), (12 * MIB, 12 * MIB));

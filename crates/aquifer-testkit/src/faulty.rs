@@ -255,7 +255,7 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         self.inner.budget(heap_index)
     }
 
-    fn create_block(&self, desc: &BlockDesc) -> Result<Self::Block, Error> {
+    fn create_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
         assert_eq!(desc.bytes % self.properties.block_granularity_bytes, 0, "{desc:?}");
         assert!(desc.bytes > 0 && desc.bytes <= self.properties.block_bytes_max, "{desc:?}");
         assert!(desc.memory_type_index < self.properties.memory_types.len(), "{desc:?}");

@@ -49,6 +49,8 @@ impl CountingBackend {
             block_bytes_max: 1 << 30,
             block_count_max: 1 << 10,
             alignment_bytes_min: 4096,
+            physical_page_bytes: 0,
+            import_alignment_bytes: 0,
             capabilities: Capabilities::NONE,
         };
         Self { properties, counts, is_alive: UnsafeCell::new(true) }
@@ -86,7 +88,7 @@ unsafe impl Backend for CountingBackend {
         Ok(HeapBudget { budget_bytes: 1 << 30, available_bytes: 1 << 30 })
     }
 
-    fn create_block(&self, _desc: &BlockDesc) -> Result<(), Error> {
+    fn create_block(&self, _desc: &BlockDesc<'_>) -> Result<(), Error> {
         self.check_alive();
         self.counts.live_blocks.fetch_add(1, Ordering::Relaxed);
         Ok(())

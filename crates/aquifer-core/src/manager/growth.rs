@@ -267,7 +267,7 @@ impl<B: Backend> Shared<B> {
         request: Request,
         bytes: u64,
     ) -> Result<B::Block, Error> {
-        let desc = BlockDesc { bytes, memory_type_index: request.memory_type() };
+        let desc = BlockDesc::new(bytes, request.memory_type());
         let (block_count, most) = (growing.block_count(), self.backend.properties().block_count_max);
         if block_count >= most {
             self.ledgers[growing.heap_index].refund(desc.bytes);

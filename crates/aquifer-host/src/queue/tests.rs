@@ -40,7 +40,7 @@ fn note(queue: &HostQueue, events: &Arc<Mutex<Vec<u32>>>, number: u32) {
 
 /// A block. It stays mapped unless it is destroyed, so that a failed test pulls none away under a queue.
 fn block(host: &Host, bytes: u64) -> HostBlock {
-    host.create_block(&BlockDesc { bytes, memory_type_index: 0 }).unwrap()
+    host.create_block(&BlockDesc::new(bytes, 0)).unwrap()
 }
 
 fn content<'a>(host: &Host, block: &'a mut HostBlock) -> &'a mut [u8] {

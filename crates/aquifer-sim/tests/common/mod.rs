@@ -30,7 +30,7 @@ pub(crate) fn slow_ns(bytes: u64) -> u64 {
 }
 
 pub(crate) fn create(sim: &Sim, bytes: u64) -> SimBlock {
-    sim.create_block(&BlockDesc { bytes, memory_type_index: 0 }).unwrap()
+    sim.create_block(&BlockDesc::new(bytes, 0)).unwrap()
 }
 
 pub(crate) fn destroy(sim: &Sim, block: SimBlock) {

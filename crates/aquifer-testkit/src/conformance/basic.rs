@@ -79,7 +79,7 @@ pub fn host_pointers_follow_the_flags<B: Backend>(make: impl Fn() -> B) {
     let backend = make();
     let properties = backend.properties();
     for (memory_type_index, memory_type) in properties.memory_types.iter().enumerate() {
-        let desc = BlockDesc { bytes: properties.block_granularity_bytes, memory_type_index };
+        let desc = BlockDesc::new(properties.block_granularity_bytes, memory_type_index);
         let block = backend.create_block(&desc).expect("a small block");
         let pointer = backend.host_pointer(&block);
         assert_eq!(pointer.is_some(), memory_type.flags.contains(MemoryFlags::HOST_VISIBLE));

@@ -14,7 +14,7 @@ impl<'a, B: Backend> Owned<'a, B> {
     /// A new block of the first memory type.
     pub(super) fn new(backend: &'a B, granules: u64) -> Self {
         let bytes = granules * backend.properties().block_granularity_bytes;
-        let block = backend.create_block(&BlockDesc { bytes, memory_type_index: 0 }).expect("a small block");
+        let block = backend.create_block(&BlockDesc::new(bytes, 0)).expect("a small block");
         Self::of(backend, block, bytes)
     }
 
