@@ -1,0 +1,309 @@
+//! Queues: a Metal command queue each, with an event that orders what is in it.
+//!
+//! ```text
+//! enqueue, submit, wait_on ─> steps, numbered: command buffer: [wait n-1] work [signal n] ──> Metal
+//!                                              or a copy by the processor, on the queue's own thread
+//! completed handlers ─> Progress: which steps have ended ─> value ─> completed (a load), wait
+//! signal ─> Progress: a marker behind the last step; no call of Metal's
+//! ```
+//!
+//! - **Order.** Blocks are made without hazard tracking, and then Metal may run command buffers of one queue side by side. So
+//!   each step waits for the queue's shared event to have the number of the one before, and signals its own.
+//! - **The value.** Metal does not document in which order completed handlers run. [`Progress`] keeps the steps in their order, and
+//!   the value rises to a marker only when all steps before it have ended, whatever ends first.
+//! - **Failure.** A command buffer that fails has ended all the same; it may not have signalled, so its number is set by the host
+//!   when everything before it has ended, and the queue goes on.
+//! - **Host memory.** Metal takes memory of the program's own only as whole pages of a mapping, so copies from and to the host are
+//!   made by the processor, in their turn: directly where the host sees the block, else through a staging buffer.
+
+mod host_copy;
+mod progress;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use aquifer_backend::{Command, CopyEnd, Error, ErrorKind, Ticket};
+use block2::RcBlock;
+use objc2::rc::{Retained, autoreleasepool};
+use objc2::runtime::ProtocolObject;
+use objc2_metal::{
+    MTLCommandBuffer, MTLCommandQueue, MTLEvent, MTLSharedEvent,
+};
+use parking_lot::Mutex;
+
+use self::host_copy::{Direction, HostCopy, Staging};
+use self::progress::{Effect, Progress};
+use crate::block::MetalBlock;
+use crate::device::{Device, lost};
+use crate::status::outcome;
+use crate::transfer::{Blit, Part, new_command_buffer};
+
+/// A copy from or to the host of up to so many bytes is made at once, by the calling thread, if the queue is idle: it takes no longer
+/// than to wake another thread.
+const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
+
+/// A queue of a Metal device.
+///
+/// Made by [`Backend::create_queue`](aquifer_backend::Backend::create_queue). Any thread may use it. Work of the program's own
+/// goes through [`MetalQueue::submit`]; what is committed to [`MetalQueue::raw`] behind its back is not ordered with the rest, and
+/// memory may be given away that it still uses.
+///
+/// Metal lets at most 1024 command buffers of a queue be on their way; one more blocks until one has ended.
+#[derive(Debug)]
+pub struct MetalQueue {
+    shared: Arc<Shared>,
+    /// The number of the last step. Held while a step is given to Metal, so that they arrive in order.
+    submission: Mutex<Submission>,
+}
+
+/// What handlers and the queue's thread need too.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    device: Arc<Device>,
+    raw: Retained<ProtocolObject<dyn MTLCommandQueue>>,
+    /// Has the number of the last step that has ended.
+    order: Retained<ProtocolObject<dyn MTLSharedEvent>>,
+    progress: Progress,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(residency) = &self.device.residency {
+            residency.detach(&self.raw);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Submission {
+    last_step: u64,
+    /// To the queue's thread, from its first copy on.
+    copies: Option<Sender<HostCopy>>,
+}
+
+impl MetalQueue {
+    pub(crate) fn new(device: &Arc<Device>) -> Result<Self, Error> {
+        let operation = "create_queue";
+        device.check(operation)?;
+        autoreleasepool(|_| {
+            let order = device.shared_event(operation)?;
+            let raw = device.command_queue(operation)?;
+            let shared = Arc::new(Shared { device: Arc::clone(device), raw, order, progress: Progress::default() });
+            Ok(Self { shared, submission: Mutex::default() })
+        })
+    }
+
+    /// The command queue, for what needs one: captures, labels. Work is not to be committed to it; see [`MetalQueue::submit`].
+    #[must_use]
+    pub fn raw(&self) -> &ProtocolObject<dyn MTLCommandQueue> {
+        &self.shared.raw
+    }
+
+    /// Puts work of the program's own at the end of the queue: `encode` is given a new command buffer, and encodes compute, render or
+    /// blit passes. It does not commit the buffer; encoders are ended. It runs behind everything that is in the queue now, and
+    /// the queue's value rises to later markers when it has ended. Does not wait for it.
+    ///
+    /// `encode` is called on this thread, before the call returns, and must not use this queue.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if Metal made no command buffer, and then `encode` is not called; [`ErrorKind::DeviceLost`]. If the
+    /// work itself fails, that is `ticket`'s to tell.
+    ///
+    /// # Safety
+    ///
+    /// - Of Aquifer's memory the work uses only buffers that are at home on this queue or recorded for it
+    ///   (`Buffer::record_use`) before they are freed, within their bounds, and in order with what else uses them.
+    pub unsafe fn submit(
+        &self,
+        ticket: &Arc<Ticket>,
+        encode: impl FnOnce(&ProtocolObject<dyn MTLCommandBuffer>),
+    ) -> Result<(), Error> {
+        self.commit("submit", Effect::new(ticket, 0), |command_buffer| {
+            encode(command_buffer);
+            Ok(())
+        })
+    }
+
+    /// # Safety
+    ///
+    /// - As for [`Backend::enqueue`](aquifer_backend::Backend::enqueue).
+    pub(crate) unsafe fn enqueue(
+        &self,
+        command: Command<'_, MetalBlock>,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        if ticket.is_cancelled() {
+            return Ok(());
+        }
+        let blit = match command {
+            Command::Fill { destination, value } => Blit::fill(destination, value),
+            Command::Copy {
+                source: CopyEnd::Block { block: from, offset: from_offset },
+                destination: CopyEnd::Block { block: to, offset: to_offset },
+                bytes,
+            } => Blit::Copy {
+                source: Part::of(from, from_offset),
+                destination: Part::of(to, to_offset),
+                bytes,
+            },
+            Command::Copy { source: CopyEnd::Block { block, offset }, destination: CopyEnd::Host(to), bytes } => {
+                // SAFETY: the caller vouches for both ends until the queue's value shows that it has run.
+                let copy = unsafe { HostCopy::new(Part::of(block, offset), to, Direction::Download, bytes, ticket) };
+                return self.copy_by_host(copy);
+            }
+            Command::Copy { source: CopyEnd::Host(from), destination: CopyEnd::Block { block, offset }, bytes } => {
+                // SAFETY: as above.
+                let copy = unsafe { HostCopy::new(Part::of(block, offset), from, Direction::Upload, bytes, ticket) };
+                return self.copy_by_host(copy);
+            }
+            Command::Copy { source: CopyEnd::Host(from), destination: CopyEnd::Host(to), bytes } => {
+                // SAFETY: as above.
+                let copy = unsafe { HostCopy::within_host(from, to, bytes, ticket) };
+                return self.copy_by_host(copy);
+            }
+        };
+        if blit.bytes() == 0 {
+            return Ok(());
+        }
+        blit.check(&self.shared.device, "enqueue")?;
+        self.commit("enqueue", Effect::new(ticket, blit.bytes()), |command_buffer| {
+            // SAFETY: the caller vouches for the ranges, until the queue's value shows that it has run.
+            unsafe { blit.encode(command_buffer, "enqueue") }
+        })
+    }
+
+    /// Makes the next step a command buffer.
+    fn commit(
+        &self,
+        operation: &'static str,
+        effect: Effect,
+        encode: impl FnOnce(&ProtocolObject<dyn MTLCommandBuffer>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.device.check(operation)?;
+        shared.device.flush_residency();
+        autoreleasepool(|_| {
+            let mut submission = self.submission.lock();
+            let command_buffer = new_command_buffer(&shared.raw, operation)?;
+            let order: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(&*shared.order);
+            let step = submission.last_step + 1;
+            command_buffer.encodeWaitForEvent_value(order, submission.last_step);
+            encode(&command_buffer)?;
+            command_buffer.encodeSignalEvent_value(order, step);
+            let handler = handler(Arc::clone(shared), step);
+            // SAFETY: the block takes what Metal gives such a block, and owns what it uses: an `Arc` that any thread may drop.
+            unsafe { command_buffer.addCompletedHandler(RcBlock::as_ptr(&handler)) };
+            shared.progress.push(step, effect);
+            submission.last_step = step;
+            command_buffer.commit();
+            Ok(())
+        })
+    }
+
+    /// Makes the next step a copy by the processor.
+    fn copy_by_host(&self, copy: HostCopy) -> Result<(), Error> {
+        let shared = &self.shared;
+        shared.device.check("enqueue")?;
+        if copy.bytes() == 0 {
+            return Ok(());
+        }
+        copy.check(&shared.device)?;
+        let mut submission = self.submission.lock();
+        // Under the lock, so that nothing is put behind it before it has been made.
+        if copy.is_direct() && copy.bytes() <= AT_ONCE_BYTES_MAX && shared.progress.is_idle() {
+            copy.run(&shared.device, &mut Staging::default());
+            return Ok(());
+        }
+        let step = submission.last_step + 1;
+        let effect = copy.effect();
+        let copies = match &submission.copies {
+            Some(copies) => copies,
+            None => submission.copies.insert(shared.start_copies()?),
+        };
+        // Before it is sent, so that the thread finds it.
+        shared.progress.push(step, effect);
+        if copies.send(copy.at_step(step)).is_err() {
+            // The thread ends only when the sender is dropped, and it does not panic.
+            shared.progress.end(step, Ok(()), &shared.order);
+        }
+        submission.last_step = step;
+        Ok(())
+    }
+
+    pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
+        self.shared.device.check("signal")?;
+        // In order with the steps of other threads.
+        let _submission = self.submission.lock();
+        self.shared.progress.mark(value);
+        Ok(())
+    }
+
+    pub(crate) fn completed(&self) -> Result<u64, Error> {
+        self.shared.device.check("completed")?;
+        Ok(self.shared.progress.value())
+    }
+
+    pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
+        let device = &self.shared.device;
+        let is_reached = self.shared.progress.wait(value, timeout, || device.check("wait").is_err());
+        if !is_reached {
+            device.check("wait")?;
+        }
+        Ok(is_reached)
+    }
+
+    pub(crate) fn wait_on(&self, other: &Self, value: u64) -> Result<(), Error> {
+        let Some(step) = other.shared.progress.step_before(value) else { return Ok(()) };
+        let event: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(&*other.shared.order);
+        self.commit("wait_on_queue", Effect::keeping(&other.shared), |command_buffer| {
+            command_buffer.encodeWaitForEvent_value(event, step);
+            Ok(())
+        })
+    }
+}
+
+type Handler = RcBlock<dyn Fn(std::ptr::NonNull<ProtocolObject<dyn MTLCommandBuffer>>)>;
+
+/// What Metal calls when the command buffer of a step has ended, well or not.
+fn handler(shared: Arc<Shared>, step: u64) -> Handler {
+    RcBlock::new(move |command_buffer: std::ptr::NonNull<ProtocolObject<dyn MTLCommandBuffer>>| {
+        let result = autoreleasepool(|_| {
+            // SAFETY: Metal passes the command buffer that has ended, which lives for as long as the call.
+            outcome(unsafe { command_buffer.as_ref() }, "enqueue")
+        });
+        let result = result.map_err(|error| shared.device.note(error));
+        shared.progress.end(step, result, &shared.order);
+    })
+}
+
+impl Shared {
+    /// Starts the thread that copies in the queue's turn. It ends with the sender.
+    fn start_copies(self: &Arc<Self>) -> Result<Sender<HostCopy>, Error> {
+        let (sender, copies) = channel::<HostCopy>();
+        let shared = Arc::clone(self);
+        let work = move || {
+            let mut staging = Staging::default();
+            for copy in copies {
+                let step = copy.step();
+                let is_lost = || shared.device.check("enqueue").is_err();
+                if shared.progress.wait_for_turn(step, is_lost) {
+                    copy.run(&shared.device, &mut staging);
+                } else {
+                    copy.fail(lost("enqueue"));
+                }
+                shared.progress.end(step, Ok(()), &shared.order);
+            }
+        };
+        let started = std::thread::Builder::new().name("aquifer-metal-copy".into()).spawn(work);
+        match started {
+            Ok(_) => Ok(sender),
+            Err(error) => {
+                let message = "the system did not start a thread for a queue's copies; drop other queues, or raise what limits the \
+                               process's threads";
+                Err(Error::new(ErrorKind::Driver, "enqueue", message).with_source(error))
+            }
+        }
+    }
+}
