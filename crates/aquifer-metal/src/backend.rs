@@ -16,6 +16,7 @@ use crate::block::{Memory, MetalBlock};
 use crate::device::Device;
 use crate::options::MetalOptions;
 use crate::queue::MetalQueue;
+use crate::residency::ResidentHold;
 use crate::transfer::{Blit, Part};
 
 /// A Metal device.
@@ -61,6 +62,17 @@ impl Metal {
             let others: Vec<_> = others.collect();
             std::iter::once(default).chain(others).map(Self::new).collect()
         })
+    }
+
+    /// Keeps all memory of this backend resident until the hold is dropped, also while no queue works: a server's weights between two
+    /// requests, say. The memory is then taken from everybody else, so nothing does this by itself. Without residency sets
+    /// (before macOS 15, or turned off) it has no effect.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the system starts no thread.
+    pub fn keep_resident(&self) -> Result<ResidentHold, Error> {
+        ResidentHold::new(self.device.residency.clone())
     }
 
     /// The device, for what the program does with Metal itself.

@@ -7,8 +7,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use objc2::rc::Retained;
+use aquifer_backend::{Error, ErrorKind};
+use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::{AnyClass, NSObjectProtocol, ProtocolObject};
 use objc2::sel;
 use objc2_foundation::NSString;
@@ -44,6 +48,8 @@ pub(crate) struct Residency {
 struct State {
     sets: Vec<Set>,
     queues: Vec<CommandQueue>,
+    /// How many want everything to stay resident.
+    hold_count: usize,
 }
 
 #[derive(Debug)]
@@ -123,11 +129,25 @@ impl Residency {
         self.is_dirty.store(false, Ordering::Release);
     }
 
-    /// Asks the system to make everything resident now, or lets it go.
-    pub(crate) fn request(&self, is_wanted: bool) {
-        let state = self.state.lock();
-        for set in &state.sets {
-            if is_wanted { set.set.requestResidency() } else { set.set.endResidency() }
+    /// Asks the system to make everything resident now.
+    fn remind(&self) {
+        self.flush();
+        for set in &self.state.lock().sets {
+            set.set.requestResidency();
+        }
+    }
+
+    fn begin_hold(&self) {
+        self.state.lock().hold_count += 1;
+    }
+
+    fn end_hold(&self) {
+        let mut state = self.state.lock();
+        state.hold_count -= 1;
+        if state.hold_count == 0 {
+            for set in &state.sets {
+                set.set.endResidency();
+            }
         }
     }
 }
@@ -161,4 +181,57 @@ fn new_set(device: &ProtocolObject<dyn MTLDevice>) -> Option<Object<dyn MTLResid
     let descriptor = MTLResidencySetDescriptor::new();
     descriptor.setLabel(Some(&NSString::from_str("aquifer")));
     device.newResidencySetWithDescriptor_error(&descriptor).ok().map(Object::new)
+}
+
+/// How often the system is reminded while something holds the memory resident: unused memory is let go after a second or so
+/// (llama.cpp reminds it as often).
+const REMINDER: Duration = Duration::from_millis(500);
+
+/// Keeps all memory of a [`Metal`](crate::Metal) backend resident, also while no queue works; see
+/// [`Metal::keep_resident`](crate::Metal::keep_resident).
+///
+/// Dropping it ends that, and waits for its thread, which may be in a call of Metal's.
+#[derive(Debug)]
+pub struct ResidentHold {
+    residency: Option<Arc<Residency>>,
+    /// Never sent to: the thread ends when it is dropped.
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ResidentHold {
+    pub(crate) fn new(residency: Option<Arc<Residency>>) -> Result<Self, Error> {
+        let Some(of_thread) = residency.clone() else {
+            return Ok(Self { residency, end: None, thread: None });
+        };
+        let (end, is_ended) = channel::<()>();
+        let remind = move || loop {
+            autoreleasepool(|_| of_thread.remind());
+            if is_ended.recv_timeout(REMINDER) != Err(RecvTimeoutError::Timeout) {
+                break;
+            }
+        };
+        let thread = std::thread::Builder::new().name("aquifer-resident".into()).spawn(remind);
+        let thread = thread.map_err(|error| {
+            let message = "the system did not start a thread that keeps memory resident";
+            Error::new(ErrorKind::Driver, "keep_resident", message).with_source(error)
+        })?;
+        if let Some(residency) = &residency {
+            residency.begin_hold();
+        }
+        Ok(Self { residency, end: Some(end), thread: Some(thread) })
+    }
+}
+
+impl Drop for ResidentHold {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // It does not panic.
+            let _ = thread.join();
+        }
+        if let Some(residency) = &self.residency {
+            autoreleasepool(|_| residency.end_hold());
+        }
+    }
 }

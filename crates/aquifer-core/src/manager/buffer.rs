@@ -125,6 +125,13 @@ impl<B: Backend> Buffer<B> {
         self.allocation.host_pointer()
     }
 
+    /// Gives `use_block` the driver's block that the buffer lies in, and the buffer's first byte in it: for programs that
+    /// give the driver's own object to work of their own, as Metal and Vulkan want it. That work must keep to the buffer's
+    /// bounds and to the queues that may use it; other parts of the block are others'.
+    pub fn with_block<R>(&self, use_block: impl FnOnce(&B::Block, u64) -> R) -> R {
+        self.allocation.with_block(use_block)
+    }
+
     /// Writes values at a byte offset. Blocks until they are there.
     ///
     /// # Errors

@@ -254,6 +254,13 @@ impl<B: Backend> MemoryManager<B> {
         recorder.on_end(move || manager.owner.observers.detach(&sink))
     }
 
+    /// The backend, for what is the device's and not the manager's matter. Blocks and queues that are made through it are none of
+    /// the manager's.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.owner.backend
+    }
+
     /// The device's fixed facts.
     #[must_use]
     pub fn properties(&self) -> &Properties {

@@ -286,6 +286,12 @@ impl<B: Backend> Allocation<B> {
         self.shared.pools[self.request.memory_type()].block(self.place.block())
     }
 
+    /// Calls with the block and the first byte there. The allocation is borrowed meanwhile, so the block is not destroyed.
+    pub(crate) fn with_block<R>(&self, use_block: impl FnOnce(&B::Block, u64) -> R) -> R {
+        let block = self.block();
+        use_block(&block, self.place.offset)
+    }
+
     /// The address of the first byte, by which the device's programs reach it.
     pub(crate) fn device_address(&self) -> Option<u64> {
         let start = self.shared.backend.device_address(&self.block())?;

@@ -4,19 +4,14 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use aquifer_backend::{Error, Ticket};
-use objc2::rc::{Retained, autoreleasepool};
 use objc2::Message as _;
-use objc2::runtime::ProtocolObject;
-use objc2_metal::{MTLBuffer, MTLDevice as _, MTLResourceOptions};
+use objc2_metal::MTLBuffer;
 
 use super::progress::Effect;
-use crate::device::{Device, lost};
+use crate::device::Device;
 use crate::object::Object;
-use crate::status::no_object;
+use crate::staging::{CHUNK_BYTES, Staging, copy};
 use crate::transfer::{Blit, Part};
-
-/// Between two such parts a copy looks whether it is cancelled or the device lost. Also the size of a staging buffer.
-const CHUNK_BYTES: u64 = 1 << 20;
 
 const OPERATION: &str = "enqueue";
 
@@ -152,63 +147,30 @@ impl HostCopy {
         done: u64,
         bytes: u64,
     ) -> Result<(), Error> {
-        // Until it is dropped nobody is told that the device is lost, and so nobody takes this memory away.
-        let held = || device.hold().ok_or_else(|| lost(OPERATION));
         match &self.ends {
             Ends::Direct(from, to) => {
-                let _held = held()?;
                 // SAFETY: the caller vouches that the chunk lies in both ends.
                 let from = unsafe { from.add(done as usize) };
                 // SAFETY: as above.
                 let to = unsafe { to.add(done as usize) };
                 // SAFETY: the caller vouches for the ends; they do not overlap (`Backend::enqueue`).
-                unsafe { from.copy_to_nonoverlapping(to, bytes as usize) };
-                Ok(())
+                unsafe { copy(device, from, to, bytes, OPERATION) }
             }
             Ends::Staged { buffer, offset, host, direction } => {
                 let block = Part { buffer, contents: None, offset: offset + done };
                 // SAFETY: the caller vouches that the chunk lies in the host's end.
                 let host = unsafe { host.add(done as usize) };
-                let staged = staging.part(device)?;
-                let start = staged.contents.ok_or_else(|| no_object(OPERATION, "visible staging buffer"))?;
-                if *direction == Direction::Upload {
-                    let _held = held()?;
-                    // SAFETY: the chunk lies in the host's end, and is no longer than the staging buffer.
-                    unsafe { host.copy_to_nonoverlapping(start, bytes as usize) };
+                match direction {
+                    // SAFETY: the caller vouches for both ends, and the copy's turn has come.
+                    Direction::Upload => unsafe { staging.upload(device, host, block, bytes, OPERATION) },
+                    Direction::Download => {
+                        // SAFETY: as above.
+                        let staged = unsafe { staging.download(device, block, bytes, OPERATION) }?;
+                        // SAFETY: as above; nobody else knows the staging buffer.
+                        unsafe { copy(device, staged, host, bytes, OPERATION) }
+                    }
                 }
-                let (source, destination) = match direction {
-                    Direction::Upload => (staged, block),
-                    Direction::Download => (block, staged),
-                };
-                // SAFETY: both are that long; the staging buffer is this thread's, and the copy's turn has come.
-                unsafe { device.run(Blit::Copy { source, destination, bytes }, OPERATION) }?;
-                if *direction == Direction::Download {
-                    let _held = held()?;
-                    // SAFETY: as above, the other way.
-                    unsafe { start.copy_to_nonoverlapping(host, bytes as usize) };
-                }
-                Ok(())
             }
         }
-    }
-}
-
-/// A buffer that host and device see, made when it is first needed.
-#[derive(Debug, Default)]
-pub(super) struct Staging(Option<Retained<ProtocolObject<dyn MTLBuffer>>>);
-
-impl Staging {
-    fn part(&mut self, device: &Device) -> Result<Part<'_>, Error> {
-        let buffer = match self.0.take() {
-            Some(buffer) => buffer,
-            None => autoreleasepool(|_| {
-                let options =
-                    MTLResourceOptions::StorageModeShared | MTLResourceOptions::HazardTrackingModeUntracked;
-                let buffer = device.raw.newBufferWithLength_options(CHUNK_BYTES as usize, options);
-                buffer.ok_or_else(|| no_object(OPERATION, "staging buffer"))
-            })?,
-        };
-        let buffer = &*self.0.insert(buffer);
-        Ok(Part { buffer, contents: Some(buffer.contents().cast()), offset: 0 })
     }
 }

@@ -32,10 +32,11 @@ use objc2_metal::{
 };
 use parking_lot::Mutex;
 
-use self::host_copy::{Direction, HostCopy, Staging};
+use self::host_copy::{Direction, HostCopy};
 use self::progress::{Effect, Progress};
 use crate::block::MetalBlock;
 use crate::device::{Device, lost};
+use crate::staging::Staging;
 use crate::status::outcome;
 use crate::transfer::{Blit, Part, new_command_buffer};
 
@@ -72,6 +73,20 @@ impl Drop for Shared {
         if let Some(residency) = &self.device.residency {
             residency.detach(&self.raw);
         }
+    }
+}
+
+/// Holds a queue back until it is dropped; see [`MetalQueue::hold`]. Any thread may drop it. Forgotten, it holds the queue for good.
+#[derive(Debug)]
+#[must_use = "dropping it lets the queue go"]
+pub struct QueueHold {
+    shared: Arc<Shared>,
+    step: u64,
+}
+
+impl Drop for QueueHold {
+    fn drop(&mut self) {
+        self.shared.progress.end(self.step, Ok(()), &self.shared.order);
     }
 }
 
@@ -124,6 +139,27 @@ impl MetalQueue {
             encode(command_buffer);
             Ok(())
         })
+    }
+
+    /// Keeps what is put into the queue from now on from running, until the hold is dropped: for work that waits for something the
+    /// host does. The queue's value does not rise past it either. Does not block, and gives Metal nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::DeviceLost`].
+    pub fn hold(&self) -> Result<QueueHold, Error> {
+        self.shared.device.check("hold")?;
+        let mut submission = self.submission.lock();
+        let step = submission.last_step + 1;
+        self.shared.progress.push(step, Effect::default());
+        submission.last_step = step;
+        Ok(QueueHold { shared: Arc::clone(&self.shared), step })
+    }
+
+    /// Blocks until everything that is in the queue has ended, and what others put into it meanwhile; or the device is lost.
+    pub fn wait_idle(&self) {
+        let device = &self.shared.device;
+        self.shared.progress.wait_idle(|| device.check("wait").is_err());
     }
 
     /// # Safety

@@ -16,7 +16,7 @@ use super::Shared;
 const LOST_CHECK: Duration = Duration::from_millis(100);
 
 /// What happens when a step has ended and all before it have.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Effect {
     ticket: Option<Arc<Ticket>>,
     bytes: u64,
@@ -27,11 +27,11 @@ pub(super) struct Effect {
 impl Effect {
     /// The ticket learns that `bytes` bytes have arrived, or what went wrong.
     pub(super) fn new(ticket: &Arc<Ticket>, bytes: u64) -> Self {
-        Self { ticket: Some(Arc::clone(ticket)), bytes, _kept: None }
+        Self { ticket: Some(Arc::clone(ticket)), bytes, ..Self::default() }
     }
 
     pub(super) fn keeping(queue: &Arc<Shared>) -> Self {
-        Self { ticket: None, bytes: 0, _kept: Some(Arc::clone(queue)) }
+        Self { _kept: Some(Arc::clone(queue)), ..Self::default() }
     }
 
     fn happen(self, result: Result<(), Error>) {
@@ -163,6 +163,14 @@ impl Progress {
             let _ = self.has_moved.wait_for(&mut entries, LOST_CHECK);
         }
         is_first(&entries) && !is_over()
+    }
+
+    /// Waits until every step has ended, or `is_over` says that there is nothing to wait for.
+    pub(super) fn wait_idle(&self, is_over: impl Fn() -> bool) {
+        let mut entries = self.entries.lock();
+        while !entries.is_empty() && !is_over() {
+            let _ = self.has_moved.wait_for(&mut entries, LOST_CHECK);
+        }
     }
 
     /// The number of the last step before the marker with `value`; `None` if it has ended.
