@@ -1,6 +1,7 @@
 //! What a backend, its queues and whoever still runs for them share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aquifer_backend::{
     Capabilities, Error, ErrorKind, Heap, MemoryFlags, MemoryType, Properties,
@@ -37,9 +38,11 @@ pub(crate) struct Device {
     pub(crate) mapper: Option<Mapper>,
     /// For copies and fills that are waited for.
     pub(crate) transfers: Retained<ProtocolObject<dyn MTLCommandQueue>>,
-    /// Whether the device is gone. Who copies by the processor on a queue's behalf holds it meanwhile, so that nothing is
-    /// touched any more when it is set.
-    is_lost: RwLock<bool>,
+    /// Whether the device is gone. Written under `touching`.
+    is_lost: AtomicBool,
+    /// Who copies by the processor on a queue's behalf reads this meanwhile, so that nothing is touched any more when the device
+    /// is declared lost.
+    touching: RwLock<()>,
 }
 
 impl Device {
@@ -65,7 +68,8 @@ impl Device {
                 residency,
                 mapper,
                 transfers,
-                is_lost: RwLock::new(false),
+                is_lost: AtomicBool::new(false),
+                touching: RwLock::new(()),
                 raw,
             })
         })
@@ -95,19 +99,20 @@ impl Device {
 
     /// [`ErrorKind::DeviceLost`] once it is known that the device is gone.
     pub(crate) fn check(&self, operation: &'static str) -> Result<(), Error> {
-        if *self.is_lost.read() { Err(lost(operation)) } else { Ok(()) }
+        if self.is_lost.load(Ordering::Acquire) { Err(lost(operation)) } else { Ok(()) }
     }
 
     /// Keeps the device from being declared lost, for a short time; `None` if it is lost.
-    pub(crate) fn hold(&self) -> Option<RwLockReadGuard<'_, bool>> {
-        let guard = self.is_lost.read();
-        (!*guard).then_some(guard)
+    pub(crate) fn hold(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let guard = self.touching.read();
+        (!self.is_lost.load(Ordering::Acquire)).then_some(guard)
     }
 
     /// Notes an error that says that the device is gone; returns it.
     pub(crate) fn note(&self, error: Error) -> Error {
         if error.kind() == ErrorKind::DeviceLost {
-            *self.is_lost.write() = true;
+            let _touching = self.touching.write();
+            self.is_lost.store(true, Ordering::Release);
         }
         error
     }

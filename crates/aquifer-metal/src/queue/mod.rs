@@ -86,7 +86,7 @@ pub struct QueueHold {
 
 impl Drop for QueueHold {
     fn drop(&mut self) {
-        self.shared.progress.end(self.step, Ok(()), &self.shared.order);
+        self.shared.end(self.step, Ok(()));
     }
 }
 
@@ -262,7 +262,7 @@ impl MetalQueue {
         shared.progress.push(step, effect);
         if copies.send(copy.at_step(step)).is_err() {
             // The thread ends only when the sender is dropped, and it does not panic.
-            shared.progress.end(step, Ok(()), &shared.order);
+            shared.end(step, Ok(()));
         }
         submission.last_step = step;
         Ok(())
@@ -310,11 +310,22 @@ fn handler(shared: Arc<Shared>, step: u64) -> Handler {
             outcome(unsafe { command_buffer.as_ref() }, "enqueue")
         });
         let result = result.map_err(|error| shared.device.note(error));
-        shared.progress.end(step, result, &shared.order);
+        shared.end(step, result);
     })
 }
 
 impl Shared {
+    /// Notes that a step has ended.
+    fn end(&self, step: u64, result: Result<(), Error>) {
+        self.progress.end(step, result, |number| {
+            // A copy by the processor signals nothing, nor does a command buffer that failed. All before it has ended, and what
+            // is behind it waits for it: so nobody else sets the event now.
+            if self.order.signaledValue() < number {
+                self.order.setSignaledValue(number);
+            }
+        });
+    }
+
     /// Starts the thread that copies in the queue's turn. It ends with the sender.
     fn start_copies(self: &Arc<Self>) -> Result<Sender<HostCopy>, Error> {
         let (sender, copies) = channel::<HostCopy>();
@@ -329,7 +340,7 @@ impl Shared {
                 } else {
                     copy.fail(lost("enqueue"));
                 }
-                shared.progress.end(step, Ok(()), &shared.order);
+                shared.end(step, Ok(()));
             }
         };
         let started = std::thread::Builder::new().name("aquifer-metal-copy".into()).spawn(work);

@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aquifer_backend::{Error, Ticket};
-use objc2::runtime::ProtocolObject;
-use objc2_metal::MTLSharedEvent;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Shared;
@@ -79,16 +77,12 @@ impl Progress {
     pub(super) fn mark(&self, value: u64) {
         let mut entries = self.entries.lock();
         entries.push_back(Entry::Marker(value));
-        self.advance(&mut entries, None);
+        self.advance(&mut entries, |_| {});
     }
 
-    /// Notes that a step has ended.
-    pub(super) fn end(
-        &self,
-        number: u64,
-        result: Result<(), Error>,
-        order: &ProtocolObject<dyn MTLSharedEvent>,
-    ) {
+    /// Notes that a step has ended. `pass` is called with the number of each step that has ended now with all before it, in
+    /// order and under the lock.
+    pub(super) fn end(&self, number: u64, result: Result<(), Error>, pass: impl Fn(u64)) {
         let mut entries = self.entries.lock();
         let ended = entries.iter_mut().find_map(|entry| match entry {
             Entry::Step { number: other, result, .. } if *other == number => Some(result),
@@ -97,34 +91,20 @@ impl Progress {
         if let Some(ended) = ended {
             *ended = Some(result);
         }
-        self.advance(&mut entries, Some(order));
+        self.advance(&mut entries, pass);
     }
 
     /// Takes what has ended from the front.
-    fn advance(
-        &self,
-        entries: &mut MutexGuard<'_, VecDeque<Entry>>,
-        order: Option<&ProtocolObject<dyn MTLSharedEvent>>,
-    ) {
+    fn advance(&self, entries: &mut MutexGuard<'_, VecDeque<Entry>>, pass: impl Fn(u64)) {
+        let has_ended = |entry: &mut Entry| !matches!(entry, Entry::Step { result: None, .. });
         let mut has_moved = false;
-        loop {
-            match entries.front() {
-                None | Some(Entry::Step { result: None, .. }) => break,
-                Some(Entry::Step { .. } | Entry::Marker(_)) => {}
-            }
-            match entries.pop_front() {
-                Some(Entry::Step { number, effect, result }) => {
+        while let Some(entry) = entries.pop_front_if(has_ended) {
+            match entry {
+                Entry::Step { number, effect, result } => {
                     effect.happen(result.unwrap_or(Ok(())));
-                    // A copy by the processor signals nothing, nor does a command buffer that failed. All before it has
-                    // ended, and what is behind it waits for it: so nobody else sets the event now.
-                    if let Some(order) = order
-                        && order.signaledValue() < number
-                    {
-                        order.setSignaledValue(number);
-                    }
+                    pass(number);
                 }
-                Some(Entry::Marker(value)) => self.value.store(value, Ordering::Release),
-                None => break,
+                Entry::Marker(value) => self.value.store(value, Ordering::Release),
             }
             has_moved = true;
         }
@@ -176,6 +156,9 @@ impl Progress {
     /// The number of the last step before the marker with `value`; `None` if it has ended.
     pub(super) fn step_before(&self, value: u64) -> Option<u64> {
         let entries = self.entries.lock();
+        if self.value() >= value {
+            return None;
+        }
         let mut step = None;
         for entry in entries.iter() {
             match entry {
@@ -184,7 +167,90 @@ impl Progress {
                 Entry::Marker(_) => {}
             }
         }
-        // Reached, or never signalled: nothing to wait for.
+        // Never signalled: nothing to wait for.
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aquifer_backend::ErrorKind;
+    use std::cell::RefCell;
+
+    /// Steps 1 to `count`, each with a ticket that counts one byte.
+    fn steps(progress: &Progress, count: u64) -> Vec<Arc<Ticket>> {
+        let step = |number| {
+            let ticket = Arc::new(Ticket::default());
+            progress.push(number, Effect::new(&ticket, 1));
+            ticket
+        };
+        (1..=count).map(step).collect()
+    }
+
+    #[test]
+    fn a_value_rises_when_all_before_it_has_ended_whatever_ends_first() {
+        let progress = Progress::default();
+        let passed = RefCell::new(Vec::new());
+        let end = |number| progress.end(number, Ok(()), |number| passed.borrow_mut().push(number));
+        let tickets = steps(&progress, 2);
+        progress.mark(1);
+        progress.push(3, Effect::default());
+        progress.mark(2);
+
+        end(2);
+        assert_eq!((progress.value(), tickets[1].done_bytes()), (0, 0), "the first has not ended");
+        end(3);
+        assert_eq!(progress.value(), 0);
+        end(1);
+        assert_eq!((progress.value(), tickets[0].done_bytes(), tickets[1].done_bytes()), (2, 1, 1));
+        assert_eq!(*passed.borrow(), [1, 2, 3]);
+        assert!(progress.is_idle());
+    }
+
+    #[test]
+    fn an_idle_queue_reaches_a_marker_at_once() {
+        let progress = Progress::default();
+        progress.mark(1);
+        assert_eq!(progress.value(), 1);
+        assert_eq!(progress.step_before(1), None);
+    }
+
+    #[test]
+    fn failure_is_told_in_order_and_holds_nothing_up() {
+        let progress = Progress::default();
+        let tickets = steps(&progress, 2);
+        progress.mark(1);
+        progress.end(2, Ok(()), |_| {});
+        progress.end(1, Err(Error::new(ErrorKind::Driver, "test", "")), |_| {});
+        assert_eq!(progress.value(), 1);
+        assert!(tickets[0].take_error().is_some());
+        assert_eq!((tickets[0].done_bytes(), tickets[1].done_bytes()), (0, 1));
+    }
+
+    #[test]
+    fn the_step_before_a_marker_is_found() {
+        let progress = Progress::default();
+        progress.push(1, Effect::default());
+        progress.push(2, Effect::default());
+        progress.mark(1);
+        progress.push(3, Effect::default());
+        progress.mark(2);
+        progress.mark(3);
+        let before = |value| progress.step_before(value);
+        assert_eq!([1, 2, 3, 4].map(before), [Some(2), Some(3), Some(3), None]);
+    }
+
+    #[test]
+    fn waiting_ends_by_the_value_the_time_or_the_end_of_all_hope() {
+        let progress = Progress::default();
+        progress.push(1, Effect::default());
+        progress.mark(1);
+        assert!(!progress.wait(1, Duration::ZERO, || false));
+        assert!(!progress.wait(1, Duration::MAX, || true));
+        std::thread::scope(|scope| {
+            scope.spawn(|| progress.end(1, Ok(()), |_| {}));
+            assert!(progress.wait(1, Duration::MAX, || false));
+        });
     }
 }
