@@ -156,11 +156,7 @@ unsafe impl Backend for Metal {
         })
     }
 
-    fn import_block(
-        &self,
-        memory: HostMemory,
-        memory_type_index: usize,
-    ) -> Result<MetalBlock, ImportError> {
+    fn import_block(&self, memory: HostMemory, memory_type_index: usize) -> Result<MetalBlock, ImportError> {
         self.device.import_block(memory, memory_type_index)
     }
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aquifer_backend::{
-    Capabilities, Error, ErrorKind, Heap, MemoryFlags, MemoryType, Properties,
-};
+use aquifer_backend::{Capabilities, Error, ErrorKind, Heap, MemoryFlags, MemoryType, Properties};
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{
@@ -158,7 +156,11 @@ fn new_command_queue(
 }
 
 pub(crate) fn lost(operation: &'static str) -> Error {
-    Error::new(ErrorKind::DeviceLost, operation, "the device was removed, or the system lets the process use it no more")
+    Error::new(
+        ErrorKind::DeviceLost,
+        operation,
+        "the device was removed, or the system lets the process use it no more",
+    )
 }
 
 fn properties(

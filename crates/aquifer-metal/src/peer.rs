@@ -52,7 +52,9 @@ impl Metal {
         if let Some(view) = view {
             let from = Part { buffer: &view, contents: None, offset: source.offset };
             // SAFETY: the caller vouches for the ranges; the view is of the whole source.
-            return unsafe { peer.device.run(Blit::Copy { source: from, destination: to, bytes }, OPERATION) };
+            return unsafe {
+                peer.device.run(Blit::Copy { source: from, destination: to, bytes }, OPERATION)
+            };
         }
         let (mut near, mut far) = (Staging::default(), Staging::default());
         let mut done = 0;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dispatch2::{
-    DispatchObject as _, DispatchQueue, DispatchRetained, DispatchSource, _dispatch_source_type_memorypressure,
-    dispatch_source_memorypressure_flags_t as Flags, dispatch_source_type_t,
+    _dispatch_source_type_memorypressure, DispatchObject as _, DispatchQueue, DispatchRetained,
+    DispatchSource, dispatch_source_memorypressure_flags_t as Flags, dispatch_source_type_t,
 };
 use parking_lot::Mutex;
 

@@ -16,9 +16,7 @@ use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::{AnyClass, NSObjectProtocol, ProtocolObject};
 use objc2::sel;
 use objc2_foundation::NSString;
-use objc2_metal::{
-    MTLAllocation, MTLCommandQueue, MTLDevice, MTLResidencySet, MTLResidencySetDescriptor,
-};
+use objc2_metal::{MTLAllocation, MTLCommandQueue, MTLDevice, MTLResidencySet, MTLResidencySetDescriptor};
 use parking_lot::Mutex;
 
 use crate::object::Object;
@@ -65,9 +63,8 @@ impl Residency {
         let has_sets = device.respondsToSelector(sel!(newResidencySetWithDescriptor:error:))
             && AnyClass::get(c"MTLResidencySetDescriptor").is_some();
         let set_bytes = (device.recommendedMaxWorkingSetSize() / SHARE_OF_WORKING_SET).max(SET_BYTES_MIN);
-        has_sets.then(|| {
-            Arc::new(Self { set_bytes, is_dirty: AtomicBool::new(false), state: Mutex::default() })
-        })
+        has_sets
+            .then(|| Arc::new(Self { set_bytes, is_dirty: AtomicBool::new(false), state: Mutex::default() }))
     }
 
     /// Attaches all sets to a queue, now and later.

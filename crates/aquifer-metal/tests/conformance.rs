@@ -18,7 +18,10 @@ mod software_devices {
     mod overlapping {
         use super::*;
         fn metal() -> aquifer_metal::Metal {
-            common::metal_on(&common::device(DeviceDesc { overlap_seed: Some(0x5eed), ..DeviceDesc::default() }))
+            common::metal_on(&common::device(DeviceDesc {
+                overlap_seed: Some(0x5eed),
+                ..DeviceDesc::default()
+            }))
         }
         aquifer_testkit::conformance!(metal(), then common::assert_nothing_is_left());
     }

@@ -1,8 +1,12 @@
 #![doc = include_str!("../../../README.md")]
 
+#[cfg(any(target_vendor = "apple", feature = "software-metal"))]
+mod metal;
 mod replay_devices;
 
 pub use aquifer_core::*;
+#[cfg(any(target_vendor = "apple", feature = "software-metal"))]
+pub use metal::*;
 pub use replay_devices::{HostHold, HostReplay, SimReplay};
 
 /// Host memory as a device, and its queues.

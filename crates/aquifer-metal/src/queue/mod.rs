@@ -27,9 +27,7 @@ use aquifer_backend::{Command, CopyEnd, Error, ErrorKind, Ticket};
 use block2::RcBlock;
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
-use objc2_metal::{
-    MTLCommandBuffer, MTLCommandQueue, MTLEvent, MTLSharedEvent,
-};
+use objc2_metal::{MTLCommandBuffer, MTLCommandQueue, MTLEvent, MTLSharedEvent};
 use parking_lot::Mutex;
 
 use self::host_copy::{Direction, HostCopy};
@@ -104,7 +102,8 @@ impl MetalQueue {
         autoreleasepool(|_| {
             let order = device.shared_event(operation)?;
             let raw = device.command_queue(operation)?;
-            let shared = Arc::new(Shared { device: Arc::clone(device), raw, order, progress: Progress::default() });
+            let shared =
+                Arc::new(Shared { device: Arc::clone(device), raw, order, progress: Progress::default() });
             Ok(Self { shared, submission: Mutex::default() })
         })
     }
@@ -184,14 +183,24 @@ impl MetalQueue {
                 destination: Part::of(to, to_offset),
                 bytes,
             },
-            Command::Copy { source: CopyEnd::Block { block, offset }, destination: CopyEnd::Host(to), bytes } => {
+            Command::Copy {
+                source: CopyEnd::Block { block, offset },
+                destination: CopyEnd::Host(to),
+                bytes,
+            } => {
                 // SAFETY: the caller vouches for both ends until the queue's value shows that it has run.
-                let copy = unsafe { HostCopy::new(Part::of(block, offset), to, Direction::Download, bytes, ticket) };
+                let copy =
+                    unsafe { HostCopy::new(Part::of(block, offset), to, Direction::Download, bytes, ticket) };
                 return self.copy_by_host(copy);
             }
-            Command::Copy { source: CopyEnd::Host(from), destination: CopyEnd::Block { block, offset }, bytes } => {
+            Command::Copy {
+                source: CopyEnd::Host(from),
+                destination: CopyEnd::Block { block, offset },
+                bytes,
+            } => {
                 // SAFETY: as above.
-                let copy = unsafe { HostCopy::new(Part::of(block, offset), from, Direction::Upload, bytes, ticket) };
+                let copy =
+                    unsafe { HostCopy::new(Part::of(block, offset), from, Direction::Upload, bytes, ticket) };
                 return self.copy_by_host(copy);
             }
             Command::Copy { source: CopyEnd::Host(from), destination: CopyEnd::Host(to), bytes } => {

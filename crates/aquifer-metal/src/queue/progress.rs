@@ -43,7 +43,11 @@ impl Effect {
 
 #[derive(Debug)]
 enum Entry {
-    Step { number: u64, effect: Effect, result: Option<Result<(), Error>> },
+    Step {
+        number: u64,
+        effect: Effect,
+        result: Option<Result<(), Error>>,
+    },
     /// The value to set when all before it has ended.
     Marker(u64),
 }
@@ -123,8 +127,8 @@ impl Progress {
         let deadline = Instant::now().checked_add(timeout);
         let mut entries = self.entries.lock();
         while self.value() < value && !is_over() {
-            let left = deadline
-                .map_or(LOST_CHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let left =
+                deadline.map_or(LOST_CHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 break;
             }
@@ -135,9 +139,7 @@ impl Progress {
 
     /// Waits until a step is the first that has not ended. False if `is_over` says that there is nothing to wait for.
     pub(super) fn wait_for_turn(&self, number: u64, is_over: impl Fn() -> bool) -> bool {
-        let is_first = |entries: &VecDeque<Entry>| {
-            matches!(entries.front(), Some(Entry::Step { number: first, .. }) if *first == number)
-        };
+        let is_first = |entries: &VecDeque<Entry>| matches!(entries.front(), Some(Entry::Step { number: first, .. }) if *first == number);
         let mut entries = self.entries.lock();
         while !is_first(&entries) && !is_over() {
             let _ = self.has_moved.wait_for(&mut entries, LOST_CHECK);

@@ -55,6 +55,10 @@ mod software {
             device.wait_until_returned().expect("nothing is left");
             assert_eq!(device.allocated_bytes(), 0);
         }
-        assert_eq!(software_objc::thread_counts().poolless_autoreleases, 0, "a call without an autorelease pool");
+        assert_eq!(
+            software_objc::thread_counts().poolless_autoreleases,
+            0,
+            "a call without an autorelease pool"
+        );
     }
 }
