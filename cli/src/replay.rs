@@ -1,6 +1,5 @@
 //! `aquifer replay`.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -8,8 +7,8 @@ use std::path::Path;
 use aquifer::sim::SimDesc;
 use aquifer::trace::{ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on};
 use aquifer::{
-    BucketLayout, ClassStatistics, Config, DriverCalls, ErrorKind, Host, HostReplay, MemoryManager,
-    SimReplay, ZeroPolicy,
+    BucketLayout, Config, DriverCalls, ErrorKind, Host, HostReplay, MemoryBucket, MemoryManager, SimReplay,
+    Statistics, ZeroPolicy,
 };
 use serde::Serialize;
 
@@ -77,8 +76,8 @@ impl From<DriverCalls> for Calls {
     }
 }
 
-/// The classes between one power of two and the next.
-#[derive(Debug, Default, Serialize)]
+/// A bucket that was used.
+#[derive(Debug, Serialize)]
 struct Bucket {
     /// The largest request that it takes; `None` for what is larger than every bucket.
     bucket_bytes: Option<u64>,
@@ -90,6 +89,21 @@ struct Bucket {
     allocated_bytes_total: u64,
     /// The share of the allocated bytes that rounding added.
     waste: f64,
+}
+
+impl From<MemoryBucket> for Bucket {
+    fn from(bucket: MemoryBucket) -> Self {
+        Self {
+            bucket_bytes: bucket.size_bytes,
+            allocations: bucket.allocations,
+            misses: bucket.misses,
+            hit_rate: bucket.hit_rate(),
+            evictions: bucket.evictions,
+            requested_bytes_total: bucket.requested_bytes_total,
+            allocated_bytes_total: bucket.allocated_bytes_total,
+            waste: bucket.waste_total(),
+        }
+    }
 }
 
 /// Replays every trace; tells of those that fail and goes on.
@@ -262,35 +276,13 @@ fn row(job: &Job<'_>, arguments: &ReplayArguments, replayed: Replayed) -> Row {
         reserved_at_end_bytes: statistics.reserved.current,
         trimmed_bytes: outcome.trimmed_bytes,
         reserved_after_trim_bytes: outcome.reserved_after_trim_bytes,
-        buckets: buckets(&statistics.classes),
+        buckets: used_buckets(statistics),
         costs,
     }
 }
 
-/// The classes, summed up to the next power of two.
-fn buckets(classes: &[ClassStatistics]) -> Vec<Bucket> {
-    // What is larger than every bucket comes last.
-    let mut buckets = BTreeMap::<u64, Bucket>::new();
-    for class in classes {
-        let bucket_bytes = class.size_bytes.map(u64::next_power_of_two);
-        let bucket = buckets.entry(bucket_bytes.unwrap_or(u64::MAX)).or_default();
-        bucket.bucket_bytes = bucket_bytes;
-        bucket.allocations += class.allocations;
-        bucket.misses += class.misses;
-        bucket.evictions += class.evictions;
-        bucket.requested_bytes_total += class.requested_bytes_total;
-        bucket.allocated_bytes_total += class.allocated_bytes_total;
-    }
-    for bucket in buckets.values_mut() {
-        bucket.hit_rate = 1.0 - share(bucket.misses, bucket.allocations);
-        bucket.waste = 1.0 - share(bucket.requested_bytes_total, bucket.allocated_bytes_total);
-    }
-    buckets.into_values().collect()
-}
-
-/// A part of a whole that is not zero: only classes with allocations are listed.
-fn share(part: u64, whole: u64) -> f64 {
-    part as f64 / whole.max(1) as f64
+fn used_buckets(statistics: &Statistics) -> Vec<Bucket> {
+    statistics.buckets().into_iter().filter(|bucket| bucket.allocations > 0).map(Bucket::from).collect()
 }
 
 fn print(rows: &[Row]) -> io::Result<()> {
@@ -378,27 +370,4 @@ fn bucket_table(buckets: &[Bucket]) -> comfy_table::Table {
         ]);
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn classes_are_summed_into_their_bucket() {
-        let class = |size_bytes, allocations, misses| ClassStatistics {
-            size_bytes,
-            allocations,
-            misses,
-            requested_bytes_total: 3 * allocations,
-            allocated_bytes_total: 4 * allocations,
-            ..ClassStatistics::default()
-        };
-        let classes =
-            [class(None, 2, 2), class(Some(4608), 3, 1), class(Some(8192), 5, 1), class(Some(256), 1, 0)];
-        let buckets = buckets(&classes);
-        let sizes: Vec<_> = buckets.iter().map(|bucket| bucket.bucket_bytes).collect();
-        assert_eq!(sizes, [Some(256), Some(8192), None]);
-        assert_eq!((buckets[1].allocations, buckets[1].hit_rate, buckets[1].waste), (8, 0.75, 0.25));
-    }
 }

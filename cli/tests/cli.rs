@@ -100,6 +100,10 @@ fn json_has_every_figure_for_every_policy_and_number_of_threads() {
             let buckets = row["buckets"].as_array().unwrap();
             let sum: u64 = buckets.iter().map(|bucket| bucket["allocations"].as_u64().unwrap()).sum();
             assert_eq!(sum, bytes("allocations"));
+            assert!(
+                buckets.iter().all(|bucket| bucket["allocations"] != 0),
+                "only buckets that were used are listed"
+            );
         }
     }
 }

@@ -38,4 +38,6 @@ pub use manager::{
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
-pub use statistics::{ByteCounter, ClassStatistics, DriverCalls, Statistics, Tag, TagStatistics};
+pub use statistics::{
+    ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, Statistics, Tag, TagStatistics,
+};

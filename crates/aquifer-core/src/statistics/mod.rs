@@ -1,7 +1,10 @@
 //! What a manager counts, and the words for it.
 
+mod bucket;
 mod gauge;
 mod tally;
+
+pub use bucket::MemoryBucket;
 
 pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
 
@@ -170,6 +173,13 @@ impl Statistics {
     #[must_use]
     pub fn live_count(&self) -> u64 {
         self.allocation_count.saturating_sub(self.deallocation_count)
+    }
+
+    /// The classes, summed up to the powers of two: all 21 buckets from 256 B to 256 MiB, smallest first, those never used
+    /// too, and last what is larger than every bucket.
+    #[must_use]
+    pub fn buckets(&self) -> Vec<MemoryBucket> {
+        bucket::buckets(&self.classes)
     }
 
     /// The share of allocations that were served without calling the driver, 0 to 1; 1 if there were none.
