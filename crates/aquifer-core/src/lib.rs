@@ -32,8 +32,8 @@ pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Buffer, BufferView, Config, CopyDesc,
     ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager, MemoryManagerBuilder, MemoryOptions,
-    Operation, OperationError, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking, ZeroPolicy,
-    parse_bytes,
+    MemoryPool, Operation, OperationError, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking,
+    ZeroPolicy, parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};

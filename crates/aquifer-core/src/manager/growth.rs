@@ -59,6 +59,11 @@ impl<B: Backend> Shared<B> {
             let answer = self.note(self.grow_locked(lane, request));
             self.bell.tell_news();
             self.tell_loss();
+            // Memory that is short now goes before what was made ready for later.
+            let is_short = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::OutOfMemory);
+            if is_short && self.pools[request.memory_type()].pool.free_preallocated() {
+                continue;
+            }
             attempts += 1;
             let report = answer.as_ref().err().and_then(Error::out_of_memory);
             // Not asked after the last attempt: what it would bring back, nobody would look for.
@@ -182,7 +187,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Empties all caches, and lets others have what queues have passed.
-    fn flush_and_settle(&self, growing: &mut Growing<'_, B::Block>) {
+    pub(super) fn flush_and_settle(&self, growing: &mut Growing<'_, B::Block>) {
         growing.pool.flush();
         // What comes back from the quarantine may be bound to its home, and then needs a marker there.
         if self.settle_for(growing) {
@@ -261,7 +266,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Calls the driver for a block that has been charged; refunds it if the driver refuses.
-    fn create(
+    pub(super) fn create(
         &self,
         growing: &mut Growing<'_, B::Block>,
         request: Request,
@@ -314,7 +319,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
-    fn release_holes(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
+    pub(super) fn release_holes(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
         let properties = self.backend.properties();
         if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {
             return 0;
@@ -346,6 +351,7 @@ impl<B: Backend> Shared<B> {
         }
         let trim_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
+            growing.pool.free_preallocated();
             self.flush_and_settle(growing);
             self.settle_soon(growing);
             let idle = growing.pool.release_idle(|_, reserved| reserved > reserved_bytes);
@@ -380,6 +386,18 @@ impl<B: Backend> Shared<B> {
 
     #[cold]
     fn out_of_memory(&self, kind: ErrorKind, message: String, heap_index: usize, request: Request) -> Error {
+        self.out_of_memory_in("allocate", kind, message, heap_index, request.requested_bytes)
+    }
+
+    #[cold]
+    pub(super) fn out_of_memory_in(
+        &self,
+        operation: &'static str,
+        kind: ErrorKind,
+        message: String,
+        heap_index: usize,
+        requested_bytes: u64,
+    ) -> Error {
         let statistics = self.statistics();
         let mut largest_tags: Vec<TagUsage> = statistics
             .tags
@@ -390,7 +408,7 @@ impl<B: Backend> Shared<B> {
         largest_tags.sort_by_key(|usage| std::cmp::Reverse(usage.live_bytes));
         largest_tags.truncate(REPORTED_TAGS);
         let mut report = OutOfMemoryReport::default();
-        report.requested_bytes = request.requested_bytes;
+        report.requested_bytes = requested_bytes;
         report.budget_bytes = self.ledgers[heap_index].budget_bytes();
         report.reserved_bytes = statistics.reserved.current;
         report.live_bytes = statistics.allocated.current;
@@ -399,6 +417,6 @@ impl<B: Backend> Shared<B> {
         report.free_bytes = statistics.free_bytes;
         report.largest_free_bytes = statistics.largest_free_bytes;
         report.largest_tags = largest_tags;
-        Error::new(kind, "allocate", message).with_out_of_memory(report)
+        Error::new(kind, operation, message).with_out_of_memory(report)
     }
 }

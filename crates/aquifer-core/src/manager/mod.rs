@@ -6,9 +6,11 @@ mod config;
 mod growth;
 mod ladder;
 mod ledger;
+mod memory_pool;
 mod observers;
 mod operation;
 mod options;
+mod preallocate;
 mod queue;
 mod queues;
 mod raw_handle;
@@ -25,6 +27,7 @@ pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
 pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
 pub use ledger::BUDGET_BYTES_MAX;
+pub use memory_pool::MemoryPool;
 pub use operation::{Operation, OperationError};
 pub use options::MemoryOptions;
 pub use queue::{CopyDesc, Queue};
@@ -140,6 +143,13 @@ impl<B: Backend> MemoryManager<B> {
         shared::allocate(&self.owner, self.owner.ordinary, bytes, options).map(Buffer::new)
     }
 
+    /// The manager's pooled memory as an object of its own: what was counted bucket by bucket, and making memory ready before
+    /// it is needed. All of a manager's memory is pooled, so [`MemoryPool::allocate`] is [`MemoryManager::allocate`].
+    #[must_use]
+    pub fn pool(&self) -> MemoryPool<B> {
+        MemoryPool::new(self.clone())
+    }
+
     /// A queue of the device, with a timeline of its own: one that nobody has any more, or a new one. Starts the reaper, if
     /// the configuration allows one and there is none.
     ///
@@ -201,7 +211,7 @@ impl<B: Backend> MemoryManager<B> {
         self.owner.tags.intern(name)
     }
 
-    /// Empties all caches and gives every block that then holds nothing back to the driver, and of the others the free
+    /// Empties all caches, gives up what was [preallocated](MemoryPool::preallocate), and gives every block that then holds nothing back to the driver, and of the others the free
     /// ranges, where the backend can ([`RELEASE_RANGE`](aquifer_backend::Capabilities::RELEASE_RANGE)). Returns the
     /// bytes given back. Blocks on the driver.
     pub fn trim(&self) -> u64 {

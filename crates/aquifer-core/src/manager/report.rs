@@ -41,7 +41,7 @@ impl<B: Backend> Shared<B> {
                 sum.requested.total += class.requested_bytes_total;
                 sum.allocated.current += class.allocated_bytes;
                 sum.allocated.total += class.allocated_bytes_total;
-                if class.allocations > 0 {
+                if class.allocations > 0 || class.cached_bytes > 0 {
                     sum.classes.push(class);
                 }
             }

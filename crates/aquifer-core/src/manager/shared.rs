@@ -135,7 +135,7 @@ impl<B: Backend> Shared<B> {
 
     /// A checked request.
     #[inline]
-    fn request(&self, home: Home, bytes: u64, options: MemoryOptions) -> Request {
+    pub(super) fn request(&self, home: Home, bytes: u64, options: MemoryOptions) -> Request {
         Request::new(&self.config.layout, home.key, bytes, options.alignment_bytes(), options.tag)
     }
 
@@ -181,8 +181,13 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Checks a request, once, at the edge.
-    fn check(&self, bytes: u64, options: &MemoryOptions) -> Result<(), Error> {
-        let refuse = |kind, message| Err(Error::new(kind, "allocate", message));
+    pub(super) fn check(
+        &self,
+        operation: &'static str,
+        bytes: u64,
+        options: &MemoryOptions,
+    ) -> Result<(), Error> {
+        let refuse = |kind, message| Err(Error::new(kind, operation, message));
         if bytes == 0 {
             return refuse(ErrorKind::InvalidArgument, "0 bytes asked for; ask for 1 or more".into());
         }
@@ -338,7 +343,7 @@ fn allocate_slow<B: Backend>(
     options: MemoryOptions,
     in_flight: InFlight,
 ) -> Result<Place, Error> {
-    owner.check(bytes, &options)?;
+    owner.check("allocate", bytes, &options)?;
     let request = owner.request(home, bytes, options);
     let (place, is_fresh) = owner.find(home, request, in_flight)?;
     // From here on the place is freed if anything fails, or panics.

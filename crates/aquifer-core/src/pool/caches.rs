@@ -141,6 +141,7 @@ impl Pool {
         for lane in self.all_lanes() {
             self.empty_depot(&lane);
         }
+        self.free_preallocated();
         let mut state = self.state.lock();
         state.is_closed = true;
         state.orphans = state.classes.iter().map(|class| class.sums.allocations - class.sums.frees).sum();

@@ -14,12 +14,12 @@ use super::state::State;
 use crate::range::{IdleBlock, QueueIndex, Range};
 
 /// Blocks are multiples of this many bytes. Coarser is much worse: 16 MiB costs 6 % of memory on recorded workloads.
-pub(super) const BLOCK_GRANULE_BYTES: u64 = 2 << 20;
+pub(crate) const BLOCK_GRANULE_BYTES: u64 = 2 << 20;
 /// Requests from here up get a block of just their size. 4 to 16 MiB are alike.
-const EXACT_BYTES_MIN: u64 = 8 << 20;
+pub(crate) const EXACT_BYTES_MIN: u64 = 8 << 20;
 /// Smaller ones get a block of this share of the peak, up to a limit. A 16th to a 48th are alike.
 const SHARE: u64 = 16;
-const SHARED_BLOCK_BYTES_MAX: u64 = 256 << 20;
+pub(crate) const SHARED_BLOCK_BYTES_MAX: u64 = 256 << 20;
 /// An idle block is refused if it is larger than all three of: this many quarters of the request,
 const REFUSE_ABOVE_QUARTERS: u64 = 5;
 /// this many bytes,

@@ -8,6 +8,8 @@
 //! slabs          slots up to 32 KiB           \  one lock
 //! ranges         best fit over all blocks     /
 //!     |  "nothing fits"
+//! preallocated   places made ready by request
+//!     |  none of this size
 //! the manager    budget, driver               (crate::manager)
 //! ```
 //!
@@ -22,6 +24,7 @@ mod growth;
 mod in_flight;
 mod lane;
 mod layout;
+mod preallocated;
 mod quarantine;
 mod request;
 mod slab;
@@ -32,6 +35,7 @@ mod uses;
 
 pub use layout::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 
+pub(crate) use growth::{BLOCK_GRANULE_BYTES, EXACT_BYTES_MIN, SHARED_BLOCK_BYTES_MAX};
 pub(crate) use layout::CACHED_BYTES_MAX;
 
 use crate::bell::Bell;
@@ -157,11 +161,13 @@ impl Pool {
 
     /// Finds a place in what is reserved, past this thread's cache if that has none; `None` if the pool must grow.
     pub(crate) fn allocate(self: &Arc<Self>, lane: &Arc<Lane>, request: Request) -> Option<Place> {
-        if !request.is_cached() {
-            return self.allocate_directly(lane, request);
-        }
-        let found = local::with_or_make(self, lane, |cache| self.refill(lane, cache, request));
-        found.unwrap_or_else(|| self.allocate_directly(lane, request))
+        let found = if request.is_cached() {
+            local::with_or_make(self, lane, |cache| self.refill(lane, cache, request))
+        } else {
+            None
+        };
+        let place = found.unwrap_or_else(|| self.allocate_directly(lane, request));
+        place.or_else(|| self.allocate_preallocated(request))
     }
 
     /// Brings places to a cache that has run empty, and takes one; `None` if the pool must grow.

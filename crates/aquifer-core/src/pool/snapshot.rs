@@ -25,7 +25,7 @@ impl Pool {
         drop(quarantine);
         // The order of reading is the reverse of the order of events, so that no free is seen without its allocation.
         let state = self.state.lock();
-        let classes: Vec<ClassStatistics> = state
+        let mut classes: Vec<ClassStatistics> = state
             .classes
             .iter()
             .enumerate()
@@ -57,9 +57,12 @@ impl Pool {
                 }
             })
             .collect();
+        for (class, bytes) in state.preallocated.by_class(&self.layout) {
+            classes[class].cached_bytes += bytes;
+        }
         PoolSnapshot {
+            cached_bytes: classes.iter().map(|class| class.cached_bytes).sum(),
             classes,
-            cached_bytes: kept.iter().sum(),
             quarantined_bytes: quarantined_bytes + state.bound_bytes(),
             free_bytes: state.ranges.reserved_bytes()
                 - state.ranges.used_bytes()

@@ -3,6 +3,7 @@
 
 use super::growth::{Allowance, Fit};
 use super::layout::{BucketLayout, ClassIndex, GRANULE_BYTES};
+use super::preallocated::Preallocated;
 use super::slab::{self, Slabs};
 use super::thread_cache::{Batch, ClassSums};
 use super::{Place, Request};
@@ -34,6 +35,7 @@ pub(crate) struct State {
     /// Allocations still live after closing.
     pub(crate) orphans: u64,
     pub(super) allowance: Allowance,
+    pub(super) preallocated: Preallocated,
     /// Slots that are bound to a queue: slabs know free and used only. By queue; and their bytes.
     bound_slots: BTreeMap<QueueIndex, VecDeque<(u64, Place, u64)>>,
     bound_slot_bytes: u64,
@@ -48,6 +50,7 @@ impl State {
             is_closed: false,
             orphans: 0,
             allowance: Allowance::default(),
+            preallocated: Preallocated::default(),
             bound_slots: BTreeMap::new(),
             bound_slot_bytes: 0,
         }
@@ -61,17 +64,28 @@ impl State {
         bytes: u64,
         fit: Fit,
     ) -> Option<Place> {
+        let place = self.find_place(queue, request, bytes, fit)?;
+        self.count_allocation(request, bytes);
+        Some(place)
+    }
+
+    /// As [`State::allocate`], but counts nothing.
+    pub(super) fn find_place(
+        &mut self,
+        queue: QueueIndex,
+        request: Request,
+        bytes: u64,
+        fit: Fit,
+    ) -> Option<Place> {
         let is_slot = request.is_cached() && bytes <= slab::SLOT_BYTES_MAX;
         let slot = if is_slot { self.allocate_slot(request.class(), bytes, fit) } else { None };
         // Where there is no room for a slab there may be for a range of the one slot's size, which is as good a place.
-        let place = match slot {
+        match slot {
             None if !is_slot || fit == Fit::Any => {
                 self.allocate_range(queue, bytes, request.alignment(), fit)
             }
             slot => slot,
-        }?;
-        self.count_allocation(request, bytes);
-        Some(place)
+        }
     }
 
     /// Finds up to `count` uncounted places of a cached class, for a cache to keep. Of the larger classes just one:

@@ -455,9 +455,19 @@ impl Ranges {
 
     /// The block that has been idle longest.
     pub(crate) fn longest_idle(&self) -> Option<IdleBlock> {
-        let &(since, block) = self.idle_by_age.first()?;
-        let owner = self.blocks[block as usize].expect("an idle block exists");
-        Some(IdleBlock { block, bytes: owner.bytes, reserved_bytes: owner.reserved_bytes(), since })
+        let &(_, block) = self.idle_by_age.first()?;
+        self.idle_block(block)
+    }
+
+    /// A block, if it is idle and bound to no queue.
+    pub(crate) fn idle_block(&self, block: BlockIndex) -> Option<IdleBlock> {
+        let owner = (*self.blocks.get(block as usize)?)?;
+        (owner.idle_for == Some(NO_QUEUE)).then_some(IdleBlock {
+            block,
+            bytes: owner.bytes,
+            reserved_bytes: owner.reserved_bytes(),
+            since: owner.idle_since,
+        })
     }
 
     pub(crate) fn idle_bytes(&self) -> u64 {

@@ -79,7 +79,7 @@ pub struct ClassStatistics {
     pub allocated_bytes: u64,
     /// Allocated bytes of all allocations so far.
     pub allocated_bytes_total: u64,
-    /// Bytes kept in thread caches and the depot.
+    /// Bytes kept ready: in thread caches, in the depot, and preallocated.
     pub cached_bytes: u64,
 }
 
@@ -135,7 +135,8 @@ pub struct Statistics {
     pub allocated: ByteCounter,
     /// What the driver has given.
     pub reserved: ByteCounter,
-    /// Reserved bytes that caches keep ready.
+    /// Reserved bytes that are kept ready, by caches or because they were
+    /// [preallocated](crate::MemoryPool::preallocate).
     pub cached_bytes: u64,
     /// Reserved bytes that were freed but that work in a queue may still use: until it is over, nobody can have them, or
     /// only the same queue.
@@ -162,7 +163,7 @@ pub struct Statistics {
     pub reclaim_count: u64,
     /// and how often one panicked.
     pub reclaim_panic_count: u64,
-    /// Every class that has ever been used, smallest first.
+    /// Every class that has ever been used or is kept ready, smallest first.
     pub classes: Vec<ClassStatistics>,
     /// Every tag, in the order of their making.
     pub tags: Vec<TagStatistics>,
