@@ -17,6 +17,7 @@
 #![allow(rustdoc::bare_urls)]
 #![allow(rustdoc::invalid_html_tags)]
 
+// Changed for Aquifer: only behind cfg do other systems compile it.
 #[cfg_attr(target_vendor = "apple", link(name = "Metal", kind = "framework"))]
 extern "C" {}
 
