@@ -1,23 +1,29 @@
-# What ci/asan and ci/tsan share; they source it. Needs the name of the sanitizer in $sanitizer.
+# What ci/asan, ci/tsan and ci/metal share; they source it. Needs the name of the sanitizer in $sanitizer, and takes the packages to
+# test from $packages.
 #
 # The sanitizers are a feature of the nightly compiler. AQUIFER_NIGHTLY names another toolchain than "nightly".
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 toolchain=${AQUIFER_NIGHTLY:-nightly}
 if ! command -v rustup >/dev/null || ! rustup run "$toolchain" rustc --version >/dev/null 2>&1; then
-    echo "ci/$sanitizer: the $toolchain toolchain is not installed; rustup toolchain install $toolchain" >&2
+    echo "ci/${0##*/}: the $toolchain toolchain is not installed; rustup toolchain install $toolchain" >&2
     exit 2
 fi
 host=$(rustup run "$toolchain" rustc -vV | sed -n 's/^host: //p')
 if [[ $host != *-linux-gnu ]]; then
-    echo "ci/$sanitizer: runs on Linux only, this is $host" >&2
+    echo "ci/${0##*/}: runs on Linux only, this is $host" >&2
     exit 2
 fi
+
+[[ -v packages ]] || packages=(aquifer-backend aquifer-core aquifer-host aquifer-testkit)
+# rustix calls the C library instead of the system, so that the sanitizer sees what is mapped. One set of flags for all that use
+# it, since another would build everything anew.
+address_flags="-Zsanitizer=address -Cforce-frame-pointers=yes --cfg=rustix_use_libc"
 
 # Reads the arguments of the script, which go to each test program: a name to run only the tests that have it.
 run_tests() {
     local arguments=(--target "$host" --target-dir "target/$sanitizer")
-    arguments+=(-p aquifer-backend -p aquifer-core -p aquifer-host -p aquifer-testkit --lib --tests)
+    arguments+=("${packages[@]/#/--package=}" --lib --tests)
     # One test spends the process's last mapping; the sanitizer's own memory is mapped too, and it dies without.
     local skipped=(--skip a_refused_block_comes_back_whole_and_nothing_is_lost)
     # An explicit target keeps build scripts and procedural macros out of it. Lines are kept for readable reports.
