@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Replay allocation traces through the memory manager, on host memory or a simulated device
+    /// Replay allocation traces through the memory manager, on host memory, a Metal device or a simulated one
     ///
     /// Each trace gets a manager of its own, and its allocations and frees happen in the order of the trace, as fast as
     /// they are served. The memory is reserved but never touched (unless AQUIFER_ZERO=reuse has it cleared), so a trace
@@ -89,11 +89,11 @@ pub(crate) struct ReplayArguments {
     pub(crate) policy: Option<String>,
 
     /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit on the host, since the memory is never
-    /// touched; all of a simulated device's]
+    /// touched; what a Metal device recommends; all of a simulated device's]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) budget: Option<u64>,
 
-    /// Whose memory: this machine's, or a simulated device's, with the costs of an NVIDIA H200
+    /// Whose memory: this machine's, a Metal device's, or a simulated device's, with the costs of an NVIDIA H200
     #[arg(long, value_name = "NAME", value_enum, default_value_t = ReplayBackend::Host)]
     pub(crate) backend: ReplayBackend,
 
@@ -118,6 +118,7 @@ pub(crate) struct ReplayArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReplayBackend {
     Host,
+    Metal,
     Sim,
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::InfoArguments;
 use crate::error::{CliError, Status};
+use crate::metal;
 use crate::output::{self, NO_LIMIT, Stream, bytes_in_words, count_in_words};
 
 /// The object of `--json`.
@@ -19,7 +20,7 @@ struct Info {
 }
 
 #[derive(Debug, Serialize)]
-struct Device {
+pub(crate) struct Device {
     backend: &'static str,
     device: String,
     heaps: Vec<HeapInfo>,
@@ -66,9 +67,11 @@ struct Variable {
 
 /// Tells what devices there are and how a manager would be set up.
 pub(crate) fn run(arguments: &InfoArguments) -> Result<Status, CliError> {
+    let mut devices = vec![device(&Host::new()?)?];
+    devices.extend(metal::devices()?);
     let info = Info {
         version: env!("CARGO_PKG_VERSION"),
-        devices: vec![device(&Host::new()?)?],
+        devices,
         settings: settings()?,
         environment: environment(),
     };
@@ -80,7 +83,7 @@ pub(crate) fn run(arguments: &InfoArguments) -> Result<Status, CliError> {
     Ok(Status::Done)
 }
 
-fn device<B: Backend>(backend: &B) -> Result<Device, CliError> {
+pub(crate) fn device<B: Backend>(backend: &B) -> Result<Device, CliError> {
     let properties = backend.properties();
     let mut heaps = Vec::new();
     for (index, heap) in properties.heaps.iter().enumerate() {

@@ -8,6 +8,7 @@
 mod args;
 mod error;
 mod info;
+mod metal;
 mod output;
 mod progress;
 mod replay;

@@ -5,15 +5,18 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use aquifer::sim::SimDesc;
-use aquifer::trace::{ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on};
+use aquifer::trace::{
+    ReplayDevice, ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on,
+};
 use aquifer::{
     BucketLayout, Config, DriverCalls, ErrorKind, Host, HostReplay, MemoryBucket, MemoryManager, SimReplay,
-    Statistics, ZeroPolicy,
+    Statistics, SyncBackend, ZeroPolicy,
 };
 use serde::Serialize;
 
 use crate::args::{ReplayArguments, ReplayBackend};
 use crate::error::{CliError, Status, hint};
+use crate::metal;
 use crate::output::{
     self, NO_LIMIT, Stream, bucket_in_words, bytes_in_words, count_in_words, percent_in_words,
 };
@@ -131,15 +134,15 @@ fn configure(arguments: &ReplayArguments) -> Result<Config, CliError> {
 }
 
 /// A trace and how to replay it.
-struct Job<'a> {
+pub(crate) struct Job<'a> {
     trace: &'a Trace,
     summary: TraceSummary,
-    config: &'a Config,
+    pub(crate) config: &'a Config,
     options: ReplayOptions,
 }
 
 /// What a replay came to.
-struct Replayed {
+pub(crate) struct Replayed {
     backend: &'static str,
     outcome: ReplayOutcome,
     costs: Option<Costs>,
@@ -152,7 +155,10 @@ fn replay_one(path: &Path, config: &Config, arguments: &ReplayArguments) -> Resu
     let options = ReplayOptions::default().threads(threads).progress(progress.done());
     let job = Job { trace: &trace, summary: trace.summary(), config, options };
     let replayed = progress.replaying(trace.name(), job.summary.event_count, || match arguments.backend {
-        ReplayBackend::Host => replay_on_host(&job),
+        ReplayBackend::Host => {
+            replay_on_device(&job, Host::new()?, HostReplay.configure(config.clone()), &HostReplay)
+        }
+        ReplayBackend::Metal => metal::replay(&job),
         ReplayBackend::Sim => replay_on_sim(&job, &simulation::desc(arguments.device_memory)),
     });
     drop(progress);
@@ -163,9 +169,15 @@ fn is_power_of_two(config: &Config) -> bool {
     config.layout == BucketLayout::power_of_two()
 }
 
-fn replay_on_host(job: &Job<'_>) -> Result<Replayed, CliError> {
-    let manager = MemoryManager::with_config(Host::new()?, HostReplay.configure(job.config.clone()))?;
-    match replay_on(&manager, job.trace, &job.options, &HostReplay) {
+/// Replays on a real device, which has no clock that the trace drives.
+pub(crate) fn replay_on_device<B: SyncBackend>(
+    job: &Job<'_>,
+    backend: B,
+    config: Config,
+    device: &impl ReplayDevice<B>,
+) -> Result<Replayed, CliError> {
+    let manager = MemoryManager::with_config(backend, config)?;
+    match replay_on(&manager, job.trace, &job.options, device) {
         Ok(outcome) => Ok(Replayed { backend: manager.properties().backend, outcome, costs: None }),
         Err(error) => Err(CliError::Replay {
             hint: hint(&error, job.summary.live_bytes_peak, is_power_of_two(job.config)),

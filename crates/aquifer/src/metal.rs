@@ -5,7 +5,8 @@ use crate::{Buffer, Config, Error, MemoryManager, MemoryPool, Queue};
 use std::time::Duration;
 
 pub use aquifer_metal::{
-    Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressure, SystemPressureSource,
+    Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressure,
+    SystemPressureSource,
 };
 
 /// The manager of a Metal device's memory.
