@@ -38,6 +38,13 @@ pub(crate) fn add_to_pool(object: Id) {
     }
 }
 
+/// Runs `action` in a pool of its own, which is drained unless it panics.
+pub(crate) fn with_pool(action: impl FnOnce()) {
+    let token = objc_autoreleasePoolPush();
+    action();
+    objc_autoreleasePoolPop(token);
+}
+
 /// Closes the pool however its draining ends, so that a release that panics leaves the thread's pools in order.
 struct Closing(Token);
 

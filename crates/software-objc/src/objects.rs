@@ -31,6 +31,8 @@ pub struct Id(NonNull<Object>);
 // SAFETY: what the runtime itself reads and writes through it is atomic; whether an object's methods may be called on
 // other threads is the client's matter, as in Objective-C.
 unsafe impl Send for Id {}
+// SAFETY: as above.
+unsafe impl Sync for Id {}
 
 /// What lies directly before each instance.
 #[repr(C, align(16))]
@@ -143,6 +145,14 @@ impl Id {
     ///
     /// When an instance variable wants an alignment over 16.
     pub(crate) fn create(class: &'static Class, extra: usize) -> Self {
+        let object = Self::allocate(class, extra);
+        class.count_birth();
+        count_object();
+        object
+    }
+
+    /// Makes an instance that is in no count of live objects; see [`create`](Self::create).
+    pub(crate) fn allocate(class: &'static Class, extra: usize) -> Self {
         let (size, alignment) = class.instance_layout();
         let layout = Layout::new::<Header>();
         assert!(alignment <= layout.align(), "{}: alignment {alignment} is not supported", class.name());
@@ -158,8 +168,6 @@ impl Id {
         let object = unsafe { header.add(1) }.cast::<Object>();
         // SAFETY: an instance is at least this large.
         unsafe { object.write(Object::of(class)) };
-        class.count_birth();
-        count_object();
         Self(object)
     }
 
@@ -179,14 +187,19 @@ impl Id {
 
     /// Raises the count unless the last release has been.
     pub(crate) fn try_retain(self) -> bool {
-        // Relaxed as in any counted reference: who may raise the count has the object already, or, for a weak
-        // reference, the weak table's lock.
-        let raised =
-            self.header().count.fetch_update(Relaxed, Relaxed, |count| (count > 0).then(|| count + 1));
-        if raised.is_ok() {
+        let raised = self.try_hold();
+        if raised {
             count_retain();
         }
-        raised.is_ok()
+        raised
+    }
+
+    /// As [`try_retain`](Self::try_retain), for the runtime's own references: the thread's counts do not tell.
+    fn try_hold(self) -> bool {
+        // Relaxed as in any counted reference: who may raise the count has the object already, or holds a lock that the
+        // last release takes too.
+        let raise = |count: usize| (count > 0).then(|| count + 1);
+        self.header().count.fetch_update(Relaxed, Relaxed, raise).is_ok()
     }
 
     /// What `-[NSObject retain]` does.
@@ -295,6 +308,41 @@ impl Id {
             "a weak reference to an instance of {name} that is being deallocated"
         );
         false
+    }
+}
+
+/// A reference of the runtime's own, which keeps an object alive.
+pub(crate) struct Held(Id);
+
+impl Held {
+    /// Nothing when the object's last release has been.
+    pub(crate) fn try_new(object: Id) -> Option<Self> {
+        (object.never_dies() || object.try_hold()).then_some(Self(object))
+    }
+
+    /// # Panics
+    ///
+    /// When the object's last release has been.
+    pub(crate) fn new(object: Id) -> Self {
+        object.check_alive(Sel::named(c"retain"));
+        Self::try_new(object)
+            .unwrap_or_else(|| panic!("a {} that is being deallocated is used", object.class().name()))
+    }
+
+    pub(crate) fn id(&self) -> Id {
+        self.0
+    }
+}
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self::new(self.0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 
