@@ -19,6 +19,7 @@
 //! - **pool**: all blocks of one memory type with everything that hands out parts of them.
 //! - **size class**: the sizes that are served alike; a **bucket** is all classes between two powers of two.
 //! - **thread cache**, **depot**: free ranges kept ready, per thread and shared.
+//! - **preallocated**: made ready for allocations of one size before they come; counted as cached.
 //! - **dedicated**: a block made for one allocation.
 //! - **budget**: the most bytes that may be reserved from a heap.
 //! - **requested**, **allocated**, **reserved**: bytes the user asked for; the same after rounding; bytes in blocks.

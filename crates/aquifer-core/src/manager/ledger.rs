@@ -32,7 +32,13 @@ impl Ledger {
 
     /// Notes that the driver has given what was charged. A charge that is refunded is not a peak.
     pub(crate) fn confirm(&self, bytes: u64) {
-        self.peak.fetch_max(self.reserved.load(Ordering::Acquire), Ordering::Relaxed);
+        self.confirm_beside(bytes, 0);
+    }
+
+    /// As [`Ledger::confirm`], while the caller has charged `pending` bytes more that the driver has not given yet.
+    pub(crate) fn confirm_beside(&self, bytes: u64, pending: u64) {
+        let given = self.reserved.load(Ordering::Acquire).saturating_sub(pending);
+        self.peak.fetch_max(given, Ordering::Relaxed);
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -71,6 +77,10 @@ mod tests {
         assert!(ledger.charge(40));
         ledger.refund(40);
         assert_eq!(ledger.counter(), ByteCounter { current: 60, peak: 60, total: 60 });
+        assert!(ledger.charge(40));
+        ledger.confirm_beside(10, 30);
+        ledger.refund(30);
+        assert_eq!(ledger.counter(), ByteCounter { current: 70, peak: 70, total: 70 });
     }
 }
 

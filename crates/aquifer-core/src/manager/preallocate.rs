@@ -164,7 +164,7 @@ impl<B: Backend> Shared<B> {
                     return Err(refusal);
                 }
             };
-            ledger.confirm(bytes);
+            ledger.confirm_beside(bytes, charged);
             let index = growing.insert_block(block);
             found.blocks.push(index);
             found.created_bytes += bytes;

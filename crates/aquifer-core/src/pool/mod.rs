@@ -8,7 +8,7 @@
 //! slabs          slots up to 32 KiB           \  one lock
 //! ranges         best fit over all blocks     /
 //!     |  "nothing fits"
-//! preallocated   places made ready by request
+//! preallocated   places made ready for one size
 //!     |  none of this size
 //! the manager    budget, driver               (crate::manager)
 //! ```
