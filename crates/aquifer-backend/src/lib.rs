@@ -44,6 +44,7 @@ pub use queue::{Command, CopyEnd, Ticket};
 
 use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,8 +73,8 @@ impl BlockDesc<'_> {
 pub struct HostMemory {
     start: NonNull<u8>,
     bytes: u64,
-    /// Dropped when nothing uses the memory any more.
-    _owner: Box<dyn Any + Send + Sync>,
+    /// Dropped when nothing uses the memory any more. `None` only then.
+    owner: Option<Box<dyn Any + Send + Sync>>,
 }
 
 // SAFETY: whoever made it vouches that until the owner is dropped the memory may be used from any thread.
@@ -90,15 +91,34 @@ impl fmt::Debug for HostMemory {
     }
 }
 
+impl Drop for HostMemory {
+    /// Drops the owner. If that panics, the panic ends here: it may be a driver that lets go, which nothing may unwind
+    /// through.
+    fn drop(&mut self) {
+        let owner = self.owner.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(owner))) {
+            // What was thrown may throw again when it is dropped.
+            std::mem::forget(panic);
+        }
+    }
+}
+
 impl HostMemory {
     /// `bytes` bytes from `start`, which live as long as `owner`. Nothing is checked here.
+    ///
+    /// The owner is dropped on whichever thread lets go last; it should not wait for others there.
     ///
     /// # Safety
     ///
     /// - Until `owner` is dropped, on whichever thread, the bytes stay where they are and are readable, writable and
     ///   initialised, and nobody touches them but through what is made of this value.
+    ///
+    /// For a mapped file this means: the mapping is readable and writable (private, if the file is not to change), the
+    /// owner's drop unmaps it and nothing else does, and nobody writes to the file or makes it shorter meanwhile. For memory
+    /// of an allocator: the owner's drop gives it back, and `start` stays good for all of it when the owner is moved. In
+    /// either case the same bytes are not given twice.
     pub unsafe fn new(start: NonNull<u8>, bytes: u64, owner: impl Any + Send + Sync) -> Self {
-        Self { start, bytes, _owner: Box::new(owner) }
+        Self { start, bytes, owner: Some(Box::new(owner)) }
     }
 
     /// The first byte.
@@ -114,13 +134,32 @@ impl HostMemory {
     }
 }
 
-/// Memory that the driver made no block of, together with the reason.
+/// Memory that no block was made of, together with the reason.
 #[derive(Debug)]
 pub struct ImportError {
     /// The memory, untouched.
     pub memory: HostMemory,
-    /// Why the driver refused.
+    /// Why there is no block.
     pub error: Error,
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for ImportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// The memory is dropped.
+impl From<ImportError> for Error {
+    fn from(error: ImportError) -> Self {
+        error.error
+    }
 }
 
 /// A part of a block, as [`Backend::copy`] and [`Backend::fill`] take it.
@@ -463,4 +502,32 @@ pub trait DefaultDevice: Backend + Sized {
     ///
     /// [`ErrorKind::Unsupported`] if there is none; [`ErrorKind::Driver`] if the driver failed.
     fn default_device() -> Result<Self, Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    struct Owner(Arc<AtomicU32>);
+
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            panic!("this owner panics, as it should");
+        }
+    }
+
+    #[test]
+    fn an_owner_is_dropped_once_and_its_panic_goes_no_further() {
+        let drops = Arc::new(AtomicU32::new(0));
+        // SAFETY: there is no byte that anybody could touch.
+        let memory = unsafe { HostMemory::new(NonNull::dangling(), 0, Owner(Arc::clone(&drops))) };
+        let error = Error::new(ErrorKind::Driver, "import_block", "refused");
+        let refused = ImportError { memory, error };
+        assert_eq!((refused.to_string(), refused.memory.bytes()), (refused.error.to_string(), 0));
+        assert_eq!(drops.load(Ordering::Relaxed), 0);
+        assert_eq!(Error::from(refused).kind(), ErrorKind::Driver);
+        assert_eq!(drops.load(Ordering::Relaxed), 1);
+    }
 }

@@ -24,8 +24,8 @@ pub mod trace;
 mod waiters;
 
 pub use aquifer_backend::{
-    Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, MemoryFlags,
-    MemoryType, OutOfMemoryReport, Properties, SyncBackend, TagUsage, Ticket,
+    Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, HostMemory,
+    ImportError, MemoryFlags, MemoryType, OutOfMemoryReport, Properties, SyncBackend, TagUsage, Ticket,
 };
 pub use cancel::CancelToken;
 pub use clock::Clock;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aquifer_backend::{
     Backend, BlockDesc, BlockRange, Capabilities, Command, DefaultDevice, DestroyError, Error, ErrorKind,
-    Heap, HeapBudget, MemoryFlags, MemoryType, Properties, Ticket,
+    Heap, HeapBudget, HostMemory, ImportError, MemoryFlags, MemoryType, Properties, Ticket,
 };
 use rustix::io::Errno;
 use rustix::process::Resource;
@@ -61,11 +61,13 @@ impl Host {
             block_count_max: facts::block_count_max(root, BLOCK_BYTES_MAX, page_bytes),
             alignment_bytes_min: page_bytes,
             physical_page_bytes: 0,
-            import_alignment_bytes: 0,
+            // Blocks start at OS pages, imported or not.
+            import_alignment_bytes: page_bytes,
             capabilities: Capabilities::ZEROED_BLOCKS
                 | Capabilities::COMMIT_ON_TOUCH
                 | Capabilities::RELEASE_RANGE
-                | Capabilities::QUEUES,
+                | Capabilities::QUEUES
+                | Capabilities::IMPORT,
         };
         Ok(Self { properties })
     }
@@ -90,7 +92,8 @@ pub(crate) unsafe fn at(block: &HostBlock, offset: u64) -> NonNull<u8> {
 
 // SAFETY: a block is a mapping of its own of (at least) the bytes asked for, so it overlaps no other; its start is a
 // field that never changes, a multiple of the OS page, and what lies behind it is readable, writable and zeroed by the
-// system until `destroy_block` unmaps it. The properties are made once and never written. A queue's entries are taken
+// system until `destroy_block` unmaps it. For imported memory the same is vouched for by whoever made the `HostMemory`, until
+// its owner is dropped, which is what `destroy_block` does. The properties are made once and never written. A queue's entries are taken
 // from the front by its one worker, and a value is set when the worker comes to its marker, or at once where the lock shows
 // that there is no entry and none runs; the lock is also what orders calls by different threads.
 unsafe impl Backend for Host {
@@ -133,10 +136,15 @@ unsafe impl Backend for Host {
         })
     }
 
+    /// Never fails.
+    fn import_block(&self, memory: HostMemory, _memory_type_index: usize) -> Result<HostBlock, ImportError> {
+        Ok(HostBlock::import(memory))
+    }
+
     unsafe fn release_range(&self, range: BlockRange<'_, HostBlock>) -> Result<(), Error> {
         // SAFETY: the caller vouches that the range lies in its block.
         let start = unsafe { at(range.block, range.offset) };
-        // SAFETY: a block is one mapping; the caller vouches that the range begins and ends at OS pages, our granule, and
+        // SAFETY: a block is one mapping (and imported ones have no part that nobody uses); the caller vouches that the range begins and ends at OS pages, our granule, and
         // that nobody uses it.
         unsafe { sys::release(start, range.bytes as usize) }.map_err(|errno| {
             let message = format!("the system did not take {} bytes of a block back", range.bytes);

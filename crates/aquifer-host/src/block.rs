@@ -1,4 +1,4 @@
-//! A block: a mapping, and the aligned part of it that is used.
+//! A block: a mapping, and the aligned part of it that is used; or memory that somebody brought.
 //!
 //! ```text
 //! mapping   |<---------------- Mapping::bytes ---------------->|
@@ -7,8 +7,10 @@
 //! ```
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
+use aquifer_backend::HostMemory;
 use rustix::io::{Errno, Result};
 
 use crate::sys;
@@ -72,13 +74,20 @@ impl Mapping {
     }
 }
 
+/// Where a block's memory is from.
+enum Source {
+    Mapped(Mapping),
+    /// Its owner is dropped with [`HostBlock::unmap`] only, like a mapping.
+    Imported(ManuallyDrop<HostMemory>),
+}
+
 /// A block of host memory, made by [`Host`](crate::Host).
 ///
 /// Give it to [`Backend::destroy_block`](aquifer_backend::Backend::destroy_block) when nothing uses it any more. A
-/// block that is only dropped stays mapped until the process ends.
+/// block that is only dropped stays mapped until the process ends; of an imported one, the owner is never dropped then.
 #[must_use = "a block that is dropped without being destroyed stays mapped"]
 pub struct HostBlock {
-    mapping: Mapping,
+    source: Source,
     start: NonNull<u8>,
     bytes: usize,
 }
@@ -127,23 +136,40 @@ impl HostBlock {
         let start = unsafe { wide.start.add(lead_bytes) };
         // SAFETY: as above for the bounds; the mapping is new and only what lies between the ends will be used.
         let mapping = unsafe { wide.trim(lead_bytes, bytes) };
-        Ok(Self { mapping, start, bytes })
+        Ok(Self { source: Source::Mapped(mapping), start, bytes })
     }
 
     /// A block that is its whole mapping.
     fn whole(mapping: Mapping, bytes: usize) -> Self {
-        Self { start: mapping.start, mapping, bytes }
+        Self { start: mapping.start, source: Source::Mapped(mapping), bytes }
     }
 
-    /// Unmaps the block, or gives it back whole.
+    /// A block of memory that somebody brought.
+    pub(crate) fn import(memory: HostMemory) -> Self {
+        // No bit is lost: memory of the host is never longer than a usize.
+        let (start, bytes) = (memory.start(), memory.bytes() as usize);
+        Self { source: Source::Imported(ManuallyDrop::new(memory)), start, bytes }
+    }
+
+    /// Unmaps the block, or gives it back whole. Of an imported one, drops the owner.
     ///
     /// # Safety
     ///
     /// - Nothing uses the block, now or later, unless it comes back.
     pub(crate) unsafe fn unmap(self) -> std::result::Result<(), (Self, Errno)> {
-        let Self { mapping, start, bytes } = self;
-        // SAFETY: the caller vouches that nothing uses the block, and nothing ever uses what surrounds it.
-        unsafe { mapping.unmap() }.map_err(|(mapping, errno)| (Self { mapping, start, bytes }, errno))
+        let Self { source, start, bytes } = self;
+        match source {
+            Source::Mapped(mapping) => {
+                // SAFETY: the caller vouches that nothing uses the block, and nothing ever uses what surrounds it.
+                unsafe { mapping.unmap() }.map_err(|(mapping, errno)| {
+                    (Self { source: Source::Mapped(mapping), start, bytes }, errno)
+                })
+            }
+            Source::Imported(memory) => {
+                drop(ManuallyDrop::into_inner(memory));
+                Ok(())
+            }
+        }
     }
 
     /// The first byte.
@@ -217,7 +243,8 @@ mod tests {
             for bytes in [page, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + page, 3 * HUGE_PAGE_BYTES] {
                 let block = HostBlock::map_aligned(bytes, alignment).unwrap();
                 assert_eq!(block.start.addr().get() % alignment, 0);
-                assert_eq!(block.mapping.bytes, bytes, "no end is kept");
+                let Source::Mapped(mapping) = &block.source else { panic!("it was mapped") };
+                assert_eq!(mapping.bytes, bytes, "no end is kept");
                 // SAFETY: the block is mapped, writable and ours alone.
                 unsafe { block.start.write_bytes(7, bytes) };
                 // SAFETY: nothing uses the block.

@@ -18,6 +18,7 @@
 //!   that the system does not take back stays part of the block's mapping and goes with it, so nothing is ever lost.
 //! - **A block has no `Drop`.** Only [`Backend::destroy_block`](aquifer_backend::Backend::destroy_block), which is
 //!   unsafe and can fail, unmaps it. A [`HostBlock`] that is merely dropped stays mapped until the process ends.
+//! - **Imported memory** is used where it is. Destroying such a block drops the owner, within the call.
 //! - **One heap, one memory type.** Host memory is both visible to the host and local to the device, which is the host.
 //!   NUMA nodes are not told apart.
 //! - **A queue is a thread** that runs copies, fills, waits for other queues, and the user's own closures (see

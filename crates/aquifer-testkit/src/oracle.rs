@@ -143,14 +143,16 @@ pub fn assert_balanced(statistics: &Statistics) {
     assert!(requested.current <= allocated.current && allocated.current <= reserved.current);
     assert!(requested.total <= allocated.total);
     assert!(reserved.peak <= statistics.budget_bytes, "more than the budget: {statistics:#?}");
-    for counter in [requested, allocated, reserved] {
+    let imported = &statistics.imported;
+    for counter in [requested, allocated, reserved, imported] {
         assert!(counter.current <= counter.peak && counter.peak <= counter.total, "{counter:?}");
     }
     assert!(statistics.largest_free_bytes <= *free_bytes);
     assert_eq!(statistics.largest_free_bytes > 0, statistics.free_range_count > 0);
     assert_eq!(statistics.block_count > 0, reserved.current > 0);
     let calls = statistics.driver_calls;
-    assert_eq!(calls.create - calls.destroy, statistics.block_count, "{calls:?}");
+    let blocks = statistics.block_count + statistics.imported_block_count;
+    assert_eq!(calls.create - calls.destroy, blocks, "{calls:?}");
     assert!(statistics.miss_count <= calls.create, "{} misses, {calls:?}", statistics.miss_count);
     assert!((0.0..=1.0).contains(&statistics.pool_hit_rate()));
     assert!((0.0..=100.0).contains(&statistics.fragmentation_percentage()));
@@ -169,7 +171,7 @@ pub fn assert_balanced(statistics: &Statistics) {
     assert_eq!(sum(|class| class.cached_bytes), *cached_bytes);
     assert_eq!(sum(|class| class.waste_bytes()), allocated.current - requested.current);
     let tagged = statistics.tags.iter().map(|tag| tag.current_bytes).sum::<u64>();
-    assert_eq!(tagged, requested.current, "the tags' sum");
+    assert_eq!(tagged, requested.current + imported.current, "the tags' sum");
     for tag in &statistics.tags {
         assert!(tag.current_bytes <= tag.peak_bytes, "{tag:?}");
     }

@@ -53,6 +53,8 @@ impl<B: Backend> Shared<B> {
     /// Answers whether the place is memory fresh from the driver.
     #[cold]
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
+        // What the driver holds of it may be what it lacks.
+        self.let_go_of_imported();
         let mut attempts = 0;
         loop {
             // Noted here, under no lock.
@@ -349,6 +351,7 @@ impl<B: Backend> Shared<B> {
         if self.is_forked() {
             return 0;
         }
+        self.let_go_of_imported();
         let trim_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
             growing.pool.free_preallocated();

@@ -4,6 +4,8 @@ mod buffer;
 mod builder;
 mod config;
 mod growth;
+mod import;
+mod imported_blocks;
 mod ladder;
 mod ledger;
 mod memory_pool;

@@ -19,7 +19,13 @@ use std::collections::HashMap;
 use std::panic::Location;
 use std::sync::Arc;
 
+/// Stands for the memory type where memory was imported, since such blocks are numbered by themselves.
+const IMPORTED: usize = usize::MAX;
+
 fn key(place: Place, request: Request) -> PlaceKey {
+    if request.is_imported() {
+        return (IMPORTED, place.block(), 0);
+    }
     (request.memory_type(), place.block(), place.offset)
 }
 
@@ -97,7 +103,20 @@ impl Observers {
     #[cold]
     #[track_caller]
     pub(crate) fn allocated(&self, place: Place, request: Request, queue: QueueIndex) {
+        self.track(place, request);
         let key = key(place, request);
+        self.tell(|recorder| recorder.allocated(key, request.requested_bytes, queue));
+    }
+
+    /// Recorders are not told: a replay could not bring the memory.
+    #[cold]
+    #[track_caller]
+    pub(crate) fn imported(&self, place: Place, request: Request) {
+        self.track(place, request);
+    }
+
+    #[track_caller]
+    fn track(&self, place: Place, request: Request) {
         if self.tracking != Tracking::Off {
             let backtrace =
                 (self.tracking == Tracking::Backtraces).then(|| Arc::new(Backtrace::force_capture()));
@@ -107,9 +126,8 @@ impl Observers {
                 location: Location::caller(),
                 backtrace,
             };
-            self.tracked.lock().insert(key, tracked);
+            self.tracked.lock().insert(key(place, request), tracked);
         }
-        self.tell(|recorder| recorder.allocated(key, request.requested_bytes, queue));
     }
 
     #[cold]
@@ -118,7 +136,9 @@ impl Observers {
         if self.tracking != Tracking::Off {
             self.tracked.lock().remove(&key);
         }
-        self.tell(|recorder| recorder.freed(key));
+        if !request.is_imported() {
+            self.tell(|recorder| recorder.freed(key));
+        }
     }
 
     /// The live allocations; `None` if they are not tracked.

@@ -158,6 +158,11 @@ impl<B: Backend> Shared<B> {
 
     /// Puts a marker into each queue that a batch waits for, whose sealing has begun.
     fn seal(&self, pool: &Pool, (id, uses): (BatchId, Uses)) {
+        pool.finish_seal(id, self.mark_recorded(uses));
+    }
+
+    /// Puts a marker into each queue that `uses` records; answers by which values they have passed what they were given so far.
+    pub(super) fn mark_recorded(&self, uses: Uses) -> Vec<(QueueIndex, u64)> {
         let mark = |queue: &Arc<QueueState<B::Queue>>| {
             let value = match self.signal(queue) {
                 Ok(value) => value,
@@ -168,7 +173,7 @@ impl<B: Backend> Shared<B> {
             };
             (queue.index, value)
         };
-        pool.finish_seal(id, self.recorded_queues(uses).iter().map(mark).collect());
+        self.recorded_queues(uses).iter().map(mark).collect()
     }
 
     /// Puts markers into queues for all that waits in a pool without one.
@@ -237,19 +242,22 @@ impl<B: Backend> Shared<B> {
             typed.pool.settle(Return::ToCaches);
         }
         self.complete_operations();
+        self.destroy_passed_imported();
         self.bell.tell_news();
         self.tell_loss();
     }
 
     /// Whether anything waits for a queue.
     pub(crate) fn has_in_flight(&self) -> bool {
-        self.pools.iter().any(|typed| typed.pool.has_in_flight()) || !self.operations.is_empty()
+        self.pools.iter().any(|typed| typed.pool.has_in_flight())
+            || !self.operations.is_empty()
+            || self.imported.has_in_flight()
     }
 
     /// A queue and a value whose passing will free something, or end an operation.
     pub(crate) fn next_in_flight(&self) -> Option<(QueueIndex, u64)> {
         let of_pool = || self.pools.iter().find_map(|typed| typed.pool.next_in_flight());
-        self.operations.next().or_else(of_pool)
+        self.operations.next().or_else(of_pool).or_else(|| self.imported.next_in_flight())
     }
 
     /// Blocks until a queue has reached a value.

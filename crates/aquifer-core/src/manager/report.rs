@@ -16,6 +16,8 @@ impl<B: Backend> Shared<B> {
             driver_calls: self.driver_calls(),
             reclaim_count: self.reclaim.calls(),
             reclaim_panic_count: self.reclaim.panics(),
+            imported: self.imported.bytes(),
+            imported_block_count: self.imported.count(),
             ..Statistics::default()
         };
         for ledger in &self.ledgers {
@@ -74,8 +76,8 @@ impl<B: Backend> Shared<B> {
             live
         });
         LeakReport {
-            live_count: statistics.live_count(),
-            live_bytes: statistics.requested.current,
+            live_count: statistics.live_count() + self.imported.live_count(),
+            live_bytes: statistics.requested.current + statistics.imported.current,
             tags: statistics.tags.into_iter().filter(|tag| tag.current_bytes > 0).collect(),
             allocations: live,
         }
@@ -122,6 +124,9 @@ impl fmt::Display for Report {
         line("requested", &statistics.requested)?;
         line("allocated", &statistics.allocated)?;
         line("reserved", &statistics.reserved)?;
+        if statistics.imported.total > 0 {
+            line("imported", &statistics.imported)?;
+        }
         writeln!(
             f,
             "of reserved: {} live, {} cached, {} quarantined, {} free in {} ranges (largest {}), in {} blocks; budget {}",
@@ -182,7 +187,7 @@ impl LiveAllocation {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct LeakReport {
-    /// How many allocations are live.
+    /// How many allocations are live, imported ones included.
     pub live_count: u64,
     /// Their requested bytes.
     pub live_bytes: u64,

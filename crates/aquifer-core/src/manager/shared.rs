@@ -3,6 +3,7 @@
 
 use super::buffer::Buffer;
 use super::config::{Config, ZeroPolicy};
+use super::imported_blocks::ImportedBlocks;
 use super::ladder::InFlight;
 use super::ledger::Ledger;
 use super::observers::Observers;
@@ -51,6 +52,7 @@ pub(crate) struct Home {
 
 pub(crate) struct Shared<B: Backend> {
     pub(crate) pools: Box<[TypedPool<B::Block>]>,
+    pub(crate) imported: ImportedBlocks<B::Block>,
     /// Where ordinary buffers are made: in the first memory type, the best for them, on no queue.
     pub(crate) ordinary: Home,
     pub(crate) queues: Queues<B::Queue>,
@@ -114,6 +116,7 @@ impl<B: Backend> Shared<B> {
             finish_later: OnceLock::new(),
             keepers: Keepers::new(pools.len()),
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
+            imported: ImportedBlocks::default(),
             queues: Queues::default(),
             operations: Operations::default(),
             raw_buffers: RawTable::new(),
@@ -271,6 +274,7 @@ impl<B: Backend> Drop for Shared<B> {
     fn drop(&mut self) {
         // All queues are drained, so nothing that waits for them need wait any more.
         self.queues.all().iter().for_each(|queue| queue.timeline.end());
+        self.close_imported();
         for typed in &self.pools {
             // A free that was under way when the pool was closed may have moved places to the depot after that.
             typed.pool.flush();

@@ -123,6 +123,21 @@ impl Request {
         Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
     }
 
+    /// What stands for a request where memory was brought instead: of no class and no lane, exactly as large as it is, and
+    /// never cached.
+    pub(crate) fn imported(memory_type: usize, bytes: u64, tag: Tag) -> Self {
+        let parts = (tag.index() as u64) << TAG_SHIFT
+            | (memory_type as u64) << MEMORY_TYPE_SHIFT
+            | u64::from(LaneIdentity::IMPORTED.bits()) << IDENTITY_SHIFT;
+        Self { requested_bytes: bytes, parts }
+    }
+
+    /// Whether the memory was brought by the user, and is of no pool.
+    #[inline]
+    pub(crate) fn is_imported(self) -> bool {
+        self.identity() == LaneIdentity::IMPORTED
+    }
+
     /// The request as two words.
     #[inline]
     pub(crate) fn words(self) -> (u64, u64) {
@@ -136,6 +151,9 @@ impl Request {
 
     /// What the request occupies, in bytes.
     pub(crate) fn bytes(self, layout: &BucketLayout) -> u64 {
+        if self.is_imported() {
+            return self.requested_bytes;
+        }
         layout.round_up(self.requested_bytes).expect("the size was checked when the request came in")
     }
 

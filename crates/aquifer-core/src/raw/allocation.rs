@@ -13,6 +13,8 @@
 //! with its last free. Who brings the sum to zero destroys the state. If a pool cannot be closed exactly
 //! ([`Closing::Unknown`]) the state is never destroyed, which is safe.
 //!
+//! Imported buffers are of no pool and seldom come and go: each holds a 1 of its own.
+//!
 //! # References into device memory
 //!
 //! An [`Allocation`] owns its range alone: the pool hands no byte out twice. So `&Allocation` may give `&[u8]` and
@@ -67,8 +69,9 @@ impl<B: Backend> std::ops::Deref for SharedPtr<B> {
     #[inline]
     fn deref(&self) -> &Shared<B> {
         // SAFETY: the state outlives every pointer to it. Pointers are held by [`Owner`], which holds one keeper, and by
-        // `Allocation`s, which are counted in a pool that holds another until they are freed. An allocation's `drop`
-        // does not use its pointer after the free has been counted, unless it is told that it was the last.
+        // `Allocation`s, which are counted in a pool that holds another until they are freed, or hold one themselves, if they
+        // are imported. An allocation's `drop` does not use its pointer after the free has been counted, unless it is
+        // told that it was the last.
         unsafe { self.0.as_ref() }
     }
 }
@@ -109,6 +112,14 @@ impl<B: Backend> Owner<B> {
     pub(crate) fn adopt(&self, home: QueueIndex, place: Place, request: Request) -> Allocation<B> {
         let uses = UnmodelledAtomicU64::new(Uses::at_home(home).word());
         Allocation { shared: SharedPtr(self.0.0), place, request, uses }
+    }
+
+    /// Makes an allocation of a block that has just been imported, and is live.
+    pub(crate) fn adopt_imported(&self, place: Place, request: Request) -> Allocation<B> {
+        debug_assert!(request.is_imported());
+        // Given back when it is freed.
+        self.0.keepers.take();
+        self.adopt(NO_QUEUE, place, request)
     }
 
     /// Another keeper, for who must go on when all handles are gone.
@@ -217,6 +228,9 @@ impl<B: Backend> Allocation<B> {
     #[cold]
     #[inline(never)]
     fn free_slow(&self, home: QueueIndex) {
+        if self.request.is_imported() {
+            return self.free_imported();
+        }
         let shared = &*self.shared;
         let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
         if Arc::clone(&pool).free(home, self.place, self.request) == Closing::Drained {
@@ -233,6 +247,9 @@ impl<B: Backend> Allocation<B> {
     #[cold]
     #[inline(never)]
     fn quarantine_slow(&self, uses: Uses) {
+        if self.request.is_imported() {
+            return self.free_imported();
+        }
         let shared = &*self.shared;
         let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
         // Before the free is counted: after it the manager may be gone.
@@ -242,6 +259,12 @@ impl<B: Backend> Allocation<B> {
             self.shared.release(1);
         }
         pool.bell().note_in_flight();
+    }
+
+    fn free_imported(&self) {
+        self.shared.free_imported(self.place, self.request, self.uses());
+        // What `Owner::adopt_imported` took. After it the manager may be gone.
+        self.shared.release(1);
     }
 
     /// The queues that may use it.
@@ -283,6 +306,9 @@ impl<B: Backend> Allocation<B> {
     }
 
     fn block(&self) -> Arc<B::Block> {
+        if self.request.is_imported() {
+            return self.shared.imported.block(self.place.block());
+        }
         self.shared.pools[self.request.memory_type()].block(self.place.block())
     }
 
@@ -410,13 +436,15 @@ impl<B: Backend> Allocation<B> {
 
 /// Gives a block back to the driver. `Ok` with the block inside if the driver refused.
 ///
-/// The pool has let the block go, so no range of it is used.
+/// The pool has let the block go, so no range of it is used; or it was imported, its one buffer is freed, and the queues that
+/// might use it have passed.
 pub(crate) fn destroy_block<B: Backend>(
     backend: &B,
     block: B::Block,
 ) -> Result<(), aquifer_backend::DestroyError<B::Block>> {
     // SAFETY: a pool lets go only of blocks without a used range, and every reference into a block belongs to a used
-    // range.
+    // range. An imported block has come out of `ImportedBlocks`, which has it no more as a live one, and every reference
+    // into it belongs to its live buffer; what queues did with it is over.
     unsafe { backend.destroy_block(block) }
 }
 

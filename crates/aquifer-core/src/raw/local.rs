@@ -20,6 +20,8 @@ pub(crate) struct LaneIdentity(u32);
 impl LaneIdentity {
     /// Of no lane.
     const NONE: Self = Self(0);
+    /// Of no lane either, and of no thread's cache: memory that users brought. [`LaneId::new`] stops before it.
+    pub(crate) const IMPORTED: Self = Self(u32::MAX);
 
     #[inline]
     pub(crate) fn bits(self) -> u32 {

@@ -38,7 +38,7 @@ pub struct ByteCounter {
 /// How often the driver was called for memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DriverCalls {
-    /// Calls that made a block.
+    /// Calls that made a block, of memory that a user brought too.
     pub create: u64,
     /// Calls that gave a block back.
     pub destroy: u64,
@@ -102,7 +102,7 @@ impl ClassStatistics {
 pub struct TagStatistics {
     /// Its name.
     pub name: String,
-    /// Requested bytes, live.
+    /// Requested bytes, live, and imported ones.
     pub current_bytes: u64,
     /// The highest `current_bytes` has been, as exact as [`ByteCounter::peak`].
     pub peak_bytes: u64,
@@ -149,6 +149,13 @@ pub struct Statistics {
     pub free_range_count: u64,
     /// How many blocks there are.
     pub block_count: u64,
+    /// Live bytes that users brought ([`MemoryManager::import`](crate::MemoryManager::import)). The driver did not give them and
+    /// trimming cannot give them back, so they are in none of the other sums and counts (but the tags' and the driver's calls), and
+    /// in no budget. The peak is exact.
+    pub imported: ByteCounter,
+    /// How many blocks are made of such memory: also those that were freed but that queues may still use. None is left
+    /// when every owner has been dropped.
+    pub imported_block_count: u64,
     /// The most that may be reserved.
     pub budget_bytes: u64,
     /// Allocations so far.
