@@ -8,8 +8,8 @@ use objc2_metal::{MTLBuffer, MTLDevice, MTLResource as _, MTLStorageMode};
 
 use crate::backend::Metal;
 use crate::block::MetalBlock;
-use crate::staging::{CHUNK_BYTES, Staging};
-use crate::transfer::{Blit, Part};
+use crate::staging::Staging;
+use crate::transfer::{Blit, Part, chunks};
 
 const OPERATION: &str = "copy_to_peer";
 
@@ -57,16 +57,12 @@ impl Metal {
             };
         }
         let (mut near, mut far) = (Staging::default(), Staging::default());
-        let mut done = 0;
-        while done < bytes {
-            let chunk = (bytes - done).min(CHUNK_BYTES);
-            let from = Part::of(source.block, source.offset + done);
+        let from = Part::of(source.block, source.offset);
+        for (done, bytes) in chunks(bytes) {
             // SAFETY: the caller vouches for the source; the chunk lies in it.
-            let from = unsafe { near.download(&self.device, from, chunk, OPERATION) }?;
-            let to = Part::of(destination.block, destination.offset + done);
-            // SAFETY: as above, for the destination; `from` is that long, and nobody else knows it.
-            unsafe { far.upload(&peer.device, from, to, chunk, OPERATION) }?;
-            done += chunk;
+            let staged = unsafe { near.download(&self.device, from.at(done), bytes, OPERATION) }?;
+            // SAFETY: as above, for the destination; what is staged is that long, and nobody else knows it.
+            unsafe { far.upload(&peer.device, staged, to.at(done), bytes, OPERATION) }?;
         }
         Ok(())
     }

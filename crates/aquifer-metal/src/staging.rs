@@ -1,4 +1,8 @@
 //! A buffer that host and device see, between memory that only one of them does.
+//!
+//! On GPUs whose commands go by units of some bytes it also takes what begins or ends within one: whole units are brought here, and
+//! the host changes some bytes of them. The other bytes of such a unit are written back as they were, so nobody may write them
+//! at the same time; they are of the same allocation, since allocations begin at multiples of 256.
 
 use std::ptr::NonNull;
 
@@ -9,7 +13,7 @@ use objc2_metal::{MTLBuffer, MTLDevice as _, MTLResourceOptions};
 
 use crate::device::{Device, lost};
 use crate::status::no_object;
-use crate::transfer::{Blit, Part};
+use crate::transfer::{BLIT_UNIT_BYTES, Blit, Part};
 
 /// The size of a staging buffer. Between two such parts a copy looks whether it is cancelled or the device lost.
 pub(crate) const CHUNK_BYTES: u64 = 1 << 20;
@@ -25,7 +29,8 @@ impl Staging {
             None => autoreleasepool(|_| {
                 let options =
                     MTLResourceOptions::StorageModeShared | MTLResourceOptions::HazardTrackingModeUntracked;
-                let buffer = device.raw.newBufferWithLength_options(CHUNK_BYTES as usize, options);
+                let bytes = CHUNK_BYTES + 2 * BLIT_UNIT_BYTES;
+                let buffer = device.raw.newBufferWithLength_options(bytes as usize, options);
                 buffer.ok_or_else(|| no_object(operation, "staging buffer"))
             })?,
         };
@@ -53,10 +58,19 @@ impl Staging {
             return unsafe { copy(device, from, to, bytes, operation) };
         }
         let (staged, start) = self.part(device, operation)?;
-        // SAFETY: the caller vouches for the source; the staging buffer is ours, and no shorter.
-        unsafe { copy(device, from, start, bytes, operation) }?;
+        let Units { whole, lead, length } = Units::of(device, to, bytes);
+        if length != bytes {
+            // SAFETY: the caller vouches for the destination; units of a block lie in it.
+            unsafe {
+                device.run(Blit::Copy { source: whole, destination: staged, bytes: length }, operation)
+            }?;
+        }
+        // SAFETY: the staging buffer has room for a chunk and the units around it.
+        let middle = unsafe { start.add(lead as usize) };
+        // SAFETY: the caller vouches for the source; the staging buffer is ours.
+        unsafe { copy(device, from, middle, bytes, operation) }?;
         // SAFETY: the caller vouches for the destination.
-        unsafe { device.run(Blit::Copy { source: staged, destination: to, bytes }, operation) }
+        unsafe { device.run(Blit::Copy { source: staged, destination: whole, bytes: length }, operation) }
     }
 
     /// Brings a part of a buffer to where the host sees it: where it is, if it does, else here. Good until the next call.
@@ -76,9 +90,29 @@ impl Staging {
             return Ok(start);
         }
         let (staged, start) = self.part(device, operation)?;
-        // SAFETY: the caller vouches for the source; the staging buffer is ours, and no shorter.
-        unsafe { device.run(Blit::Copy { source: from, destination: staged, bytes }, operation) }?;
-        Ok(start)
+        let Units { whole, lead, length } = Units::of(device, from, bytes);
+        // SAFETY: the caller vouches for the source; units of a block lie in it. The staging buffer is ours, and no shorter.
+        unsafe { device.run(Blit::Copy { source: whole, destination: staged, bytes: length }, operation) }?;
+        // SAFETY: the staging buffer has room for a chunk and the units around it.
+        Ok(unsafe { start.add(lead as usize) })
+    }
+}
+
+/// The whole units of the device's that a part of a buffer touches.
+struct Units<'a> {
+    whole: Part<'a>,
+    /// Bytes of the first that are not of the part.
+    lead: u64,
+    /// Bytes of all.
+    length: u64,
+}
+
+impl<'a> Units<'a> {
+    fn of(device: &Device, part: Part<'a>, bytes: u64) -> Self {
+        let unit = if device.copies_any_bytes { 1 } else { BLIT_UNIT_BYTES };
+        let lead = part.offset % unit;
+        let whole = Part { offset: part.offset - lead, ..part };
+        Self { whole, lead, length: (lead + bytes).next_multiple_of(unit) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use aquifer_backend::{BlockRange, Error, ErrorKind};
+use aquifer_backend::{BlockRange, Error};
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSRange;
@@ -11,7 +11,8 @@ use objc2_metal::{
 };
 
 use crate::block::MetalBlock;
-use crate::device::Device;
+use crate::device::{Device, lost};
+use crate::staging::{CHUNK_BYTES, Staging};
 use crate::status::{no_object, outcome};
 
 /// Up to so many bytes the processor copies between blocks that it sees, where nobody waits for a queue: to give work to the
@@ -20,7 +21,7 @@ use crate::status::{no_object, outcome};
 const BY_PROCESSOR_BYTES_MAX: u64 = 4 << 20;
 
 /// What macOS's documentation wants offsets and sizes to be multiples of; Apple's own GPUs do not need it.
-const BLIT_UNIT_BYTES: u64 = 4;
+pub(crate) const BLIT_UNIT_BYTES: u64 = 4;
 
 /// A byte of a buffer from which something is read or written.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,11 @@ impl<'a> Part<'a> {
         self.contents.map(|start| unsafe { start.add(self.offset as usize) })
     }
 
+    /// The byte `bytes` further on.
+    pub(crate) fn at(self, bytes: u64) -> Self {
+        Self { offset: self.offset + bytes, ..self }
+    }
+
     fn is_in_units(&self) -> bool {
         self.offset.is_multiple_of(BLIT_UNIT_BYTES)
     }
@@ -69,21 +75,13 @@ impl<'a> Blit<'a> {
         }
     }
 
-    /// Whether the device can do it.
-    pub(crate) fn check(&self, device: &Device, operation: &'static str) -> Result<(), Error> {
+    /// Whether one command of the device's can do it.
+    pub(crate) fn is_one_command(&self, device: &Device) -> bool {
         let is_in_units = match self {
             Self::Copy { source, destination, .. } => source.is_in_units() && destination.is_in_units(),
             Self::Fill { destination, .. } => destination.is_in_units(),
         };
-        if device.copies_any_bytes || is_in_units && self.bytes().is_multiple_of(BLIT_UNIT_BYTES) {
-            return Ok(());
-        }
-        let message = format!(
-            "{} copies and fills whole multiples of {BLIT_UNIT_BYTES} bytes from such offsets only, where the processor does not \
-             see the memory",
-            device.properties.device
-        );
-        Err(Error::new(ErrorKind::Unsupported, operation, message))
+        device.copies_any_bytes || is_in_units && self.bytes().is_multiple_of(BLIT_UNIT_BYTES)
     }
 
     /// Does it by the processor, if that sees all of it; false if not.
@@ -155,15 +153,20 @@ impl Device {
         if blit.bytes() == 0 {
             return Ok(());
         }
-        let can_device = blit.check(self, operation);
-        if blit.bytes() <= BY_PROCESSOR_BYTES_MAX || can_device.is_err() {
+        let is_one_command = blit.is_one_command(self);
+        if blit.bytes() <= BY_PROCESSOR_BYTES_MAX || !is_one_command {
+            // Until it is dropped nobody is told that the device is lost, and so nobody takes the memory away.
+            let _held = self.hold().ok_or_else(|| lost(operation))?;
             // SAFETY: the caller vouches for the ranges and that nobody else uses them.
             let is_done = unsafe { blit.run_by_processor() };
             if is_done {
                 return Ok(());
             }
         }
-        can_device?;
+        if !is_one_command {
+            // SAFETY: as above.
+            return unsafe { self.run_staged(blit, operation) };
+        }
         self.flush_residency();
         autoreleasepool(|_| {
             let command_buffer = new_command_buffer(&self.transfers, operation)?;
@@ -174,6 +177,37 @@ impl Device {
             outcome(&command_buffer, operation).map_err(|error| self.note(error))
         })
     }
+
+    /// Copies or fills what begins or ends within a unit of the device's, through memory that the host sees.
+    ///
+    /// # Safety
+    ///
+    /// - As [`Device::run`].
+    unsafe fn run_staged(&self, blit: Blit<'_>, operation: &'static str) -> Result<(), Error> {
+        let (mut near, mut far) = (Staging::default(), Staging::default());
+        let mut pattern = match blit {
+            Blit::Copy { .. } => Vec::new(),
+            Blit::Fill { bytes, value, .. } => vec![value; bytes.min(CHUNK_BYTES) as usize],
+        };
+        for (done, bytes) in chunks(blit.bytes()) {
+            let (from, to) = match blit {
+                Blit::Copy { source, destination, .. } => {
+                    // SAFETY: the caller vouches for the source; the chunk lies in it.
+                    let from = unsafe { near.download(self, source.at(done), bytes, operation) }?;
+                    (from, destination)
+                }
+                Blit::Fill { destination, .. } => (NonNull::from(pattern.as_mut_slice()).cast(), destination),
+            };
+            // SAFETY: the caller vouches for the destination; what is copied is this call's own, and that long.
+            unsafe { far.upload(self, from, to.at(done), bytes, operation) }?;
+        }
+        Ok(())
+    }
+}
+
+/// The parts, offset and size, in which `bytes` bytes pass a staging buffer.
+pub(crate) fn chunks(bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..bytes).step_by(CHUNK_BYTES as usize).map(move |done| (done, (bytes - done).min(CHUNK_BYTES)))
 }
 
 /// To be called with an autorelease pool: that is where Metal puts it.

@@ -16,7 +16,7 @@
 //! - **Host memory.** Metal takes memory of the program's own only as whole pages of a mapping, so copies from and to the host are
 //!   made by the processor, in their turn: directly where the host sees the block, else through a staging buffer.
 
-mod host_copy;
+mod host_step;
 mod progress;
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLCommandBuffer, MTLCommandQueue, MTLEvent, MTLSharedEvent};
 use parking_lot::Mutex;
 
-use self::host_copy::{Direction, HostCopy};
+use self::host_step::{Direction, HostStep};
 use self::progress::{Effect, Progress};
 use crate::block::MetalBlock;
 use crate::device::{Device, lost};
@@ -91,8 +91,8 @@ impl Drop for QueueHold {
 #[derive(Debug, Default)]
 struct Submission {
     last_step: u64,
-    /// To the queue's thread, from its first copy on.
-    copies: Option<Sender<HostCopy>>,
+    /// To the queue's thread, from its first step on.
+    host_steps: Option<Sender<HostStep>>,
 }
 
 impl MetalQueue {
@@ -134,10 +134,11 @@ impl MetalQueue {
         ticket: &Arc<Ticket>,
         encode: impl FnOnce(&ProtocolObject<dyn MTLCommandBuffer>),
     ) -> Result<(), Error> {
-        self.commit("submit", Effect::new(ticket, 0), |command_buffer| {
+        self.commit("submit", Effect::new(ticket, 0), 1, |command_buffer| {
             encode(command_buffer);
             Ok(())
-        })
+        })?;
+        Ok(())
     }
 
     /// Keeps what is put into the queue from now on from running, until the hold is dropped: for work that waits for something the
@@ -189,9 +190,10 @@ impl MetalQueue {
                 bytes,
             } => {
                 // SAFETY: the caller vouches for both ends until the queue's value shows that it has run.
-                let copy =
-                    unsafe { HostCopy::new(Part::of(block, offset), to, Direction::Download, bytes, ticket) };
-                return self.copy_by_host(copy);
+                let step = unsafe {
+                    HostStep::transfer(Part::of(block, offset), to, Direction::Download, bytes, ticket)
+                };
+                return self.step_by_host(step);
             }
             Command::Copy {
                 source: CopyEnd::Host(from),
@@ -199,33 +201,39 @@ impl MetalQueue {
                 bytes,
             } => {
                 // SAFETY: as above.
-                let copy =
-                    unsafe { HostCopy::new(Part::of(block, offset), from, Direction::Upload, bytes, ticket) };
-                return self.copy_by_host(copy);
+                let step = unsafe {
+                    HostStep::transfer(Part::of(block, offset), from, Direction::Upload, bytes, ticket)
+                };
+                return self.step_by_host(step);
             }
             Command::Copy { source: CopyEnd::Host(from), destination: CopyEnd::Host(to), bytes } => {
                 // SAFETY: as above.
-                let copy = unsafe { HostCopy::within_host(from, to, bytes, ticket) };
-                return self.copy_by_host(copy);
+                let step = unsafe { HostStep::within_host(from, to, bytes, ticket) };
+                return self.step_by_host(step);
             }
         };
         if blit.bytes() == 0 {
             return Ok(());
         }
-        blit.check(&self.shared.device, "enqueue")?;
-        self.commit("enqueue", Effect::new(ticket, blit.bytes()), |command_buffer| {
+        if !blit.is_one_command(&self.shared.device) {
+            // SAFETY: the caller vouches for the ranges until the queue's value shows that it has run.
+            return self.step_by_host(unsafe { HostStep::blit(blit, ticket) });
+        }
+        self.commit("enqueue", Effect::new(ticket, blit.bytes()), 1, |command_buffer| {
             // SAFETY: the caller vouches for the ranges, until the queue's value shows that it has run.
             unsafe { blit.encode(command_buffer, "enqueue") }
-        })
+        })?;
+        Ok(())
     }
 
-    /// Makes the next step a command buffer.
+    /// Makes the next step a command buffer, and answers its number. The command buffer's end is one of `ends`.
     fn commit(
         &self,
         operation: &'static str,
         effect: Effect,
+        ends: u32,
         encode: impl FnOnce(&ProtocolObject<dyn MTLCommandBuffer>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let shared = &self.shared;
         shared.device.check(operation)?;
         shared.device.flush_residency();
@@ -240,40 +248,38 @@ impl MetalQueue {
             let handler = handler(Arc::clone(shared), step);
             // SAFETY: the block takes what Metal gives such a block, and owns what it uses: an `Arc` that any thread may drop.
             unsafe { command_buffer.addCompletedHandler(RcBlock::as_ptr(&handler)) };
-            shared.progress.push(step, effect);
+            shared.progress.push_with(step, effect, ends);
             submission.last_step = step;
             command_buffer.commit();
-            Ok(())
+            Ok(step)
         })
     }
 
-    /// Makes the next step a copy by the processor.
-    fn copy_by_host(&self, copy: HostCopy) -> Result<(), Error> {
+    /// Makes the next step one of the processor's.
+    fn step_by_host(&self, step: HostStep) -> Result<(), Error> {
         let shared = &self.shared;
         shared.device.check("enqueue")?;
-        if copy.bytes() == 0 {
+        if step.bytes() == 0 {
             return Ok(());
         }
-        copy.check(&shared.device)?;
         let mut submission = self.submission.lock();
         // Under the lock, so that nothing is put behind it before it has been made.
-        if copy.is_direct() && copy.bytes() <= AT_ONCE_BYTES_MAX && shared.progress.is_idle() {
-            copy.run(&shared.device, &mut Staging::default());
+        if step.is_direct() && step.bytes() <= AT_ONCE_BYTES_MAX && shared.progress.is_idle() {
+            step.run(&shared.device, &mut Staging::default());
             return Ok(());
         }
-        let step = submission.last_step + 1;
-        let effect = copy.effect();
-        let copies = match &submission.copies {
-            Some(copies) => copies,
-            None => submission.copies.insert(shared.start_copies()?),
+        let number = submission.last_step + 1;
+        let steps = match &submission.host_steps {
+            Some(steps) => steps,
+            None => submission.host_steps.insert(shared.start_host_steps()?),
         };
         // Before it is sent, so that the thread finds it.
-        shared.progress.push(step, effect);
-        if copies.send(copy.at_step(step)).is_err() {
+        shared.progress.push(number, step.effect());
+        if steps.send(step.numbered(number)).is_err() {
             // The thread ends only when the sender is dropped, and it does not panic.
-            shared.end(step, Ok(()));
+            shared.end(number, Ok(()));
         }
-        submission.last_step = step;
+        submission.last_step = number;
         Ok(())
     }
 
@@ -300,12 +306,21 @@ impl MetalQueue {
     }
 
     pub(crate) fn wait_on(&self, other: &Self, value: u64) -> Result<(), Error> {
-        let Some(step) = other.shared.progress.step_before(value) else { return Ok(()) };
+        if Arc::ptr_eq(&self.shared, &other.shared) {
+            // It is in order by itself.
+            return Ok(());
+        }
+        let Some(before) = other.shared.progress.step_before(value) else { return Ok(()) };
         let event: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(&*other.shared.order);
-        self.commit("wait_on_queue", Effect::keeping(&other.shared), |command_buffer| {
-            command_buffer.encodeWaitForEvent_value(event, step);
+        // It ends when the device has, and when the host knows that the other has come so far: the one may be known first.
+        let effect = Effect::keeping(&other.shared);
+        let step = self.commit("wait_on_queue", effect, 2, |command_buffer| {
+            command_buffer.encodeWaitForEvent_value(event, before);
             Ok(())
-        })
+        })?;
+        let shared = Arc::clone(&self.shared);
+        other.shared.progress.when_passed(before, move || shared.end(step, Ok(())));
+        Ok(())
     }
 }
 
@@ -335,24 +350,24 @@ impl Shared {
         });
     }
 
-    /// Starts the thread that copies in the queue's turn. It ends with the sender.
-    fn start_copies(self: &Arc<Self>) -> Result<Sender<HostCopy>, Error> {
-        let (sender, copies) = channel::<HostCopy>();
+    /// Starts the thread that makes the processor's steps, each in its turn. It ends with the sender.
+    fn start_host_steps(self: &Arc<Self>) -> Result<Sender<HostStep>, Error> {
+        let (sender, steps) = channel::<HostStep>();
         let shared = Arc::clone(self);
         let work = move || {
             let mut staging = Staging::default();
-            for copy in copies {
-                let step = copy.step();
+            for step in steps {
+                let number = step.number();
                 let is_lost = || shared.device.check("enqueue").is_err();
-                if shared.progress.wait_for_turn(step, is_lost) {
-                    copy.run(&shared.device, &mut staging);
+                if shared.progress.wait_for_turn(number, is_lost) {
+                    step.run(&shared.device, &mut staging);
                 } else {
-                    copy.fail(lost("enqueue"));
+                    step.fail(lost("enqueue"));
                 }
-                shared.end(step, Ok(()));
+                shared.end(number, Ok(()));
             }
         };
-        let started = std::thread::Builder::new().name("aquifer-metal-copy".into()).spawn(work);
+        let started = std::thread::Builder::new().name("aquifer-metal".into()).spawn(work);
         match started {
             Ok(_) => Ok(sender),
             Err(error) => {

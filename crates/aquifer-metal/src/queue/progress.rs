@@ -1,6 +1,7 @@
 //! How far a queue is: which of its steps have ended, and the value that follows from it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,24 +33,56 @@ impl Effect {
         Self { _kept: Some(Arc::clone(queue)), ..Self::default() }
     }
 
-    fn happen(self, result: Result<(), Error>) {
+    fn happen(self, error: Option<Error>) {
         let Some(ticket) = &self.ticket else { return };
-        match result {
-            Ok(()) => ticket.add_done(self.bytes),
-            Err(error) => ticket.fail(error),
+        match error {
+            None => ticket.add_done(self.bytes),
+            Some(error) => ticket.fail(error),
         }
+    }
+}
+
+/// What is to be done when a step and all before it have ended, under no lock.
+type Then = Box<dyn FnOnce() + Send>;
+
+struct Step {
+    number: u64,
+    effect: Effect,
+    /// How many ends are still to come.
+    pending: u32,
+    /// What went wrong first.
+    error: Option<Error>,
+    then: Vec<Then>,
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("Step");
+        f.field("number", &self.number).field("pending", &self.pending).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug)]
 enum Entry {
-    Step {
-        number: u64,
-        effect: Effect,
-        result: Option<Result<(), Error>>,
-    },
+    Step(Step),
     /// The value to set when all before it has ended.
     Marker(u64),
+}
+
+impl Entry {
+    fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Step(step) => step.pending == 0,
+            Self::Marker(_) => true,
+        }
+    }
+
+    fn step(&mut self) -> Option<&mut Step> {
+        match self {
+            Self::Step(step) => Some(step),
+            Self::Marker(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,9 +105,15 @@ impl Progress {
         self.entries.lock().is_empty()
     }
 
-    /// Adds a step, whose number is one more than that of the last.
+    /// Adds a step, whose number is one more than that of the last. It ends once.
     pub(super) fn push(&self, number: u64, effect: Effect) {
-        self.entries.lock().push_back(Entry::Step { number, effect, result: None });
+        self.push_with(number, effect, 1);
+    }
+
+    /// Adds a step that has ended when [`Progress::end`] has been called `ends` times.
+    pub(super) fn push_with(&self, number: u64, effect: Effect, ends: u32) {
+        let step = Step { number, effect, pending: ends, error: None, then: Vec::new() };
+        self.entries.lock().push_back(Entry::Step(step));
     }
 
     /// Adds a marker; on an idle queue it is reached.
@@ -84,29 +123,43 @@ impl Progress {
         self.advance(&mut entries, |_| {});
     }
 
-    /// Notes that a step has ended. `pass` is called with the number of each step that has ended now with all before it, in
-    /// order and under the lock.
-    pub(super) fn end(&self, number: u64, result: Result<(), Error>, pass: impl Fn(u64)) {
+    /// Has `then` called when the step and all before it have ended, by whoever ends it; at once if they have.
+    pub(super) fn when_passed(&self, number: u64, then: impl FnOnce() + Send + 'static) {
         let mut entries = self.entries.lock();
-        let ended = entries.iter_mut().find_map(|entry| match entry {
-            Entry::Step { number: other, result, .. } if *other == number => Some(result),
-            Entry::Step { .. } | Entry::Marker(_) => None,
-        });
-        if let Some(ended) = ended {
-            *ended = Some(result);
+        let mut steps = entries.iter_mut().filter_map(Entry::step);
+        match steps.find(|step| step.number == number) {
+            Some(step) => step.then.push(Box::new(then)),
+            None => {
+                drop(entries);
+                then();
+            }
         }
-        self.advance(&mut entries, pass);
     }
 
-    /// Takes what has ended from the front.
-    fn advance(&self, entries: &mut MutexGuard<'_, VecDeque<Entry>>, pass: impl Fn(u64)) {
-        let has_ended = |entry: &mut Entry| !matches!(entry, Entry::Step { result: None, .. });
-        let mut has_moved = false;
-        while let Some(entry) = entries.pop_front_if(has_ended) {
+    /// Notes that a step has ended, or one of the things that it consists of. `pass` is called with the number of each step that
+    /// has ended now with all before it, in order and under the lock.
+    pub(super) fn end(&self, number: u64, result: Result<(), Error>, pass: impl Fn(u64)) {
+        let mut entries = self.entries.lock();
+        let mut steps = entries.iter_mut().filter_map(Entry::step);
+        if let Some(step) = steps.find(|step| step.number == number) {
+            step.pending -= 1;
+            step.error = step.error.take().or(result.err());
+        }
+        let then = self.advance(&mut entries, pass);
+        drop(entries);
+        // Under no lock: it may end a step of another queue, which may do the same with this one.
+        then.into_iter().for_each(|then| then());
+    }
+
+    /// Takes what has ended from the front; returns what is then to be done.
+    fn advance(&self, entries: &mut MutexGuard<'_, VecDeque<Entry>>, pass: impl Fn(u64)) -> Vec<Then> {
+        let (mut has_moved, mut then) = (false, Vec::new());
+        while let Some(entry) = entries.pop_front_if(Entry::has_ended) {
             match entry {
-                Entry::Step { number, effect, result } => {
-                    effect.happen(result.unwrap_or(Ok(())));
-                    pass(number);
+                Entry::Step(step) => {
+                    step.effect.happen(step.error);
+                    pass(step.number);
+                    then.extend(step.then);
                 }
                 Entry::Marker(value) => self.value.store(value, Ordering::Release),
             }
@@ -115,6 +168,7 @@ impl Progress {
         if has_moved {
             self.has_moved.notify_all();
         }
+        then
     }
 
     /// Waits until the value is reached, `timeout` is over or `is_over` says that there is nothing to wait for. True if it is
@@ -139,7 +193,7 @@ impl Progress {
 
     /// Waits until a step is the first that has not ended. False if `is_over` says that there is nothing to wait for.
     pub(super) fn wait_for_turn(&self, number: u64, is_over: impl Fn() -> bool) -> bool {
-        let is_first = |entries: &VecDeque<Entry>| matches!(entries.front(), Some(Entry::Step { number: first, .. }) if *first == number);
+        let is_first = |entries: &VecDeque<Entry>| matches!(entries.front(), Some(Entry::Step(step)) if step.number == number);
         let mut entries = self.entries.lock();
         while !is_first(&entries) && !is_over() {
             let _ = self.has_moved.wait_for(&mut entries, LOST_CHECK);
@@ -164,7 +218,7 @@ impl Progress {
         let mut step = None;
         for entry in entries.iter() {
             match entry {
-                Entry::Step { number, .. } => step = Some(*number),
+                Entry::Step(Step { number, .. }) => step = Some(*number),
                 Entry::Marker(marker) if *marker >= value => return step,
                 Entry::Marker(_) => {}
             }
@@ -228,6 +282,30 @@ mod tests {
         assert_eq!(progress.value(), 1);
         assert!(tickets[0].take_error().is_some());
         assert_eq!((tickets[0].done_bytes(), tickets[1].done_bytes()), (0, 1));
+    }
+
+    #[test]
+    fn a_step_that_waits_for_another_queue_ends_after_it() {
+        let [writer, reader] = [(); 2].map(|()| Arc::new(Progress::default()));
+        writer.push(1, Effect::default());
+        reader.push_with(1, Effect::default(), 2);
+        reader.mark(1);
+        let then = {
+            let reader = Arc::clone(&reader);
+            move || reader.end(1, Ok(()), |_| {})
+        };
+        writer.when_passed(1, then);
+        reader.end(1, Ok(()), |_| {});
+        assert_eq!(reader.value(), 0, "the device has passed both, the host not");
+        writer.end(1, Ok(()), |_| {});
+        assert_eq!(reader.value(), 1);
+        reader.push_with(2, Effect::default(), 1);
+        let then = {
+            let reader = Arc::clone(&reader);
+            move || reader.end(2, Ok(()), |_| {})
+        };
+        writer.when_passed(1, then);
+        assert!(reader.is_idle(), "it had passed");
     }
 
     #[test]
