@@ -7,6 +7,7 @@
 //! - [`simulation`] runs random programs on the simulated device; the program `simulate` does it from the command line.
 //! - [`Pattern`] tells one buffer's content from another's, [`Random`] is a seeded source of numbers, and [`Channel`]
 //!   takes buffers from thread to thread.
+//! - [`MappedMemory`] is memory to be imported, and a [`Shelf`] is where it comes back to.
 //!
 //! Everything here panics where what it checks does not hold: it is for tests.
 
@@ -15,6 +16,7 @@ pub mod conformance;
 
 mod channel;
 mod faulty;
+mod mapped;
 mod ops;
 mod oracle;
 mod pattern;
@@ -24,6 +26,7 @@ pub mod simulation;
 
 pub use channel::Channel;
 pub use faulty::{DriverCall, FaultMode, Faults, Faulty, FaultyBlock};
+pub use mapped::{MappedMemory, Shelf};
 pub use ops::{Op, World, WorldDesc, ops};
 pub use oracle::{Oracle, assert_balanced};
 pub use pattern::Pattern;

@@ -11,8 +11,7 @@ mod common;
 
 use aquifer_core::{CancelToken, ErrorKind, MemoryManager, SyncBackend};
 use aquifer_sim::{Kernel, Sim};
-use aquifer_testkit::Faulty;
-use aquifer_testkit::config_with_budget;
+use aquifer_testkit::{Faulty, MappedMemory, Shelf, config_with_budget};
 use common::{LONG, MIB, block_on, host, in_child, refused, sim};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -170,5 +169,30 @@ fn work_under_way() {
         assert!(matches!(common::poll_once(&mut waiting), std::task::Poll::Ready(Ok(_))));
         drop((queue, manager, waiting));
         assert_eq!(sim.books().live_blocks, 0);
+    });
+}
+
+/// Imported memory stays the parent's, whatever the child does with its buffer.
+#[test]
+fn imported_memory() {
+    in_child("imported_memory", || {
+        let manager = MemoryManager::with_config(host(), common::quiet_config(64 * MIB)).expect("a budget");
+        let shelf = Shelf::default();
+        let import = || manager.import(MappedMemory::new(MIB, MIB).lend(0..MIB, &shelf));
+        let (queue, plain) = (manager.queue().expect("a queue"), import().expect("it is aligned"));
+        let recorded = import().expect("it is aligned");
+        recorded.record_use(&queue).expect("a queue of its manager");
+        let kept = in_fork((plain, recorded), |(plain, recorded)| {
+            drop((plain, recorded));
+            manager.settle();
+            manager.trim();
+            let refused = import().expect_err("it needs the driver");
+            assert_eq!((refused.error.kind(), shelf.count()), (ErrorKind::Forked, 0));
+            drop(refused.memory);
+            assert_eq!(shelf.count(), 1);
+        });
+        drop(kept);
+        drop((queue, manager));
+        assert_eq!(shelf.count(), 2);
     });
 }

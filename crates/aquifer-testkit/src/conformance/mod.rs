@@ -8,6 +8,7 @@
 pub mod allocation;
 pub mod basic;
 pub mod exhaustion;
+pub mod import;
 mod owned;
 pub mod queue_memory;
 pub mod queue_threads;
@@ -38,6 +39,8 @@ pub enum Need {
     Queues,
     /// It has queues that really move bytes.
     WorkingQueues,
+    /// The host's memory can be imported.
+    Import,
 }
 
 impl Need {
@@ -66,6 +69,7 @@ impl Need {
                 has(Capabilities::QUEUES) && !has(Capabilities::SIMULATED),
                 "the device has no queues, or is simulated",
             ),
+            Self::Import => (has(Capabilities::IMPORT), "memory cannot be imported"),
             Self::CommitOnTouch => {
                 (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
             }
@@ -207,6 +211,15 @@ macro_rules! conformance {
                 senseless_operations_give_back_what_they_were_given: Queues,
                 waiting_allocations_are_served_or_told: Nothing,
                 callbacks_give_memory_back: Nothing,
+            }
+            import {
+                memory_is_used_where_it_is: Import,
+                queues_use_imported_memory: Import,
+                it_is_a_buffer_like_any_other: Import,
+                it_serves_nobody_else: Import,
+                senseless_memory_comes_back: Import,
+                imported_buffers_outlive_their_manager: Import,
+                many_threads_import_and_free: Import,
             }
         }
     };
