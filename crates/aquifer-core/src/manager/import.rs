@@ -21,8 +21,9 @@ impl<B: Backend> MemoryManager<B> {
     ///
     /// It is a buffer like any other. When it has been freed and no queue may use it any more, the driver lets go of the
     /// memory and its owner is dropped: at the free, if nothing is in flight, else when the queues have passed
-    /// ([`MemoryManager::settle`], the reaper, or whoever next has to make room or imports something). The memory serves no other
-    /// allocation and is never moved. If the driver will not let go, the owner stays, and the driver is asked again at the next import,
+    /// ([`MemoryManager::settle`], the reaper, or whoever next has to make room, imports something or frees
+    /// what was imported). The memory serves no other
+    /// allocation and is never moved. If the driver will not let go, the owner stays, and the driver is asked again at the next import or free of one,
     /// [`MemoryManager::trim`], and when the manager goes. A buffer that is forgotten keeps its owner, and the manager's
     /// memory, for good.
     ///
@@ -203,6 +204,7 @@ impl<B: Backend> Shared<B> {
             // It is the parent's.
             return std::mem::forget(block);
         }
+        self.let_go_of_imported();
         let values = if uses.are_recorded() { self.mark_recorded(uses) } else { Vec::new() };
         if !values.is_empty() {
             self.look();

@@ -69,7 +69,14 @@ impl Need {
                 has(Capabilities::QUEUES) && !has(Capabilities::SIMULATED),
                 "the device has no queues, or is simulated",
             ),
-            Self::Import => (has(Capabilities::IMPORT), "memory cannot be imported"),
+            Self::Import => (
+                has(Capabilities::IMPORT)
+                    && properties
+                        .memory_types
+                        .iter()
+                        .any(|one| one.flags.contains(MemoryFlags::HOST_VISIBLE)),
+                "memory cannot be imported",
+            ),
             Self::CommitOnTouch => {
                 (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
             }
