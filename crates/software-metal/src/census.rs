@@ -137,15 +137,15 @@ pub(crate) struct Counted {
 
 impl Counted {
     pub(crate) fn new(state: &Arc<State>, kind: Kind) -> Self {
-        Self::counted(state, kind, false, u64::MAX).expect("only resources are limited")
+        Self::within(state, kind, false, u64::MAX).expect("only resources are limited")
     }
 
     /// A buffer or a heap; `None` if the device has as many as it may.
     pub(crate) fn resource(state: &Arc<State>, kind: Kind, on_heap: bool) -> Option<Self> {
-        Self::counted(state, kind, on_heap, state.desc.resource_count_max)
+        Self::within(state, kind, on_heap, state.desc.resource_count_max)
     }
 
-    fn counted(state: &Arc<State>, kind: Kind, on_heap: bool, resources_max: u64) -> Option<Self> {
+    fn within(state: &Arc<State>, kind: Kind, on_heap: bool, resources_max: u64) -> Option<Self> {
         let mut books = state.census.books.lock();
         if books.resources.live >= resources_max {
             return None;

@@ -2,7 +2,6 @@
 
 use crate::bell::Bell;
 use crate::work::{Failure, Job, Step, Task};
-use objc2_metal::MTLCommandBufferError;
 use std::sync::Arc;
 
 /// How many bytes are copied before other work gets its chance, where work overlaps.
@@ -76,13 +75,10 @@ impl Schedule {
 
     /// Does a little. `None`: there is nothing to do before `bell` rings. Otherwise, what handler threads are to do.
     pub(crate) fn step(&mut self, bell: &Arc<Bell>) -> Option<Option<Task>> {
-        if let Some(at) = self.jobs.iter().position(|running| running.job.fails.is_some()) {
-            if at == 0 || self.random.is_some() {
-                let running = self.jobs.remove(at);
-                let code = running.job.fails.unwrap_or(MTLCommandBufferError::Internal);
-                let text = "the command buffer failed because a test wanted it".into();
-                return Some(Some(end(running, Err(Failure { code, text }))));
-            }
+        let failing = |(at, running): (usize, &Running)| Some((at, running.job.fails?));
+        if let Some((at, code)) = self.jobs.iter().enumerate().find_map(failing) {
+            let text = "the command buffer failed because a test wanted it".into();
+            return Some(Some(end(self.jobs.remove(at), Err(Failure { code, text }))));
         }
         if let Some(at) = self.jobs.iter().position(|running| running.steps.iter().all(Option::is_none)) {
             return Some(Some(end(self.jobs.remove(at), Ok(()))));

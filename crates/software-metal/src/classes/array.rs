@@ -25,7 +25,7 @@ define_class!(
         fn init_with_objects(this: Allocated<Self>, objects: *const *mut AnyObject, count: usize) -> Option<Retained<Self>> {
             let retained = |at| {
                 // SAFETY: the caller says that `count` pointers are there.
-                let object = unsafe { *objects.add(at) };
+                let object = unsafe { objects.wrapping_add(at).read() };
                 // SAFETY: the caller's pointers are to live objects.
                 unsafe { Retained::retain(object) }.expect("an array cannot hold nil")
             };
@@ -80,10 +80,9 @@ impl Array {
 }
 
 /// A new array.
-pub(super) fn array<T: ?Sized + Message>(objects: Vec<Retained<T>>) -> Retained<NSArray<T>>
-where
-    T: AsRef<AnyObject>,
-{
+pub(super) fn array<T: ?Sized + Message + AsRef<AnyObject>>(
+    objects: Vec<Retained<T>>,
+) -> Retained<NSArray<T>> {
     let objects = objects.iter().map(|object| (**object).as_ref().retain()).collect();
     let array = make::<Array>(Objects(objects));
     // SAFETY: `Array` is the class `NSArray`, and all objects in it are of this type.

@@ -5,6 +5,7 @@ use super::descriptors::{CommandQueueDescriptor, HeapDescriptor, ResidencySetDes
 use super::event::{EventObject, SharedEventHandle, SharedEventObject};
 use super::fence::Fence;
 use super::foundation::{error, give_error};
+use super::functions::MTL4_ERRORS;
 use super::heap::{HEAP_ALIGN, Heap};
 use super::mtl4::{Mtl4CommandQueue, Mtl4CommandQueueDescriptor};
 use super::queue::{COMMAND_BUFFERS_DEFAULT, CommandQueue};
@@ -272,7 +273,7 @@ define_class!(
             let label = down::<Mtl4CommandQueueDescriptor, _>(descriptor).label_text();
             let queue = self.new_mtl4(label.as_deref()).map(Proto::from_retained);
             if queue.is_none() {
-                give_error(failure, error("MTL4CommandQueueErrorDomain", 6, "no Metal 4 command queue could be made"));
+                give_error(failure, error(MTL4_ERRORS, 6, "no Metal 4 command queue could be made"));
             }
             queue
         }

@@ -58,14 +58,24 @@ extern "C-unwind" fn MTLCopyAllDevices() -> *mut NSArray<Proto<dyn MTLDevice>> {
     Retained::into_raw(super::array::array(devices))
 }
 
+/// The domain of Metal 4 queues' errors.
+pub(super) const MTL4_ERRORS: &str = "MTL4CommandQueueErrorDomain";
+
 /// Metal's constant. Clients read it as a pointer to a string, without asking anybody first.
 #[unsafe(no_mangle)]
 static MTLCommandBufferErrorDomain: AtomicPtr<NSString> = AtomicPtr::new(null_mut());
 
+/// As above.
+#[unsafe(no_mangle)]
+static MTL4CommandQueueErrorDomain: AtomicPtr<NSString> = AtomicPtr::new(null_mut());
+
 extern "C" fn set_constants() {
     register();
-    let domain = Retained::into_raw(super::foundation::string(COMMAND_BUFFER_ERRORS));
-    MTLCommandBufferErrorDomain.store(domain, Ordering::SeqCst);
+    for (constant, text) in
+        [(&MTLCommandBufferErrorDomain, COMMAND_BUFFER_ERRORS), (&MTL4CommandQueueErrorDomain, MTL4_ERRORS)]
+    {
+        constant.store(Retained::into_raw(super::foundation::string(text)), Ordering::SeqCst);
+    }
 }
 
 /// The dynamic linker calls what is in this section before `main`.

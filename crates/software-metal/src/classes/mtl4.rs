@@ -129,7 +129,7 @@ define_class!(
             // SAFETY: the caller says that `count` operations are there.
             let operations = unsafe { std::slice::from_raw_parts(operations.as_ptr(), count) };
             let buffer = down::<Buffer, _>(buffer);
-            let heap = heap.map(|heap| down::<Heap, _>(heap));
+            let heap = heap.map(down::<Heap, _>);
             let changes = operations.iter().map(|operation| change(buffer, heap, operation)).collect();
             self.push(Step::Remap(Remap::Changes { buffer: Target::new(buffer.memory(), 0), changes }));
         }

@@ -5,7 +5,7 @@ pub(crate) use objc2::rc::{Retained, autoreleasepool};
 pub(crate) use objc2::runtime::ProtocolObject;
 pub(crate) use objc2_foundation::NSRange;
 pub(crate) use objc2_metal::*;
-pub(crate) use software_metal::{Call, DeviceDesc, SoftwareDevice};
+pub(crate) use software_metal::{DeviceDesc, SoftwareDevice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) type Device = Retained<ProtocolObject<dyn MTLDevice>>;
