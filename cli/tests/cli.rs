@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use common::{aquifer, failure, shipped, success, text};
 use flate2::Compression;
@@ -298,7 +298,7 @@ fn a_closed_output_hides_no_failure() {
     let script = "(sleep 0.1; $0 replay --json $1 $2; echo $? >&2) | true";
     let arguments = ["-c", script, env!("CARGO_BIN_EXE_aquifer"), "missing.csv", shipped().to_str().unwrap()]
         .map(String::from);
-    let output = Command::new("bash").args(arguments).output().unwrap();
+    let output = std::process::Command::new("bash").args(arguments).output().unwrap();
     let errors = text(&output.stderr);
     assert!(errors.contains("missing.csv") && errors.trim_end().ends_with('2'), "{errors}");
 }

@@ -10,10 +10,16 @@ fn run(arguments: &[&str]) -> Output {
     aquifer().args(arguments).output().unwrap()
 }
 
+#[test]
+fn only_a_simulated_device_has_the_memory_that_one_says() {
+    let path = shipped();
+    let output = run(&["replay", "--backend", "metal", "--device-memory", "1G", path.to_str().unwrap()]);
+    assert!(failure(&output).contains("--backend sim"), "{}", failure(&output));
+}
+
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
 mod here {
     use super::*;
-    use common::text;
     use serde_json::Value;
 
     #[test]
@@ -22,12 +28,23 @@ mod here {
         let output = run(&["replay", "--json", "--backend", "metal", path.to_str().unwrap()]);
         let row: Value = serde_json::from_str(success(&output)).unwrap();
         assert_eq!(row["backend"], "metal");
-        assert!(row["queues"].as_u64().unwrap() > 0, "streams are queues");
         let host = run(&["replay", "--json", path.to_str().unwrap()]);
         let host: Value = serde_json::from_str(success(&host)).unwrap();
         for figure in ["allocations", "peak_requested_bytes", "live_at_end_bytes"] {
             assert_eq!(row[figure], host[figure], "{figure}");
         }
+    }
+
+    #[test]
+    fn streams_are_queues_of_metal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("streams.csv");
+        let events = "0,a,1,9000000,0\n1,a,2,5000,7\n5,f,1,0,0\n6,f,2,0,7\n90,c,1,0,0\n91,c,2,0,7\n200,a,3,9000000,7\n";
+        std::fs::write(&path, format!("t_us,op,id,bytes,stream\n{events}")).unwrap();
+        let output = run(&["replay", "--json", "--backend", "metal", path.to_str().unwrap()]);
+        let row: Value = serde_json::from_str(success(&output)).unwrap();
+        assert_eq!(row["queues"], 2);
+        assert!(row["peak_quarantined_bytes"].as_u64().unwrap() >= 9_000_000, "{row}");
     }
 
     #[test]
@@ -53,7 +70,7 @@ mod here {
         assert!(failure(&output).contains("there is no Metal device"), "{}", failure(&output));
 
         let output = aquifer().arg("info").env("SOFTWARE_METAL_DEVICES", "0").output().unwrap();
-        assert!(!success(&output).contains("metal"), "{}", text(&output.stdout));
+        assert!(!success(&output).contains("metal"), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }
 

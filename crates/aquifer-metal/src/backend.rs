@@ -58,8 +58,9 @@ impl Metal {
     pub fn all() -> Result<Vec<Self>, Error> {
         autoreleasepool(|_| {
             let Some(default) = MTLCreateSystemDefaultDevice() else { return Ok(Vec::new()) };
-            let others = MTLCopyAllDevices().into_iter().filter(|device| *device != default);
-            let others: Vec<_> = others.collect();
+            let all = MTLCopyAllDevices();
+            let others = (0..all.count()).map(|index| all.objectAtIndex(index));
+            let others: Vec<_> = others.filter(|device| *device != default).collect();
             std::iter::once(default).chain(others).map(Self::new).collect()
         })
     }

@@ -204,8 +204,14 @@ impl Device {
 
     /// Metal itself gives more than it recommends, and swaps.
     fn check_working_set(&self, bytes: u64, operation: &'static str) -> Result<(), Error> {
+        let fits = |(recommended, current): (u64, u64)| current.saturating_add(bytes) <= recommended;
+        if self.options.overcommit || fits(self.working_set()) {
+            return Ok(());
+        }
+        // What was destroyed may still be there, since a residency set keeps it until it is committed.
+        self.flush_residency();
         let (recommended, current) = self.working_set();
-        if self.options.overcommit || current.saturating_add(bytes) <= recommended {
+        if fits((recommended, current)) {
             return Ok(());
         }
         let message = format!(

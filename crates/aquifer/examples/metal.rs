@@ -13,7 +13,7 @@ use software_metal as _;
 
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
 fn main() -> Result<(), aquifer::Error> {
-    use aquifer::{MemoryOptions, MetalMemoryManager};
+    use aquifer::{MemoryOptions, MetalMemoryManager, objc2_metal::MTLBuffer};
 
     let manager = MetalMemoryManager::new()?;
     println!("on {}", manager.properties().device);
@@ -24,7 +24,9 @@ fn main() -> Result<(), aquifer::Error> {
     let weights = manager.tag("weights")?;
     let tensor = manager.allocate_with(1 << 20, MemoryOptions::ZEROED.tag(weights))?;
     // What a kernel is given: the Metal buffer, and where in it the tensor begins.
-    tensor.with_block(|block, offset| println!("{:?} from byte {offset}", block.buffer()));
+    tensor.with_block(|block, offset| {
+        println!("the weights are in an MTLBuffer of {} bytes, from byte {offset}", block.buffer().length());
+    });
 
     let queue = manager.queue()?;
     let (tensor, _) = queue.upload(vec![0.5_f32; 1 << 18], tensor, 0)?.wait()?;

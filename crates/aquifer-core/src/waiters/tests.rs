@@ -247,7 +247,9 @@ fn without_fences_ticks_stand_in_for_notices() {
 struct Curious(Arc<Waiters>);
 
 impl Wake for Curious {
-    fn wake(self: Arc<Self>) {}
+    fn wake(self: Arc<Self>) {
+        drop(self);
+    }
 }
 
 impl Drop for Curious {
