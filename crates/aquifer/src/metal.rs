@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub use aquifer_metal::{
     Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressure,
-    SystemPressureSource,
+    SystemPressureSource, objc2_metal,
 };
 
 /// The manager of a Metal device's memory.
