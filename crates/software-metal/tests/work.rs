@@ -433,8 +433,8 @@ fn misuse_of_messages_is_caught() {
         // Debug builds of objc2 compare signatures.
         #[cfg(debug_assertions)]
         {
-            // SAFETY: the argument's type is wrong, which objc2 says before it sends.
             let wrong = caught(|| -> *mut objc2::runtime::AnyObject {
+                // SAFETY: the argument's type is wrong, which objc2 says before it sends.
                 unsafe { objc2::msg_send![&**device, newBufferWithLength: 5i32, options: 0usize] }
             });
             assert!(wrong.contains("expected argument at index 0"), "{wrong}");
