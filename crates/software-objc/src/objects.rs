@@ -317,7 +317,8 @@ pub(crate) struct Held(Id);
 impl Held {
     /// Nothing when the object's last release has been.
     pub(crate) fn try_new(object: Id) -> Option<Self> {
-        (object.never_dies() || object.try_hold()).then_some(Self(object))
+        // Not `then_some`, which would make a reference, and so release the object, where there is none.
+        (object.never_dies() || object.try_hold()).then(|| Self(object))
     }
 
     /// # Panics
