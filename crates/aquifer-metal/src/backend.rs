@@ -92,7 +92,7 @@ impl Metal {
 impl DefaultDevice for Metal {
     /// What `MTLCreateSystemDefaultDevice` answers.
     fn default_device() -> Result<Self, Error> {
-        let device = MTLCreateSystemDefaultDevice().ok_or_else(|| {
+        let device = autoreleasepool(|_| MTLCreateSystemDefaultDevice()).ok_or_else(|| {
             let message = "there is no Metal device: the system has no GPU that Metal drives, or shows none to this process (a \
                            virtual machine, a session without a screen, a sandbox); use the host backend, HostMemoryManager";
             Error::new(ErrorKind::Unsupported, "Metal::default_device", message)

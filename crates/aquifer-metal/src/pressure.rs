@@ -11,6 +11,7 @@ use dispatch2::{
     _dispatch_source_type_memorypressure, DispatchObject as _, DispatchQueue, DispatchRetained,
     DispatchSource, dispatch_source_memorypressure_flags_t as Flags, dispatch_source_type_t,
 };
+use objc2::rc::autoreleasepool;
 use parking_lot::Mutex;
 
 /// How short of memory the system is: the levels of Apple's `DISPATCH_SOURCE_TYPE_MEMORYPRESSURE`.
@@ -124,7 +125,8 @@ extern "C" fn notice(context: *mut c_void) {
     let source = unsafe { listener.source.as_ref() };
     let Some(level) = SystemPressure::highest(source.data()) else { return };
     listener.counts.notices.fetch_add(1, Ordering::Relaxed);
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (listener.call.lock())(level))) {
+    let call = || autoreleasepool(|_| (listener.call.lock())(level));
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
         listener.counts.panics.fetch_add(1, Ordering::Relaxed);
         // Its payload may panic when it is dropped.
         std::mem::forget(panic);

@@ -69,7 +69,7 @@ pub(crate) struct Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(residency) = &self.device.residency {
-            residency.detach(&self.raw);
+            autoreleasepool(|_| residency.detach(&self.raw));
         }
     }
 }
@@ -366,6 +366,7 @@ impl Shared {
                 }
                 shared.end(number, Ok(()));
             }
+            autoreleasepool(|_| drop(staging));
         };
         let started = std::thread::Builder::new().name("aquifer-metal".into()).spawn(work);
         match started {
