@@ -340,7 +340,8 @@ pub unsafe trait Backend: 'static {
     ///
     /// # Errors
     ///
-    /// As [`Backend::create_block`]; [`ErrorKind::Unsupported`] without the capability.
+    /// As [`Backend::create_block`]; [`ErrorKind::Unsupported`] without the capability, and for memory types that cannot be had so;
+    /// with it there is one that can.
     fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
         let _ = desc;
         Err(unsupported(self.properties(), "create_sparse_block", "has no sparse blocks"))

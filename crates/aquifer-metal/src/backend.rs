@@ -161,6 +161,7 @@ unsafe impl Backend for Metal {
         self.device.import_block(memory, memory_type_index)
     }
 
+    /// Of private memory only: nothing says that a placement sparse buffer can be shared.
     fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
         self.device.create_sparse_block(desc)
     }

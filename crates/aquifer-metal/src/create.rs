@@ -56,6 +56,10 @@ impl Device {
     pub(crate) fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
         let operation = "create_sparse_block";
         self.check(operation)?;
+        if self.storage_mode(desc.memory_type_index) != MTLStorageMode::Private {
+            let message = "sparse blocks are of private memory, which the host does not see; use that memory type";
+            return Err(Error::new(ErrorKind::Unsupported, operation, message));
+        }
         autoreleasepool(|_| {
             let bytes = to_length(desc.bytes, operation)?;
             let options = self.resource_options(desc.memory_type_index);
@@ -127,7 +131,7 @@ impl Device {
         descriptor.setStorageMode(self.storage_mode(memory_type_index));
         descriptor.setHazardTrackingMode(MTLHazardTrackingMode::Untracked);
         descriptor.setSize(placed.size);
-        if self.mapper.is_some() {
+        if self.mapper.is_some() && descriptor.storageMode() == MTLStorageMode::Private {
             descriptor.setMaxCompatiblePlacementSparsePageSize(Mapper::PAGE_SIZE);
         }
         let heap = self.raw.newHeapWithDescriptor(&descriptor)?;
