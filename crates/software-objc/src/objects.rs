@@ -107,7 +107,7 @@ impl Id {
         unsafe { self.0.cast::<Class>().as_ref() }
     }
 
-    fn never_dies(self) -> bool {
+    pub(crate) fn never_dies(self) -> bool {
         self.object().class().is_none_or(Class::has_immortal_instances)
     }
 
@@ -195,7 +195,7 @@ impl Id {
     }
 
     /// As [`try_retain`](Self::try_retain), for the runtime's own references: the thread's counts do not tell.
-    fn try_hold(self) -> bool {
+    pub(crate) fn try_hold(self) -> bool {
         // Relaxed as in any counted reference: who may raise the count has the object already, or holds a lock that the
         // last release takes too.
         let raise = |count: usize| (count > 0).then(|| count + 1);
@@ -308,42 +308,6 @@ impl Id {
             "a weak reference to an instance of {name} that is being deallocated"
         );
         false
-    }
-}
-
-/// A reference of the runtime's own, which keeps an object alive.
-pub(crate) struct Held(Id);
-
-impl Held {
-    /// Nothing when the object's last release has been.
-    pub(crate) fn try_new(object: Id) -> Option<Self> {
-        // Not `then_some`, which would make a reference, and so release the object, where there is none.
-        (object.never_dies() || object.try_hold()).then(|| Self(object))
-    }
-
-    /// # Panics
-    ///
-    /// When the object's last release has been.
-    pub(crate) fn new(object: Id) -> Self {
-        object.check_alive(Sel::named(c"retain"));
-        Self::try_new(object)
-            .unwrap_or_else(|| panic!("a {} that is being deallocated is used", object.class().name()))
-    }
-
-    pub(crate) fn id(&self) -> Id {
-        self.0
-    }
-}
-
-impl Clone for Held {
-    fn clone(&self) -> Self {
-        Self::new(self.0)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.release();
     }
 }
 

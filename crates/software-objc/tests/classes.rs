@@ -2,7 +2,6 @@
 #![cfg(not(target_vendor = "apple"))]
 
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -133,15 +132,13 @@ fn a_class_answers_what_it_consists_of() {
     assert!(class.class_method(sel!(sides)).is_some() && class.class_method(sel!(corners)).is_none());
     let size = |class: &AnyClass| class.instance_size();
     assert!(size(NSObject::class()) < size(Shape::class()) && size(Shape::class()) < size(class));
-    assert!(
-        class.conforms_to(<dyn NSObjectProtocol as objc2::ProtocolType>::protocol().expect("a protocol"))
-            == false
-    );
+    assert!(class.verify_sel::<(), u32>(sel!(corners)).is_ok());
+    assert!(class.verify_sel::<(), f32>(sel!(corners)).is_err());
 }
 
 #[test]
 fn names_that_are_not_utf_8_are_names_too() {
-    let name = CStr::from_bytes_with_nul(b"Test\xff\0").expect("a C string");
+    let name = c"Test\xff";
     assert_eq!(AnyClass::get(name), None);
     let class = ClassBuilder::new(name, NSObject::class()).expect("a new name").register();
     assert_eq!((class.name(), AnyClass::get(name)), (name, Some(class)));

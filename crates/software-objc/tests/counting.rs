@@ -107,8 +107,8 @@ fn what_a_dead_object_is_asked_panics() {
     assert_eq!(panic_of(autorelease), expected("autorelease"));
     // SAFETY: as in `release`.
     let dead: &AnyObject = unsafe { &*pointer.cast() };
-    // SAFETY: the method would have this signature.
     let message = || {
+        // SAFETY: the method would have this signature.
         let _: usize = unsafe { msg_send![dead, hash] };
     };
     assert_eq!(panic_of(message), expected("hash"));
@@ -199,7 +199,8 @@ fn a_dealloc_of_a_held_object_panics() {
 fn pools_are_popped_in_order_on_their_thread() {
     const WRONG: &str = "autorelease pool popped out of order, twice, or on another thread";
     // SAFETY: always allowed.
-    let (outer, inner) = unsafe { (ffi::objc_autoreleasePoolPush(), ffi::objc_autoreleasePoolPush()) };
+    let push = || unsafe { ffi::objc_autoreleasePoolPush() };
+    let (outer, inner) = (push(), push());
     // SAFETY: these are the mistakes that are to be found.
     let pop = |token| unsafe { ffi::objc_autoreleasePoolPop(token) };
     assert_eq!(panic_of(|| pop(outer)), WRONG);

@@ -29,10 +29,8 @@ fn a_class_conforms_to_what_it_and_its_superclasses_adopt() {
     // SAFETY: NSObject's `new` answers an object of the class.
     let object: objc2::rc::Retained<NSObject> = unsafe { objc2::msg_send![child, new] };
     // SAFETY: the method has this signature.
-    assert!(
-        unsafe { objc2::msg_send![&object, conformsToProtocol: base] },
-        "the method looks at superclasses"
-    );
+    let conforms: bool = unsafe { objc2::msg_send![&object, conformsToProtocol: base] };
+    assert!(conforms, "the method looks at superclasses");
 }
 
 #[test]

@@ -41,10 +41,9 @@ fn a_moved_weak_variable_still_becomes_nil() {
     let pointer = Retained::as_ptr(&object).cast_mut().cast::<AnyObject>();
     let (mut from, mut to) = (std::ptr::null_mut(), std::ptr::null_mut());
     // SAFETY: the variables stay where they are until they are destroyed.
-    unsafe {
-        ffi::objc_initWeak(&mut from, pointer);
-        ffi::objc_moveWeak(&mut to, &mut from);
-    }
+    unsafe { ffi::objc_initWeak(&mut from, pointer) };
+    // SAFETY: as above.
+    unsafe { ffi::objc_moveWeak(&mut to, &mut from) };
     assert!(from.is_null() && to == pointer);
     drop(object);
     assert!(to.is_null());

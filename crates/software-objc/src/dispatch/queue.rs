@@ -13,7 +13,8 @@ use super::work::{Context, Function, Work, call_block, call_function, run, start
 use crate::Sel;
 use crate::blocks::Block;
 use crate::classes::Class;
-use crate::objects::{Held, Id};
+use crate::held::Held;
+use crate::objects::Id;
 use crate::text::Text;
 
 /// The class of serial queues.

@@ -11,7 +11,8 @@ use super::work::{Context, Function, call_function};
 use crate::Sel;
 use crate::blocks::{Block, HeldBlock};
 use crate::classes::Class;
-use crate::objects::{Held, Id};
+use crate::held::Held;
+use crate::objects::Id;
 
 /// How short of memory the system is, by the values of dispatch/source.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

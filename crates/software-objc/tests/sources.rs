@@ -1,59 +1,24 @@
-//! Queues and memory pressure sources, as a client uses them by dispatch2.
+//! Memory pressure sources, as a client uses them by dispatch2.
 //!
-//! Memory pressure and the numbers of live queues and sources are the process's, so these tests take turns.
+//! Memory pressure and the numbers of live sources, queues and blocks are the process's, so these tests take turns.
 #![cfg(not(target_vendor = "apple"))]
 
 use std::ffi::c_void;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use block2::RcBlock;
-use dispatch2::{
-    DispatchObject, DispatchQoS, DispatchQueue, DispatchQueueAttr, DispatchRetained, DispatchSource,
-    GlobalQueueIdentifier, dispatch_source_type_t,
-};
-use objc2::rc::{Retained, Weak};
+use dispatch2::{DispatchObject, DispatchQueue, DispatchRetained, DispatchSource, dispatch_source_type_t};
 use software_objc::dispatch::MemoryPressure::{Critical, Normal, Warn};
-use software_objc::dispatch::{live_queues, live_sources, raise_memory_pressure, wait_until_idle};
-use software_objc::live_blocks;
+use software_objc::dispatch::{live_sources, raise_memory_pressure, wait_until_idle};
 
 mod common;
+#[path = "common/turn.rs"]
+mod turn;
 use common::panic_of;
-
-/// One test's turn. At its end nothing of the test is left.
-struct Turn {
-    _turn: MutexGuard<'static, ()>,
-    /// What was alive at its start: another test's misuse may have left something.
-    alive: [usize; 3],
-}
-
-fn alive() -> [usize; 3] {
-    wait_until_idle();
-    [live_queues(), live_sources(), live_blocks()]
-}
-
-fn turn() -> Turn {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Turn { _turn: turn, alive: alive() }
-}
-
-impl Turn {
-    fn end(self) {
-        assert_eq!(alive(), self.alive);
-    }
-}
-
-fn serial() -> DispatchRetained<DispatchQueue> {
-    DispatchQueue::new("test.serial", DispatchQueueAttr::SERIAL)
-}
-
-fn global() -> DispatchRetained<DispatchQueue> {
-    DispatchQueue::global_queue(GlobalQueueIdentifier::QualityOfService(DispatchQoS::Default))
-}
+use turn::{Raw, all, serial, turn};
 
 fn memory_pressure() -> dispatch_source_type_t {
     (&raw const dispatch2::_dispatch_source_type_memorypressure).cast_mut()
@@ -80,168 +45,6 @@ fn send_cancellation(source: &DispatchSource, cancelled: Sender<()>) {
     let handler = RcBlock::new(move || cancelled.send(()).expect("the test listens"));
     // SAFETY: as in `send_events`.
     unsafe { source.set_cancel_handler_with_block(RcBlock::as_ptr(&handler)) };
-}
-
-fn all<T>(receiver: &Receiver<T>) -> Vec<T> {
-    receiver.try_iter().collect()
-}
-
-#[test]
-fn a_serial_queue_runs_all_in_order_one_at_a_time() {
-    let turn = turn();
-    let queue = serial();
-    let (sender, receiver) = channel();
-    let busy = Arc::new(AtomicBool::new(false));
-    for number in 0..200 {
-        let (sender, busy) = (sender.clone(), busy.clone());
-        queue.exec_async(move || {
-            assert!(!busy.swap(true, SeqCst));
-            sender.send(number).expect("the test listens");
-            busy.store(false, SeqCst);
-        });
-        if number % 50 == 0 {
-            wait_until_idle(); // The next piece starts the queue's thread anew.
-        }
-    }
-    drop(queue);
-    assert!(receiver.iter().take(200).eq(0..200));
-    turn.end();
-}
-
-#[test]
-fn sync_waits_for_its_turn_and_runs_here() {
-    let turn = turn();
-    let queue = serial();
-    let before = Arc::new(AtomicUsize::new(0));
-    for _ in 0..10 {
-        let before = before.clone();
-        queue.exec_async(move || _ = before.fetch_add(1, SeqCst));
-    }
-    let here = thread::current().id();
-    queue.exec_sync(|| {
-        assert_eq!((before.load(SeqCst), thread::current().id()), (10, here));
-        // SAFETY: null asks for the current queue's label, which lives as long as the queue.
-        let label = unsafe { std::ffi::CStr::from_ptr(DispatchQueue::label(None).as_ptr()) };
-        assert_eq!(label, c"test.serial");
-        global().exec_sync(|| assert_eq!(thread::current().id(), here));
-    });
-    drop(queue);
-    turn.end();
-}
-
-#[test]
-fn a_global_queue_runs_pieces_at_the_same_time() {
-    let turn = turn();
-    let queue = global();
-    let (to_second, from_first) = channel();
-    let (to_first, from_second) = channel();
-    let (done, is_done) = channel();
-    let second_done = done.clone();
-    queue.exec_async(move || {
-        to_second.send(()).expect("the second one waits");
-        from_second.recv().expect("the second one answers");
-        done.send(()).expect("the test listens");
-    });
-    queue.exec_async(move || {
-        from_first.recv().expect("the first one sends");
-        to_first.send(()).expect("the first one waits");
-        second_done.send(()).expect("the test listens");
-    });
-    assert_eq!(is_done.iter().count(), 2);
-    assert_eq!(Retained::from(global()), Retained::from(queue), "there is one of a quality");
-    turn.end();
-}
-
-#[test]
-fn a_suspended_queue_keeps_its_work() {
-    let turn = turn();
-    let queue = serial();
-    let (sender, receiver) = channel();
-    queue.suspend();
-    queue.suspend();
-    queue.exec_async(move || sender.send(1).expect("the test listens"));
-    queue.resume();
-    wait_until_idle();
-    assert_eq!(all(&receiver), []);
-    queue.resume();
-    assert_eq!(receiver.recv(), Ok(1));
-    assert!(panic_of(|| queue.resume_unbalanced()).contains("is not suspended"));
-    drop(queue);
-    turn.end();
-}
-
-/// Calls that dispatch2 makes through functions which can't unwind.
-trait Raw {
-    fn resume_unbalanced(&self);
-    fn release_last(self);
-}
-
-unsafe extern "C-unwind" {
-    #[link_name = "dispatch_resume"]
-    fn resume(object: *const c_void);
-    #[link_name = "dispatch_release"]
-    fn release(object: *const c_void);
-    #[link_name = "dispatch_sync"]
-    fn sync(queue: *const c_void, block: *const c_void);
-}
-
-impl<T: DispatchObject> Raw for DispatchRetained<T> {
-    fn resume_unbalanced(&self) {
-        // SAFETY: the object is alive; this is the mistake that is to be found.
-        unsafe { resume(DispatchRetained::as_ptr(self).as_ptr().cast()) };
-    }
-
-    fn release_last(self) {
-        // SAFETY: this gives the reference up.
-        unsafe { release(DispatchRetained::into_raw(self).as_ptr().cast()) };
-    }
-}
-
-#[test]
-fn a_queue_lives_until_its_work_is_done_and_then_is_finalized() {
-    let turn = turn();
-    let queue = serial();
-    let weak = Weak::from_retained(&Retained::from(queue.clone()));
-    let (finalized, is_finalized) = channel();
-    queue.set_finalizer(move || finalized.send(()).expect("the test listens"));
-    let (go, may_go) = channel::<()>();
-    queue.exec_async(move || may_go.recv().expect("the test sends"));
-    drop(queue);
-    assert!(weak.load().is_some() && live_queues() == 1);
-    go.send(()).expect("the work waits");
-    assert_eq!(is_finalized.recv(), Ok(()));
-    assert!(weak.load().is_none());
-    turn.end();
-}
-
-#[test]
-fn a_queue_released_while_suspended_panics() {
-    let turn = turn();
-    let queue = serial();
-    queue.suspend();
-    let raw = DispatchRetained::as_ptr(&queue).as_ptr().cast::<c_void>();
-    assert!(panic_of(|| queue.release_last()).contains("released while suspended"));
-    // SAFETY: this is one release too many, which is to be found.
-    assert!(panic_of(|| unsafe { release(raw) }).starts_with("-[OS_dispatch_queue release]: over-release"));
-    assert_eq!(live_queues(), turn.alive[0] + 1, "the panic has come before its end");
-}
-
-#[test]
-fn sync_on_the_own_queue_panics() {
-    let turn = turn();
-    let queue = serial();
-    let (sender, receiver) = channel();
-    let own = queue.clone();
-    queue.exec_async(move || {
-        let block = RcBlock::new(|| {});
-        let (queue, block) = (DispatchRetained::as_ptr(&own).as_ptr().cast(), RcBlock::as_ptr(&block));
-        // SAFETY: both are alive; this is the mistake that is to be found.
-        let message = panic_of(|| unsafe { sync(queue, block.cast()) });
-        sender.send(message).expect("the test listens");
-    });
-    assert!(receiver.recv().expect("a message").contains("it would wait for itself"));
-    drop(queue);
-    turn.end();
 }
 
 #[test]
@@ -476,6 +279,7 @@ fn sources_come_and_go_while_memory_is_short() {
                 raise_memory_pressure(Warn);
             }
         });
+        let _done = SetAtEnd(&done);
         for _ in 0..100 {
             let queue = serial();
             let source = source(7, Some(&queue));
@@ -487,7 +291,15 @@ fn sources_come_and_go_while_memory_is_short() {
             // Its end of the channel goes with the handler.
             assert!(received.iter().all(|event| event == 2));
         }
-        done.store(true, SeqCst);
     });
     turn.end();
+}
+
+/// Ends the other thread however the test ends.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
