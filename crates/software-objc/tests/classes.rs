@@ -198,7 +198,7 @@ fn threads_that_use_a_slot_at_once_all_find_it_defined() {
             });
         }
     });
-    assert!(std::ptr::addr_eq(Linked::class(), &IN_SLOT));
+    assert!(std::ptr::addr_eq(InSlot::class(), &IN_SLOT));
     assert!(std::ptr::eq(Linked::class(), InSlot::class()));
     assert_eq!(AnyClass::get(c"TestSlot"), Some(Linked::class()));
 }

@@ -73,6 +73,25 @@ fn sync_waits_for_its_turn_and_runs_here() {
 }
 
 #[test]
+fn a_submitted_block_is_copied_and_released_after_its_call() {
+    let turn = turn();
+    let queue = serial();
+    let (sender, receiver) = channel();
+    let block = RcBlock::new(move || sender.send(thread::current().id()).expect("the test listens"));
+    for _ in 0..2 {
+        // SAFETY: the block is copied; its captures may go to another thread.
+        unsafe { queue.exec_async_with_block(RcBlock::as_ptr(&block)) };
+    }
+    drop(block);
+    assert!(
+        receiver.iter().all(|id| id != thread::current().id()),
+        "it ends when the block's captures are dropped"
+    );
+    drop(queue);
+    turn.end();
+}
+
+#[test]
 fn a_global_queue_runs_pieces_at_the_same_time() {
     let turn = turn();
     let queue = global();

@@ -2,7 +2,7 @@
 
 use std::ffi::c_char;
 
-use super::{Class, Imp, Ivar, Method};
+use super::{Class, Ivar, Method};
 use crate::messages::find_method;
 use crate::objects::Id;
 use crate::protocols::Protocol;
@@ -98,9 +98,4 @@ extern "C-unwind" fn method_getName(method: &'static Method) -> Sel {
 #[unsafe(no_mangle)]
 extern "C-unwind" fn method_getTypeEncoding(method: &'static Method) -> *const c_char {
     method.types.as_ptr()
-}
-
-#[unsafe(no_mangle)]
-extern "C-unwind" fn method_getImplementation(method: &'static Method) -> Imp {
-    method.imp
 }
