@@ -24,6 +24,8 @@ address_flags="-Zsanitizer=address -Cforce-frame-pointers=yes --cfg=rustix_use_l
 run_tests() {
     local arguments=(--target "$host" --target-dir "target/$sanitizer")
     arguments+=("${packages[@]/#/--package=}" --lib --tests)
+    # Whatever packages are asked for, their dependencies have the same features, so that ci/asan and ci/metal share what they build.
+    arguments+=(-Z feature-unification --config 'resolver.feature-unification="workspace"')
     # One test spends the process's last mapping; the sanitizer's own memory is mapped too, and it dies without.
     local skipped=(--skip a_refused_block_comes_back_whole_and_nothing_is_lost)
     # An explicit target keeps build scripts and procedural macros out of it. Lines are kept for readable reports.
