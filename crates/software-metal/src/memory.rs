@@ -151,6 +151,14 @@ impl Memory {
         }
     }
 
+    /// The size of that allocation, in bytes.
+    pub(crate) fn allocation_bytes(&self) -> usize {
+        match &self.place {
+            Place::Heap { heap, .. } => heap.charge.bytes(),
+            _ => self.allocated_size(),
+        }
+    }
+
     /// Whether neither it nor its heap is volatile or empty.
     pub(crate) fn is_usable(&self) -> bool {
         match &self.place {

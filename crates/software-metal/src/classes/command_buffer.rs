@@ -5,11 +5,11 @@ use super::event::event_of;
 use super::fence::Fence;
 use super::foundation::command_buffer_error;
 use super::queue::{Attached, CommandQueue, PlaceOfOne};
-use super::{Device, Handle, Label, Proto, make};
+use super::{Device, Label, Proto, make};
 use crate::census::{Counted, Kind};
 use crate::event::Event;
 use crate::faults::Call;
-use crate::work::{Command, Failure, Job, Pass, Step, Task};
+use crate::work::{Command, Failure};
 use block2::{DynBlock, RcBlock};
 use objc2::rc::Retained;
 use objc2::runtime::{AnyObject, NSObjectProtocol};
@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 type Handler = DynBlock<dyn Fn(NonNull<Proto<dyn MTLCommandBuffer>>)>;
-type KeptHandler = RcBlock<dyn Fn(NonNull<Proto<dyn MTLCommandBuffer>>)>;
+pub(super) type KeptHandler = RcBlock<dyn Fn(NonNull<Proto<dyn MTLCommandBuffer>>)>;
 
 /// What one encoder encoded, as long as the command buffer is not committed.
 #[derive(Default)]
@@ -34,37 +34,41 @@ pub(super) struct Encoded {
     pub(super) updates: Vec<Retained<Fence>>,
 }
 
-enum Encoding {
+/// What is encoded, in order.
+pub(super) enum Encoding {
     Pass(Encoded),
     Signal(Arc<Event>, u64),
     Wait(Arc<Event>, u64),
 }
 
-struct Inner {
-    status: MTLCommandBufferStatus,
+/// What changes of a command buffer.
+pub(super) struct Inner {
+    pub(super) status: MTLCommandBufferStatus,
     /// Handlers are through, so that nobody needs to wait any more.
-    is_over: bool,
+    pub(super) is_over: bool,
+    /// The scheduled handlers are through.
+    pub(super) is_scheduled: bool,
     has_open_encoder: bool,
     /// The place in the queue that `enqueue` took.
     ticket: Option<u64>,
     encoded: Vec<Encoding>,
     /// What the command buffer references, if it does.
-    kept: Vec<Retained<AnyObject>>,
-    on_scheduled: Vec<KeptHandler>,
-    on_completed: Vec<KeptHandler>,
-    failure: Option<Failure>,
-    place: Option<PlaceOfOne>,
+    pub(super) kept: Vec<Retained<AnyObject>>,
+    pub(super) on_scheduled: Vec<KeptHandler>,
+    pub(super) on_completed: Vec<KeptHandler>,
+    pub(super) failure: Option<Failure>,
+    pub(super) place: Option<PlaceOfOne>,
 }
 
 pub(crate) struct CommandBufferIvars {
     label: Label,
     retains_references: bool,
-    residency_sets: Attached,
+    pub(super) residency_sets: Attached,
     inner: Mutex<Inner>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// Held while scheduled handlers run, so that completed ones come after.
-    scheduling: Mutex<()>,
-    queue: Retained<CommandQueue>,
+    pub(super) scheduling: Mutex<()>,
+    pub(super) queue: Retained<CommandQueue>,
     _counted: Counted,
 }
 
@@ -192,7 +196,7 @@ define_class!(
 
         #[unsafe(method(waitUntilScheduled))]
         fn wait_until_scheduled(&self) {
-            self.wait_for(|inner| inner.status >= MTLCommandBufferStatus::Scheduled);
+            self.wait_for(|inner| inner.is_scheduled);
         }
 
         #[unsafe(method(waitUntilCompleted))]
@@ -207,6 +211,7 @@ impl CommandBuffer {
         let inner = Inner {
             status: MTLCommandBufferStatus::NotEnqueued,
             is_over: false,
+            is_scheduled: false,
             has_open_encoder: false,
             ticket: None,
             encoded: Vec::new(),
@@ -232,7 +237,7 @@ impl CommandBuffer {
         self.ivars().queue.device()
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.ivars().inner.lock()
     }
 
@@ -291,91 +296,5 @@ impl CommandBuffer {
         while !reached(&inner) {
             self.ivars().changed.wait(&mut inner);
         }
-    }
-
-    /// What the queue's thread gets to do.
-    fn job(&self, encoded: Vec<Encoding>, has_scheduled: bool) -> Job {
-        let steps = encoded.into_iter().map(|encoding| match encoding {
-            Encoding::Signal(event, value) => Step::Signal(event, value),
-            Encoding::Wait(event, value) => Step::Wait(event, value),
-            Encoding::Pass(encoded) => Step::Pass(self.pass(encoded)),
-        });
-        let steps = steps.collect();
-        let (first, last) = (Handle(self.retain()), Handle(self.retain()));
-        Job {
-            steps,
-            fails: self.device().state().faults.next_command_buffer_fails(),
-            begin: Some(Box::new(move || {
-                first.get().set_status(MTLCommandBufferStatus::Scheduled);
-                has_scheduled.then(|| Box::new(move || first.get().call_scheduled()) as Task)
-            })),
-            end: Box::new(move |outcome| {
-                last.get().finish(outcome);
-                Box::new(move || last.get().call_completed())
-            }),
-        }
-    }
-
-    fn pass(&self, encoded: Encoded) -> Pass {
-        let Encoded { commands, waits_for, updates } = encoded;
-        let over = Arc::new(Event::default());
-        let waits_for = waits_for.iter().filter_map(|fence| fence.last_update()).collect();
-        updates.iter().for_each(|fence| fence.update(&over));
-        let mut attached = self.ivars().queue.residency_sets().committed();
-        attached.extend(self.ivars().residency_sets.committed());
-        for memory in
-            commands.iter().flat_map(Command::targets).filter_map(|(target, _)| target.memory().ok())
-        {
-            assert!(
-                memory.is_usable(),
-                "a resource referenced in a command buffer is in volatile or empty purgeable state at commit"
-            );
-            self.device().state().residency.count_use(memory.allocation_id(), &attached);
-        }
-        Pass::new(commands, waits_for, over)
-    }
-
-    fn set_status(&self, status: MTLCommandBufferStatus) {
-        self.inner().status = status;
-        self.ivars().changed.notify_all();
-    }
-
-    fn finish(&self, outcome: Result<(), Failure>) {
-        let mut inner = self.inner();
-        inner.status =
-            if outcome.is_ok() { MTLCommandBufferStatus::Completed } else { MTLCommandBufferStatus::Error };
-        inner.failure = outcome.err();
-        let place = inner.place.take();
-        drop(inner);
-        drop(place);
-        self.ivars().changed.notify_all();
-    }
-
-    fn call(&self, handlers: Vec<KeptHandler>) {
-        let this: NonNull<Proto<dyn MTLCommandBuffer>> = NonNull::from(Proto::from_ref(self));
-        handlers.iter().for_each(|handler| handler.call((this,)));
-    }
-
-    fn call_scheduled(&self) {
-        let _first = self.ivars().scheduling.lock();
-        let handlers = std::mem::take(&mut self.inner().on_scheduled);
-        self.call(handlers);
-    }
-
-    /// Calls the handlers, and lets go of everything before those who wait go on, even if a handler panics.
-    fn call_completed(&self) {
-        struct Over<'a>(&'a CommandBuffer);
-        impl Drop for Over<'_> {
-            fn drop(&mut self) {
-                let kept = std::mem::take(&mut self.0.inner().kept);
-                drop(kept);
-                self.0.inner().is_over = true;
-                self.0.ivars().changed.notify_all();
-            }
-        }
-        let _over = Over(self);
-        self.call_scheduled();
-        let handlers = std::mem::take(&mut self.inner().on_completed);
-        self.call(handlers);
     }
 }

@@ -1,9 +1,11 @@
 //! The Objective-C classes, one file a family.
 
+mod allocate;
 mod array;
 mod blit;
 mod buffer;
 mod command_buffer;
+mod commit;
 mod descriptors;
 mod device;
 mod event;

@@ -98,7 +98,7 @@ define_class!(
 
         #[unsafe(method(containsAllocation:))]
         fn contains(&self, allocation: &Allocation) -> bool {
-            let id = self.id_of(allocation);
+            let id = self.key(allocation).0;
             self.ivars().staged.lock().present.contains_key(&id)
         }
 
@@ -162,29 +162,29 @@ impl ResidencySet {
     }
 
     fn stage(&self, allocation: &Allocation) {
-        let id = self.id_of(allocation);
+        let id = self.key(allocation).0;
         self.ivars().staged.lock().present.insert(id, allocation.retain());
     }
 
     fn unstage(&self, allocation: &Allocation) {
-        let id = self.id_of(allocation);
+        let id = self.key(allocation).0;
         let mut staged = self.ivars().staged.lock();
         if let Some(allocation) = staged.present.remove(&id) {
             staged.removed.push(allocation);
         }
     }
 
-    /// Which heap or buffer it is. One of another device is the client's error.
-    fn id_of(&self, allocation: &Allocation) -> u64 {
+    /// Which allocation it is, and its size in bytes: a buffer on a heap stands for the heap. One of another device is the client's error.
+    fn key(&self, allocation: &Allocation) -> (u64, u64) {
         let any: &AnyObject = allocation.as_ref();
-        let (device, id) = if any.class() == Heap::class() {
+        let (device, id, bytes) = if any.class() == Heap::class() {
             let heap = down::<Heap, _>(allocation);
-            (heap.device(), heap.memory().id)
+            (heap.device(), heap.memory().id, heap.memory().charge.bytes())
         } else {
             let buffer = down::<Buffer, _>(allocation);
-            (buffer.device(), buffer.memory().id)
+            (buffer.device(), buffer.memory().allocation_id(), buffer.memory().allocation_bytes())
         };
         assert!(std::ptr::eq(device, self.device()), "an allocation of another device in a residency set");
-        id
+        (id, bytes as u64)
     }
 }

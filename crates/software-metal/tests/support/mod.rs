@@ -78,3 +78,7 @@ pub(crate) fn complete(commands: &CommandBuffer) {
     commands.waitUntilCompleted();
     assert_eq!(commands.status(), MTLCommandBufferStatus::Completed, "{:?}", commands.error());
 }
+
+pub(crate) fn event_of(shared: &ProtocolObject<dyn MTLSharedEvent>) -> &ProtocolObject<dyn MTLEvent> {
+    ProtocolObject::from_ref(shared)
+}

@@ -10,7 +10,7 @@ use objc2_metal::{
 };
 use std::ptr::NonNull;
 
-pub(super) const CHECKS: [Check; 7] = [
+pub(super) const CHECKS: [Check; 8] = [
     Check {
         number: 60,
         guess: "a residency set counts what is staged and measures what is committed",
@@ -34,6 +34,7 @@ pub(super) const CHECKS: [Check; 7] = [
         run: mapped,
     },
     Check { number: 66, guess: "mapping tiles adds no reference to their heap", run: unreferenced },
+    Check { number: 69, guess: "in a residency set a buffer on a heap stands for the heap", run: on_heap },
 ];
 
 const TILE: usize = 16 << 10;
@@ -211,4 +212,20 @@ fn unreferenced(device: &Device) -> Verdict {
         Some(with - before)
     };
     made(counts().map(|more| compare(more, 0)))
+}
+
+fn on_heap(device: &Device) -> Verdict {
+    with_set(device, |set, _| {
+        let counts = || {
+            let heap = heap(device, 1 << 16, MTLHeapType::Automatic)?;
+            let (one, two) = (
+                heap.newBufferWithLength_options(256, PRIVATE)?,
+                heap.newBufferWithLength_options(256, PRIVATE)?,
+            );
+            [&one, &two].iter().for_each(|buffer| set.addAllocation(allocation(buffer)));
+            set.commit();
+            Some((set.allocationCount(), set.allocatedSize()))
+        };
+        made(counts().map(|counts| compare(counts, (1, 1 << 16))))
+    })
 }
