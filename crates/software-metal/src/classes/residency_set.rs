@@ -116,10 +116,8 @@ define_class!(
         fn commit(&self) {
             let (removed, committed) = {
                 let mut staged = self.ivars().staged.lock();
-                let bytes = |(id, allocation): (&u64, &Retained<Allocation>)| {
-                    (*id, allocation.allocatedSize() as u64)
-                };
-                (std::mem::take(&mut staged.removed), staged.present.iter().map(bytes).collect())
+                let committed = staged.present.values().map(|allocation| self.key(allocation)).collect();
+                (std::mem::take(&mut staged.removed), committed)
             };
             self.ivars().committed.replace(committed);
             self.device().state().residency.count_commit();
