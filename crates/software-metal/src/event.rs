@@ -86,8 +86,5 @@ impl Event {
 
 fn call_listener(value: u64, listener: Listener) {
     let call = move || objc2::rc::autoreleasepool(|_| listener(value));
-    std::thread::Builder::new()
-        .name("software-metal-listener".into())
-        .spawn(call)
-        .expect("a thread for a listener");
+    std::thread::Builder::new().name("metal-listener".into()).spawn(call).expect("a thread for a listener");
 }

@@ -53,10 +53,10 @@ impl Lane {
             workers: AtomicUsize::new(1),
         });
         state.faults.gates().attach(&lane.bell);
-        spawn("software-metal-queue", &lane, move |lane| lane.work(seed));
+        spawn("metal-queue", &lane, move |lane| lane.work(seed));
         for nth in 0..if seed.is_some() { HANDLER_THREADS } else { 1 } {
             let random = seed.map(|seed| Random::new(seed ^ (nth as u64 + 1)));
-            spawn("software-metal-handler", &lane, move |lane| lane.handle(random));
+            spawn("metal-handler", &lane, move |lane| lane.handle(random));
         }
         lane
     }

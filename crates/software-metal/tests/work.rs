@@ -252,6 +252,8 @@ fn misuse_of_command_buffers_is_caught() {
             std::panic::resume_unwind(panic.unwrap_err());
         });
         assert_eq!(open, "commit with an open encoder");
+        let abandoned = caught(|| drop(queue.commandBuffer().unwrap().blitCommandEncoder()));
+        assert_eq!(abandoned, "an encoder was deallocated without endEncoding");
         let outside = |offset, len| {
             caught(|| {
                 let commands = queue.commandBuffer().unwrap();
