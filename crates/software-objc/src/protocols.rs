@@ -89,6 +89,10 @@ impl Protocol {
 
 #[unsafe(no_mangle)]
 extern "C-unwind" fn objc_getProtocol(name: Text) -> Option<&'static Protocol> {
+    // The one protocol that comes with the runtime is made with the class of its name.
+    if name.as_c_str() == c"NSObject" {
+        NS_OBJECT.define();
+    }
     PROTOCOLS.read().get(name.as_c_str()).copied()
 }
 
