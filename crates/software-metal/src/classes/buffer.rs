@@ -26,7 +26,7 @@ pub(super) type Deallocator = RcBlock<dyn Fn(NonNull<c_void>, usize)>;
 pub(super) enum Source {
     Device,
     Foreign(Option<Deallocator>),
-    Heap { heap: Retained<Heap>, offset: usize },
+    Heap { heap: Retained<Heap>, part: u64, offset: usize },
     Remote(Retained<Buffer>),
 }
 
@@ -47,7 +47,7 @@ impl Drop for BufferIvars {
             Source::Foreign(Some(deallocator)) => {
                 deallocator.call((self.memory.address().cast(), self.memory.len))
             }
-            Source::Heap { heap, .. } => heap.give_back(self.memory.id),
+            Source::Heap { heap, part, .. } => heap.give_back(*part),
             Source::Device | Source::Foreign(None) | Source::Remote(_) => {}
         }
     }
@@ -126,18 +126,18 @@ define_class!(
         #[unsafe(method(heapOffset))]
         fn heap_offset(&self) -> usize {
             match &self.ivars().source {
-                Source::Heap { heap, offset } if heap.kind() == MTLHeapType::Placement => *offset,
+                Source::Heap { heap, offset, .. } if heap.kind() == MTLHeapType::Placement => *offset,
                 _ => 0,
             }
         }
 
         #[unsafe(method(makeAliasable))]
         fn make_aliasable(&self) {
-            let Source::Heap { heap, .. } = &self.ivars().source else {
+            let Source::Heap { heap, part, .. } = &self.ivars().source else {
                 panic!("makeAliasable of a resource that is not on a heap")
             };
             self.ivars().is_aliasable.store(true, Ordering::SeqCst);
-            heap.give_back(self.memory().id);
+            heap.give_back(*part);
         }
 
         #[unsafe(method(isAliasable))]

@@ -5,7 +5,7 @@ use super::descriptors::HeapDescriptor;
 use super::{Device, Label, Proto, hazard_tracking_mode, make, storage_mode, with_hazard_tracking};
 use crate::census::{Counted, Kind};
 use crate::faults::Call;
-use crate::memory::{HeapMemory, Place};
+use crate::memory::{HeapMemory, Place, next_id};
 use objc2::rc::Retained;
 use objc2::runtime::NSObjectProtocol;
 use objc2::{DefinedClass, Message, define_class};
@@ -15,18 +15,14 @@ use objc2_metal::{
     MTLPurgeableState, MTLResourceOptions, MTLStorageMode,
 };
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What buffers on heaps are aligned to, and their sizes rounded up to, in bytes.
 pub(super) const HEAP_ALIGN: usize = 256;
 
-/// A part of a heap that a buffer has.
-struct Used {
-    /// The id of the buffer's memory; 0 until it is made.
-    id: u64,
-    offset: usize,
-    len: usize,
-}
+/// The parts of a heap that buffers have, by the part's number: offset and size in bytes.
+type Used = BTreeMap<u64, (usize, usize)>;
 
 pub(crate) struct HeapIvars {
     label: Label,
@@ -34,7 +30,7 @@ pub(crate) struct HeapIvars {
     options: MTLResourceOptions,
     /// The largest page of sparse buffers that may be mapped to it, in bytes; 0: none may.
     sparse_page_bytes: usize,
-    used: Mutex<Vec<Used>>,
+    used: Mutex<Used>,
     memory: Arc<HeapMemory>,
     device: Retained<Device>,
     _counted: Counted,
@@ -98,7 +94,7 @@ define_class!(
 
         #[unsafe(method(usedSize))]
         fn used_size(&self) -> usize {
-            self.ivars().used.lock().iter().map(|used| used.len).sum()
+            self.ivars().used.lock().values().map(|(_, len)| len).sum()
         }
 
         #[unsafe(method(currentAllocatedSize))]
@@ -144,8 +140,8 @@ define_class!(
 );
 
 /// The gaps between used parts, aligned, with their sizes in bytes.
-fn gaps(used: &[Used], end: usize, align: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut parts: Vec<_> = used.iter().map(|used| (used.offset, used.len)).collect();
+fn gaps(used: &Used, end: usize, align: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut parts: Vec<_> = used.values().copied().collect();
     parts.sort_unstable();
     parts.push((end, 0));
     let mut free_from = 0usize;
@@ -207,9 +203,9 @@ impl Heap {
         self.ivars().sparse_page_bytes
     }
 
-    /// The buffer with this memory is gone or may be aliased.
-    pub(super) fn give_back(&self, id: u64) {
-        self.ivars().used.lock().retain(|used| used.id != id);
+    /// The buffer that had this part is gone or may be aliased.
+    pub(super) fn give_back(&self, part: u64) {
+        self.ivars().used.lock().remove(&part);
     }
 
     fn check(&self, len: usize, options: MTLResourceOptions) {
@@ -232,13 +228,12 @@ impl Heap {
             return None;
         }
         let need = len.checked_next_multiple_of(HEAP_ALIGN)?;
-        let offset = {
-            let mut used = self.ivars().used.lock();
-            let (offset, _) = gaps(&used, self.memory().len, HEAP_ALIGN).find(|(_, gap)| *gap >= need)?;
-            used.push(Used { id: 0, offset, len: need });
-            offset
-        };
-        self.place(offset, len, options)
+        let mut used = self.ivars().used.lock();
+        let (offset, _) = gaps(&used, self.memory().len, HEAP_ALIGN).find(|(_, gap)| *gap >= need)?;
+        let part = next_id();
+        used.insert(part, (offset, need));
+        drop(used);
+        self.place(part, offset, len, options)
     }
 
     fn new_placed(&self, len: usize, options: MTLResourceOptions, offset: usize) -> Option<Retained<Buffer>> {
@@ -259,8 +254,9 @@ impl Heap {
         if self.refuses(len) {
             return None;
         }
-        self.ivars().used.lock().push(Used { id: 0, offset, len: len.next_multiple_of(HEAP_ALIGN) });
-        self.place(offset, len, options)
+        let part = next_id();
+        self.ivars().used.lock().insert(part, (offset, len.next_multiple_of(HEAP_ALIGN)));
+        self.place(part, offset, len, options)
     }
 
     fn refuses(&self, len: usize) -> bool {
@@ -268,17 +264,19 @@ impl Heap {
         state.faults.refuses(Call::NewBufferOnHeap) || len as u64 > state.desc.max_buffer_bytes
     }
 
-    /// Makes the buffer whose part, as yet without an id, is noted at `offset`.
-    fn place(&self, offset: usize, len: usize, options: MTLResourceOptions) -> Option<Retained<Buffer>> {
+    /// Makes the buffer that has a part, or gives the part back.
+    fn place(
+        &self,
+        part: u64,
+        offset: usize,
+        len: usize,
+        options: MTLResourceOptions,
+    ) -> Option<Retained<Buffer>> {
         let place = || Some(Place::Heap { heap: Arc::clone(self.memory()), offset });
-        let buffer =
-            Buffer::new(self.device(), options, len, place, Source::Heap { heap: self.retain(), offset });
-        let mut used = self.ivars().used.lock();
-        let at =
-            used.iter().position(|used| used.id == 0 && used.offset == offset).expect("the part was noted");
-        match &buffer {
-            Some(buffer) => used[at].id = buffer.memory().id,
-            None => drop(used.swap_remove(at)),
+        let source = Source::Heap { heap: self.retain(), part, offset };
+        let buffer = Buffer::new(self.device(), options, len, place, source);
+        if buffer.is_none() {
+            self.give_back(part);
         }
         buffer
     }
