@@ -2,20 +2,22 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub(crate) mod blocks;
+
 use aquifer_metal::{Metal, MetalOptions};
 
 #[cfg(not(target_vendor = "apple"))]
-pub use software::*;
+pub(crate) use software::*;
 
 #[cfg(target_vendor = "apple")]
-pub fn metal() -> Metal {
+pub(crate) fn metal() -> Metal {
     use aquifer_backend::DefaultDevice as _;
     Metal::default_device().expect("a Mac with a Metal device")
 }
 
 /// What a test leaves behind on the system's device cannot be counted.
 #[cfg(target_vendor = "apple")]
-pub fn assert_nothing_is_left() {}
+pub(crate) fn assert_nothing_is_left() {}
 
 #[cfg(not(target_vendor = "apple"))]
 mod software {
@@ -29,28 +31,28 @@ mod software {
     }
 
     /// A device of the test's own.
-    pub fn device(desc: DeviceDesc) -> SoftwareDevice {
+    pub(crate) fn device(desc: DeviceDesc) -> SoftwareDevice {
         let device = SoftwareDevice::new(desc);
         DEVICES.with_borrow_mut(|devices| devices.push(device.clone()));
         device
     }
 
     /// A backend on a device.
-    pub fn metal_on(device: &SoftwareDevice) -> Metal {
+    pub(crate) fn metal_on(device: &SoftwareDevice) -> Metal {
         metal_with(device, MetalOptions::default())
     }
 
-    pub fn metal_with(device: &SoftwareDevice, options: MetalOptions) -> Metal {
+    pub(crate) fn metal_with(device: &SoftwareDevice, options: MetalOptions) -> Metal {
         Metal::with_options(device.metal_device(), options).expect("a software device makes a queue")
     }
 
     /// A backend on a device like one of Apple's.
-    pub fn metal() -> Metal {
+    pub(crate) fn metal() -> Metal {
         metal_on(&device(DeviceDesc::default()))
     }
 
     /// Every Metal object that the test's devices have made is gone.
-    pub fn assert_nothing_is_left() {
+    pub(crate) fn assert_nothing_is_left() {
         for device in DEVICES.take() {
             device.wait_until_returned().expect("nothing is left");
             assert_eq!(device.allocated_bytes(), 0);
