@@ -56,8 +56,10 @@ impl Device {
     pub(crate) fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
         let operation = "create_sparse_block";
         self.check(operation)?;
+        self.mapper(operation)?;
         if self.storage_mode(desc.memory_type_index) != MTLStorageMode::Private {
-            let message = "sparse blocks are of private memory, which the host does not see; use that memory type";
+            let message =
+                "sparse blocks are of private memory, which the host does not see; use that memory type";
             return Err(Error::new(ErrorKind::Unsupported, operation, message));
         }
         autoreleasepool(|_| {
@@ -77,7 +79,7 @@ impl Device {
         memory_type_index: usize,
     ) -> Result<MetalBlock, ImportError> {
         let operation = "import_block";
-        if let Err(error) = self.check(operation) {
+        if let Err(error) = self.check(operation).and_then(|()| self.check_importable(memory_type_index)) {
             return Err(ImportError { memory, error });
         }
         let (start, bytes) = (memory.start(), memory.bytes());
@@ -120,6 +122,19 @@ impl Device {
             }
             Err(error) => Err(ImportError { memory, error }),
         }
+    }
+
+    /// The host's memory is shared memory, where there is no other for the device.
+    fn check_importable(&self, memory_type_index: usize) -> Result<(), Error> {
+        let lack = if !self.is_unified {
+            "has memory of its own, and does not work in the host's"
+        } else if self.storage_mode(memory_type_index) == MTLStorageMode::Private {
+            "can import into the memory type that the host sees, and no other"
+        } else {
+            return Ok(());
+        };
+        let message = format!("{} {lack}; copy the content instead", self.properties.device);
+        Err(Error::new(ErrorKind::Unsupported, "import_block", message))
     }
 
     /// A placement heap with a buffer over all of it.

@@ -122,6 +122,14 @@ impl Mapper {
 }
 
 impl Device {
+    /// What maps memory, on devices that have sparse blocks.
+    pub(crate) fn mapper(&self, operation: &'static str) -> Result<&Mapper, Error> {
+        self.mapper.as_ref().ok_or_else(|| {
+            let message = format!("{} has no Metal 4, and so no sparse blocks", self.properties.device);
+            Error::new(ErrorKind::Unsupported, operation, message)
+        })
+    }
+
     /// Maps memory of a heap, from a byte on, behind a part of a sparse block; without a heap, takes away what is there.
     ///
     /// # Safety
@@ -134,10 +142,7 @@ impl Device {
         operation: &'static str,
     ) -> Result<(), Error> {
         self.check(operation)?;
-        let Some(mapper) = &self.mapper else {
-            let message = format!("{} has no Metal 4", self.properties.device);
-            return Err(Error::new(ErrorKind::Unsupported, operation, message));
-        };
+        let mapper = self.mapper(operation)?;
         let tile = |bytes: u64| bytes / Mapper::PAGE_BYTES;
         let heap = heap.map(|(heap, offset)| (heap, tile(offset)));
         // SAFETY: the caller vouches that the ranges lie in their blocks, which begin and end at tiles, that the one is sparse and

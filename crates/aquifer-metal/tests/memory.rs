@@ -5,8 +5,8 @@ mod common;
 use aquifer_backend::{Backend, BlockDesc, Ticket};
 use aquifer_core::{Buffer, MemoryManager, MemoryOptions};
 use aquifer_metal::objc2_metal::{
-    MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandEncoder as _, MTLDevice, MTLHazardTrackingMode,
-    MTLHeap, MTLHeapType, MTLResource as _, MTLResourceOptions, MTLStorageMode,
+    MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandEncoder as _, MTLDevice,
+    MTLHazardTrackingMode, MTLHeap, MTLHeapType, MTLResource as _, MTLResourceOptions, MTLStorageMode,
 };
 use aquifer_metal::{Metal, MetalBlock};
 use aquifer_testkit::{Pattern, config_with_budget};
@@ -154,7 +154,8 @@ fn a_buffer_of_the_programs_own_in_the_heap_is_the_same_memory() {
         });
         let own = own.expect("a buffer over the allocation");
         // SAFETY: the memory is shared and that long; only this thread uses it.
-        let own_content = unsafe { std::slice::from_raw_parts_mut(own.contents().cast::<u8>().as_ptr(), bytes) };
+        let own_content =
+            unsafe { std::slice::from_raw_parts_mut(own.contents().cast::<u8>().as_ptr(), bytes) };
         assert!(own_content.iter().all(|&byte| byte == 1));
         own_content.fill(2);
         assert!(buffer.as_slice::<u8>().expect("the host sees it")[..bytes].iter().all(|&byte| byte == 2));
@@ -204,7 +205,9 @@ fn a_kernel_is_given_one_buffer_and_two_offsets() {
         // SAFETY: as above.
         unsafe { queue.raw().submit(&ticket, encode) }.expect("work");
         queue.synchronize(LONG).expect("the device works");
-        assert!(source.as_slice::<u8>().expect("it is seen") == destination.as_slice::<u8>().expect("it is seen"));
+        assert!(
+            source.as_slice::<u8>().expect("it is seen") == destination.as_slice::<u8>().expect("it is seen")
+        );
     }
     assert_nothing_is_left();
 }
@@ -295,7 +298,11 @@ mod on_other_devices {
             device.faults().fail(call, 0);
             let error = OwnBlock::try_new(&metal, &BlockDesc::new(MIB, 0)).expect_err("Metal made nothing");
             assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
-            assert_eq!((device.allocated_bytes(), device.live_objects().get("MTLHeap")), (0, None), "{call:?}");
+            assert_eq!(
+                (device.allocated_bytes(), device.live_objects().get("MTLHeap")),
+                (0, None),
+                "{call:?}"
+            );
         }
         drop(metal);
         assert_nothing_is_left();

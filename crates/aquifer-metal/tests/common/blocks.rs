@@ -2,8 +2,11 @@
 
 use super::Metal;
 use aquifer_backend::{Backend, BlockDesc, BlockRange, Error, Ticket};
-use aquifer_metal::objc2_metal::{MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandEncoder as _};
+use aquifer_metal::objc2_metal::{
+    MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandEncoder as _,
+};
 use aquifer_metal::{MetalBlock, MetalQueue};
+use aquifer_testkit::Pattern;
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSRange;
 use std::ops::Range;
@@ -98,6 +101,20 @@ impl OwnBlock {
         // SAFETY: the range lies in the block, and nobody else uses it.
         unsafe { self.metal.fill(self.range(part.start, part.end - part.start), value) }.expect("a fill");
     }
+}
+
+/// The first bytes of a pattern.
+pub(crate) fn pattern(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut content = vec![0; bytes as usize];
+    Pattern::new(seed).bytes(0, &mut content);
+    content
+}
+
+/// Whether the content is that of a pattern from `offset` on.
+pub(crate) fn holds_pattern(seed: u64, offset: u64, content: &[u8]) -> bool {
+    let mut expected = vec![0; content.len()];
+    Pattern::new(seed).bytes(offset, &mut expected);
+    expected == content
 }
 
 /// The memory type that the host sees.

@@ -1,0 +1,222 @@
+//! Sparse blocks: memory of heaps behind addresses of its own. Metal 4 only, so on the device in software.
+#![cfg(not(target_vendor = "apple"))]
+
+mod common;
+
+use aquifer_backend::{Backend, BlockDesc, ErrorKind};
+use aquifer_core::Capabilities;
+use aquifer_metal::Metal;
+use common::assert_nothing_is_left;
+use common::blocks::{LONG, OwnBlock, pattern, private_type, visible_type};
+use software_metal::{Call, DeviceDesc, SoftwareDevice};
+
+fn device() -> SoftwareDevice {
+    common::device(DeviceDesc { has_metal4: true, ..DeviceDesc::default() })
+}
+
+fn sparse(metal: &Metal, pages: u64) -> OwnBlock {
+    let desc = BlockDesc::new(pages * page(metal), private_type(metal));
+    OwnBlock::of(metal, metal.create_sparse_block(&desc).expect("addresses"))
+}
+
+fn memory(metal: &Metal, pages: u64) -> OwnBlock {
+    OwnBlock::new(metal, pages * page(metal), private_type(metal))
+}
+
+fn page(metal: &Metal) -> u64 {
+    metal.properties().physical_page_bytes
+}
+
+/// Maps `count` pages of `memory` from page `from` on behind those of `sparse` from page `at` on.
+fn map(metal: &Metal, sparse: (&OwnBlock, u64), memory: (&OwnBlock, u64), count: u64) {
+    let range = |(block, at): (_, u64)| OwnBlock::range(block, at * page(metal), count * page(metal));
+    // SAFETY: the ranges lie in their blocks, nothing is behind the one, and the memory outlives the mapping or is not used by it.
+    unsafe { metal.map(range(sparse), range(memory)) }.expect("a mapping");
+}
+
+fn unmap(metal: &Metal, sparse: &OwnBlock, at: u64, count: u64) {
+    // SAFETY: the range lies in the block, and nobody uses it.
+    unsafe { metal.unmap(sparse.range(at * page(metal), count * page(metal))) }.expect("no mapping");
+}
+
+/// Checks that a block has the pattern of `seed` from page `at` on.
+#[track_caller]
+fn assert_page(metal: &Metal, block: &OwnBlock, at: u64, seed: u64) {
+    let page = page(metal);
+    assert!(block.read(at * page..(at + 1) * page) == pattern(seed, page), "page {at} is not of {seed}");
+}
+
+#[test]
+fn what_is_written_through_one_range_is_read_through_another() {
+    {
+        let metal = common::metal_on(&device());
+        let page = page(&metal);
+        assert!(metal.properties().capabilities.contains(Capabilities::SPARSE_BLOCKS));
+        let (sparse, memory) = (sparse(&metal, 8), memory(&metal, 4));
+        // The same two pages behind both ends, in the other order behind the second.
+        map(&metal, (&sparse, 0), (&memory, 1), 2);
+        map(&metal, (&sparse, 6), (&memory, 2), 1);
+        map(&metal, (&sparse, 7), (&memory, 1), 1);
+        sparse.write(0, &pattern(1, page));
+        sparse.write(page, &pattern(2, page));
+        assert_page(&metal, &sparse, 7, 1);
+        assert_page(&metal, &sparse, 6, 2);
+        // In the heap's own buffer too, and back from there.
+        assert_page(&metal, &memory, 1, 1);
+        memory.write(2 * page, &pattern(3, page));
+        assert_page(&metal, &sparse, 6, 3);
+        assert_page(&metal, &sparse, 1, 3);
+        // Over the seam of two pages that lie apart in memory.
+        sparse.fill(7 * page - 100..7 * page + 100, 9);
+        assert!(memory.read(3 * page - 100..3 * page).iter().all(|&byte| byte == 9));
+        assert!(memory.read(page..page + 100).iter().all(|&byte| byte == 9));
+        assert!(memory.read(page + 100..2 * page) == pattern(1, page)[100..]);
+    }
+    assert_nothing_is_left();
+}
+
+#[test]
+fn memory_moves_behind_addresses_that_stay() {
+    {
+        let metal = common::metal_on(&device());
+        let page = page(&metal);
+        let sparse = sparse(&metal, 2);
+        let address = metal.device_address(&sparse);
+        let [first, second] = [(); 2].map(|()| memory(&metal, 2));
+        first.write(0, &pattern(1, page));
+        second.write(page, &pattern(2, page));
+        map(&metal, (&sparse, 1), (&first, 0), 1);
+        assert_page(&metal, &sparse, 1, 1);
+        unmap(&metal, &sparse, 1, 1);
+        map(&metal, (&sparse, 1), (&second, 1), 1);
+        assert_page(&metal, &sparse, 1, 2);
+        assert_eq!((metal.device_address(&sparse), metal.host_pointer(&sparse)), (address, None));
+        // What has been taken away is not written any more.
+        unmap(&metal, &sparse, 1, 1);
+        sparse.fill(0..2 * page, 7);
+        assert_page(&metal, &second, 1, 2);
+        assert_page(&metal, &first, 0, 1);
+    }
+    assert_nothing_is_left();
+}
+
+#[test]
+fn blocks_may_go_in_any_order() {
+    for order in 0..4 {
+        {
+            let device = device();
+            let metal = common::metal_on(&device);
+            let (sparse, memory) = (sparse(&metal, 4), memory(&metal, 4));
+            map(&metal, (&sparse, 0), (&memory, 0), 4);
+            sparse.fill(0..4 * page(&metal), 1);
+            let live = device.live_objects();
+            assert_eq!((live["MTLBuffer"], live["MTLHeap"], live["MTL4CommandQueue"]), (2, 1, 1));
+            let counts = || ["MTLBuffer", "MTLHeap"].map(|name| device.live_objects().get(name).copied());
+            match order {
+                // Addresses first, mapped or not.
+                0 => {
+                    drop(sparse);
+                    assert_eq!(counts(), [Some(1), Some(1)]);
+                    drop(memory);
+                }
+                1 => {
+                    unmap(&metal, &sparse, 0, 4);
+                    drop(sparse);
+                    drop(memory);
+                }
+                // Memory first, once it is unmapped.
+                2 => {
+                    unmap(&metal, &sparse, 0, 4);
+                    drop(memory);
+                    assert_eq!(counts(), [Some(1), None]);
+                    drop(sparse);
+                }
+                // Memory last, with part of the mappings gone.
+                _ => {
+                    unmap(&metal, &sparse, 1, 2);
+                    drop(sparse);
+                    drop(memory);
+                }
+            }
+            assert_eq!((counts(), device.allocated_bytes()), ([None, None], 0), "order {order}");
+        }
+        assert_nothing_is_left();
+    }
+}
+
+/// Addresses without memory take none of the device's.
+#[test]
+fn only_memory_is_counted_as_memory() {
+    {
+        let device = device();
+        let metal = common::metal_on(&device);
+        let sparse = sparse(&metal, 1 << 14);
+        assert_eq!(device.allocated_bytes(), 0);
+        let memory = memory(&metal, 2);
+        map(&metal, (&sparse, 12_345), (&memory, 0), 2);
+        assert_eq!(device.allocated_bytes(), 2 * page(&metal));
+    }
+    assert_nothing_is_left();
+}
+
+#[test]
+fn what_cannot_be_mapped_is_refused_by_name() {
+    {
+        let device = device();
+        let metal = common::metal_on(&device);
+        let page = page(&metal);
+        let sparse = sparse(&metal, 1);
+        let desc = BlockDesc { dedicated_to: Some("one"), ..BlockDesc::new(page, private_type(&metal)) };
+        let dedicated = OwnBlock::try_new(&metal, &desc).expect("a block");
+        // SAFETY: that the block is dedicated is what is refused.
+        let refused = unsafe { metal.map(sparse.all(), dedicated.all()) }.expect_err("it is no heap");
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+
+        let shared = metal.create_sparse_block(&BlockDesc::new(page, visible_type(&metal)));
+        assert_eq!(shared.expect_err("sparse blocks are private").kind(), ErrorKind::Unsupported);
+        device.faults().fail(Call::NewSparseBuffer, 0);
+        let desc = BlockDesc::new(page, private_type(&metal));
+        let error = metal.create_sparse_block(&desc).expect_err("Metal made nothing");
+        assert_eq!(error.kind(), ErrorKind::Driver, "{error}");
+    }
+    assert_nothing_is_left();
+}
+
+/// A device without Metal 4 promises none of it, and says so when asked.
+#[test]
+fn older_systems_have_no_sparse_blocks() {
+    {
+        let metal = common::metal();
+        let properties = metal.properties();
+        assert!(!properties.capabilities.contains(Capabilities::SPARSE_BLOCKS));
+        assert_eq!(properties.physical_page_bytes, 0);
+        let error = metal.create_sparse_block(&BlockDesc::new(1 << 16, private_type(&metal)));
+        assert_eq!(error.expect_err("there is no Metal 4").kind(), ErrorKind::Unsupported);
+        let block = OwnBlock::new(&metal, 1 << 16, private_type(&metal));
+        // SAFETY: that nothing is sparse is what is refused.
+        let mapped = unsafe { metal.map(block.all(), block.all()) };
+        assert_eq!(mapped.expect_err("as above").kind(), ErrorKind::Unsupported);
+    }
+    assert_nothing_is_left();
+}
+
+/// Work of a queue goes through the mappings that there are when it runs.
+#[test]
+fn queues_work_through_mappings() {
+    {
+        let metal = common::metal_on(&device());
+        let page = page(&metal);
+        let (sparse, memory) = (sparse(&metal, 2), memory(&metal, 2));
+        map(&metal, (&sparse, 0), (&memory, 1), 1);
+        map(&metal, (&sparse, 1), (&memory, 0), 1);
+        let queue = metal.create_queue().expect("a queue");
+        let fill = aquifer_backend::Command::Fill { destination: sparse.range(page / 2, page), value: 4 };
+        // SAFETY: the block lives until the queue has passed the marker.
+        unsafe { metal.enqueue(&queue, fill, &std::sync::Arc::default()) }.expect("work");
+        metal.signal(&queue, 1).expect("a marker");
+        assert!(metal.wait(&queue, 1, LONG).expect("the device works"));
+        assert!(memory.read(page + page / 2..2 * page).iter().all(|&byte| byte == 4));
+        assert!(memory.read(0..page / 2).iter().all(|&byte| byte == 4));
+    }
+    assert_nothing_is_left();
+}
