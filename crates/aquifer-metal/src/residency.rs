@@ -84,7 +84,8 @@ impl Residency {
         }
     }
 
-    /// Adds a block's memory, and notes where. Without a set it works all the same, only slower: so nothing fails.
+    /// Adds a block's memory, if it is in no set, and notes where. Without a set it works all the same, only slower: so nothing
+    /// fails.
     pub(crate) fn add(
         &self,
         device: &ProtocolObject<dyn MTLDevice>,
@@ -93,12 +94,16 @@ impl Residency {
         seat: &Seat,
     ) {
         let mut state = self.state.lock();
+        let mut seat = seat.lock();
+        if seat.is_some() {
+            return;
+        }
         let Some(index) = state.set_for(device, bytes, self.set_bytes) else { return };
         let set = &mut state.sets[index];
         set.set.addAllocation(allocation);
         set.bytes += bytes;
         set.is_dirty = true;
-        *seat.lock() = Some(index);
+        *seat = Some(index);
         self.is_dirty.store(true, Ordering::Release);
     }
 
