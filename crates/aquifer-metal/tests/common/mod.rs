@@ -1,10 +1,13 @@
 //! The device that tests run on: the system's on Apple's systems, a software device of the test's own elsewhere.
 
-#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses some of it")]
+
+mod line;
 
 pub(crate) mod blocks;
 
 use aquifer_metal::{Metal, MetalOptions};
+pub use line::*;
 
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) use software::*;
@@ -18,6 +21,12 @@ pub(crate) fn metal() -> Metal {
 /// What a test leaves behind on the system's device cannot be counted.
 #[cfg(target_vendor = "apple")]
 pub(crate) fn assert_nothing_is_left() {}
+
+/// Runs `test` on each kind of device that there is here, by name; nothing may be left afterwards.
+#[cfg(target_vendor = "apple")]
+pub fn on_all_kinds(test: impl Fn(&str, &Metal)) {
+    test("the system's", &metal());
+}
 
 #[cfg(not(target_vendor = "apple"))]
 mod software {
@@ -49,6 +58,30 @@ mod software {
     /// A backend on a device like one of Apple's.
     pub(crate) fn metal() -> Metal {
         metal_on(&device(DeviceDesc::default()))
+    }
+
+    /// A device with memory of its own, whose blits go by multiples of 4 bytes, and which has no residency sets.
+    pub fn discrete() -> DeviceDesc {
+        DeviceDesc {
+            is_unified: false,
+            is_apple_family: false,
+            has_residency_sets: false,
+            ..DeviceDesc::default()
+        }
+    }
+
+    /// Runs `test` on each kind of device that there is here, by name; nothing may be left afterwards.
+    pub fn on_all_kinds(test: impl Fn(&str, &Metal)) {
+        let overlapping = |desc: DeviceDesc| DeviceDesc { overlap_seed: Some(0x5eed), ..desc };
+        for (name, desc) in [
+            ("unified", DeviceDesc::default()),
+            ("unified, overlapping", overlapping(DeviceDesc::default())),
+            ("discrete", discrete()),
+            ("discrete, overlapping", overlapping(discrete())),
+        ] {
+            test(name, &metal_on(&device(desc)));
+            assert_nothing_is_left();
+        }
     }
 
     /// Every Metal object that the test's devices have made is gone.
