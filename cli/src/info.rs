@@ -55,6 +55,7 @@ struct Settings {
     zero: String,
     tracking: String,
     idle_decay_ms: Option<u64>,
+    purgeable_after_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -131,6 +132,7 @@ fn settings() -> Result<Settings, CliError> {
         zero: format!("{:?}", config.zero_policy),
         tracking: format!("{:?}", config.tracking),
         idle_decay_ms: config.idle_decay.map(|decay| decay.as_millis() as u64),
+        purgeable_after_ms: config.purgeable_after.map(|age| age.as_millis() as u64),
     })
 }
 
@@ -151,13 +153,14 @@ fn print(info: &Info) -> Result<(), CliError> {
         Some(NO_LIMIT) => "no limit".to_owned(),
         Some(bytes) => bytes_in_words(bytes),
     };
-    let decay = settings.idle_decay_ms.map_or_else(|| "off".to_owned(), |decay_ms| format!("{decay_ms} ms"));
+    let in_words = |ms: Option<u64>| ms.map_or_else(|| "off".to_owned(), |ms| format!("{ms} ms"));
     table.add_row(["policy", settings.policy]);
     table.add_row(["sub-classes", &settings.sub_classes.to_string()]);
     table.add_row(["budget", &budget]);
     table.add_row(["zero", &settings.zero]);
     table.add_row(["tracking", &settings.tracking]);
-    table.add_row(["idle decay", &decay]);
+    table.add_row(["idle decay", &in_words(settings.idle_decay_ms)]);
+    table.add_row(["purgeable after", &in_words(settings.purgeable_after_ms)]);
     output::line(format_args!("\n{table}"))?;
     let header = ["variable", "value", "meaning"];
     let mut table = output::table(Stream::Output, header, |_| output::Align::Left);

@@ -68,14 +68,15 @@ struct Calls {
     create: u64,
     destroy: u64,
     release: u64,
+    purge: u64,
     signal: u64,
     failed: u64,
 }
 
 impl From<DriverCalls> for Calls {
     fn from(calls: DriverCalls) -> Self {
-        let DriverCalls { create, destroy, release, signal, failed } = calls;
-        Self { create, destroy, release, signal, failed }
+        let DriverCalls { create, destroy, release, purge, signal, failed } = calls;
+        Self { create, destroy, release, purge, signal, failed }
     }
 }
 
@@ -331,11 +332,12 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("driver calls", count_in_words(row.driver_calls)),
     ]);
     if let Some(costs) = &row.costs {
-        let Calls { create, destroy, release, signal, failed } = row.driver_calls_by_kind;
+        let Calls { create, destroy, release, purge, signal, failed } = row.driver_calls_by_kind;
         let kinds = [
             ("  blocks made", create),
             ("  blocks given back", destroy),
             ("  parts given back", release),
+            ("  purgeable or back", purge),
             ("  markers", signal),
             ("  failed", failed),
         ];

@@ -56,7 +56,7 @@ fn a_device_that_is_large_enough_tells_what_it_would_cost() {
         let share = number("driver_seconds") / number("trace_seconds");
         assert!((number("driver_share_of_trace") - share).abs() < 1e-12);
         let calls = &row["driver_calls_by_kind"];
-        let sum: u64 = ["create", "destroy", "release", "signal", "failed"]
+        let sum: u64 = ["create", "destroy", "release", "purge", "signal", "failed"]
             .iter()
             .map(|kind| calls[kind].as_u64().unwrap())
             .sum();

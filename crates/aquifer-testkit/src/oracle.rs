@@ -147,13 +147,18 @@ pub fn assert_balanced(statistics: &Statistics) {
     for counter in [requested, allocated, reserved, imported] {
         assert!(counter.current <= counter.peak && counter.peak <= counter.total, "{counter:?}");
     }
-    assert!(statistics.largest_free_bytes <= *free_bytes);
+    assert!(statistics.largest_free_bytes <= free_bytes - statistics.purgeable_bytes);
     assert_eq!(statistics.largest_free_bytes > 0, statistics.free_range_count > 0);
     assert_eq!(statistics.block_count > 0, reserved.current > 0);
     let calls = statistics.driver_calls;
     let blocks = statistics.block_count + statistics.imported_block_count;
     assert_eq!(calls.create - calls.destroy, blocks, "{calls:?}");
-    assert!(statistics.miss_count <= calls.create, "{} misses, {calls:?}", statistics.miss_count);
+    let served = calls.create + statistics.recovered_block_count;
+    assert!(statistics.miss_count <= served, "{} misses, {calls:?}", statistics.miss_count);
+    assert!(statistics.purgeable_bytes <= *free_bytes);
+    assert!(statistics.purged_block_count <= statistics.recovered_block_count);
+    assert!(statistics.purged_bytes <= statistics.recovered_bytes);
+    assert!(2 * statistics.recovered_block_count <= calls.purge, "each was made purgeable before: {calls:?}");
     assert!((0.0..=1.0).contains(&statistics.pool_hit_rate()));
     assert!((0.0..=100.0).contains(&statistics.fragmentation_percentage()));
     assert!((0.0..=100.0).contains(&statistics.waste_percentage()));

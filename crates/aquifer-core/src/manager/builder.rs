@@ -55,6 +55,12 @@ impl<B: Backend> MemoryManagerBuilder<B> {
         self
     }
 
+    /// [`Config::purgeable_after`].
+    pub fn purgeable_after(mut self, age: Duration) -> Self {
+        self.config.purgeable_after = Some(age);
+        self
+    }
+
     /// [`Config::in_flight_wait`].
     pub fn in_flight_wait(mut self, wait: Duration) -> Self {
         self.config.in_flight_wait = wait;

@@ -48,6 +48,10 @@ pub struct Config {
     /// or until its bytes are needed elsewhere. Looked at when the pool grows and by
     /// [`release_idle`](crate::MemoryManager::release_idle).
     pub idle_decay: Option<Duration>,
+    /// How long a block may hold nothing before it is made purgeable, where the backend can
+    /// ([`mark_idle_purgeable`](crate::MemoryManager::mark_idle_purgeable)); `None`: not by itself. Looked at when
+    /// [`Config::idle_decay`] is, which destroys purgeable blocks too.
+    pub purgeable_after: Option<Duration>,
     /// How long an allocation that finds no memory waits for what has been freed but is still in use by a queue, before it
     /// fails: 10 s by default. Only if that could be enough.
     pub in_flight_wait: Duration,
@@ -71,6 +75,7 @@ impl Default for Config {
             zero_policy: ZeroPolicy::default(),
             tracking: Tracking::default(),
             idle_decay: None,
+            purgeable_after: None,
             in_flight_wait: Duration::from_secs(10),
             reaper: true,
             record_to: None,
@@ -80,7 +85,7 @@ impl Default for Config {
 }
 
 /// The variables that [`Config::with_environment`] reads.
-pub const ENVIRONMENT_VARIABLES: [(&str, &str); 7] = [
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 8] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
     ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
@@ -88,6 +93,10 @@ pub const ENVIRONMENT_VARIABLES: [(&str, &str); 7] = [
     ("AQUIFER_TRACKING", "off, places or backtraces: what is remembered of live allocations"),
     ("AQUIFER_RECORD", "a file that all allocations are recorded to, as a trace: run.csv.gz"),
     ("AQUIFER_IDLE_DECAY_MS", "milliseconds after which a block that holds nothing may go; off"),
+    (
+        "AQUIFER_PURGEABLE_AFTER_MS",
+        "milliseconds after which a block that holds nothing becomes purgeable; off",
+    ),
 ];
 
 impl Config {
@@ -143,12 +152,20 @@ impl Config {
             };
         }
         if let Some((name, value)) = read("AQUIFER_IDLE_DECAY_MS") {
-            self.idle_decay = match value.as_str() {
-                "off" => None,
-                number => Some(Duration::from_millis(number.parse().map_err(|_| nonsense(name, &value))?)),
-            };
+            self.idle_decay = milliseconds(name, &value)?;
+        }
+        if let Some((name, value)) = read("AQUIFER_PURGEABLE_AFTER_MS") {
+            self.purgeable_after = milliseconds(name, &value)?;
         }
         Ok(self)
+    }
+}
+
+/// A time, or none for `off`.
+fn milliseconds(name: &'static str, value: &str) -> Result<Option<Duration>, Error> {
+    match value {
+        "off" => Ok(None),
+        number => Ok(Some(Duration::from_millis(number.parse().map_err(|_| nonsense(name, value))?))),
     }
 }
 
@@ -198,12 +215,16 @@ mod tests {
             ("AQUIFER_TRACKING", "places"),
             ("AQUIFER_RECORD", "a file that all allocations are recorded to, as a trace: run.csv.gz"),
             ("AQUIFER_IDLE_DECAY_MS", "250"),
+            ("AQUIFER_PURGEABLE_AFTER_MS", "100"),
         ])
         .unwrap();
         assert_eq!(config.budget_bytes, Some(2 << 30));
         assert_eq!(config.layout.sub_classes(), 16);
         assert_eq!((config.zero_policy, config.tracking), (ZeroPolicy::OnReuse, Tracking::Places));
         assert_eq!(config.idle_decay, Some(Duration::from_millis(250)));
+        assert_eq!(config.purgeable_after, Some(Duration::from_millis(100)));
+        let off = with(&[("AQUIFER_PURGEABLE_AFTER_MS", "off"), ("AQUIFER_IDLE_DECAY_MS", "off")]).unwrap();
+        assert_eq!((off.idle_decay, off.purgeable_after), (None, None));
         assert_eq!(with(&[("AQUIFER_POLICY", "power-of-two")]).unwrap().layout, BucketLayout::power_of_two());
         assert_eq!(with(&[("AQUIFER_BUDGET", "")]).unwrap().budget_bytes, None);
     }

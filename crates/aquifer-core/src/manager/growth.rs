@@ -1,24 +1,22 @@
-//! The slow end of allocating: making room, the cheapest ways first; and giving memory back.
+//! The slow end of allocating: making room, the cheapest ways first. Giving memory back is in [`super::shrink`].
 //!
 //! Everything here happens under the pool's growth lock, one thread at a time, which [`Growing`] stands for.
 
+use super::purgeable::Recover;
 use super::shared::Shared;
-use super::typed_pool::{Growing, TypedPool};
-use crate::pool::{Growth, Lane, Place, Request, Return};
-use crate::range::IdleBlock;
-use crate::raw::allocation::{destroy_block, release_range};
+use super::shrink::Leaving;
+use super::typed_pool::Growing;
+use crate::pool::{BUCKET_BYTES_MAX, Growth, Lane, Place, Request, Return};
+use crate::statistics::Tag;
 use crate::sync::Ordering;
 use aquifer_backend::{
-    Backend, BlockDesc, Capabilities, DestroyError, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
+    Backend, BlockDesc, Capabilities, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
 };
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How many tags an out-of-memory report names.
 const REPORTED_TAGS: usize = 5;
-
-/// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
-const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
 
 /// For how many markers trimming waits at most.
 const MARKERS_MAX: u32 = 64;
@@ -55,14 +53,18 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
         // What the driver holds of it may be what it lacks.
         self.let_go_of_imported();
-        let mut attempts = 0;
+        let (mut attempts, mut are_others_asked) = (0, false);
         loop {
             // Noted here, under no lock.
             let answer = self.note(self.grow_locked(lane, request));
             self.bell.tell_news();
             self.tell_loss();
-            // Memory that is short now goes before what was made ready for later.
             let is_short = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::OutOfMemory);
+            if is_short && !std::mem::replace(&mut are_others_asked, true) && self.release_in_others(request)
+            {
+                continue;
+            }
+            // Memory that is short now goes before what was made ready for later.
             if is_short && self.pools[request.memory_type()].pool.free_preallocated() {
                 continue;
             }
@@ -112,15 +114,19 @@ impl<B: Backend> Shared<B> {
             let message = format!("{} bytes asked for; raise the budget", request.requested_bytes);
             return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, growing.heap_index, request));
         }
+        if let Some(place) = self.recover(growing, lane, request, Recover::GoodFit)? {
+            return Ok((place, false));
+        }
         let granularity = self.backend.properties().block_granularity_bytes;
         let wanted = match growing.pool.plan_growth(lane, request, granularity) {
             Growth::Placed(place) => return Ok((place, false)),
-            Growth::Create { evicted, bytes } => {
-                self.destroy(growing, evicted);
+            Growth::Create { aside_bytes, evicted, bytes } => {
+                let purgeable = growing.purgeable.take_bytes(aside_bytes);
+                self.destroy(growing, Leaving { purgeable, idle: evicted });
                 bytes.min(sizes.most).max(sizes.ordinary)
             }
         };
-        let Some(room) = self.charge(growing, lane, request, wanted, sizes) else {
+        let Some(room) = self.charge(growing, lane, request, wanted, sizes)? else {
             let message = "the budget is spent; free something, trim, or raise the budget".into();
             return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, growing.heap_index, request));
         };
@@ -215,28 +221,24 @@ impl<B: Backend> Shared<B> {
         request: Request,
         wanted: u64,
         sizes: BlockSizes,
-    ) -> Option<Room<u64>> {
+    ) -> Result<Option<Room<u64>>, Error> {
         let ledger = &self.ledgers[growing.heap_index];
         let charge = |bytes: u64| ledger.charge(bytes).then_some(Room::Block(bytes));
         if let Some(room) = charge(wanted).or_else(|| charge(sizes.ordinary)) {
-            return Some(room);
+            return Ok(Some(room));
         }
         // Before anything fails, what caches keep must merge, however often that has been done.
         if let Some(place) = self.flush_and_allocate(growing, lane, request) {
-            return Some(Room::Place(place));
+            return Ok(Some(Room::Place(place)));
         }
-        let room = ledger.budget_bytes().saturating_sub(sizes.ordinary);
-        let mut reserved = ledger.reserved_bytes();
-        let idle = growing.pool.release_idle(|idle, _| {
-            let is_needed = reserved > room;
-            reserved -= if is_needed { idle.reserved_bytes } else { 0 };
-            is_needed
-        });
-        self.destroy(growing, idle);
-        charge(sizes.ordinary).or_else(|| {
+        if let Some(place) = self.recover(growing, lane, request, Recover::AnyFit)? {
+            return Ok(Some(Room::Place(place)));
+        }
+        self.release_down_to(growing, ledger.budget_bytes().saturating_sub(sizes.ordinary));
+        Ok(charge(sizes.ordinary).or_else(|| {
             self.release_holes(growing);
             charge(sizes.ordinary).or_else(|| charge(sizes.least))
-        })
+        }))
     }
 
     /// The driver has less than the budget says: gives back all that can go, and asks for no more than needed.
@@ -251,8 +253,10 @@ impl<B: Backend> Shared<B> {
         if let Some(place) = self.flush_and_allocate(growing, lane, request) {
             return Ok(Room::Place(place));
         }
-        let idle = growing.pool.release_idle(|_, _| true);
-        self.destroy(growing, idle);
+        if let Some(place) = self.recover(growing, lane, request, Recover::AnyFit)? {
+            return Ok(Room::Place(place));
+        }
+        self.release_down_to(growing, 0);
         self.release_holes(growing);
         if self.ledgers[growing.heap_index].charge(sizes.least) {
             match self.create(growing, request, sizes.least) {
@@ -267,20 +271,24 @@ impl<B: Backend> Shared<B> {
             .with_source(refusal))
     }
 
-    /// Calls the driver for a block that has been charged; refunds it if the driver refuses.
+    /// Calls the driver for a block whose bytes have been charged; refunds them if the driver refuses.
     pub(super) fn create(
         &self,
         growing: &mut Growing<'_, B::Block>,
         request: Request,
         bytes: u64,
     ) -> Result<B::Block, Error> {
-        let desc = BlockDesc::new(bytes, request.memory_type());
-        let (block_count, most) = (growing.block_count(), self.backend.properties().block_count_max);
-        if block_count >= most {
-            self.ledgers[growing.heap_index].refund(desc.bytes);
-            let message = format!("there are {block_count} blocks; the driver makes no more than {most}");
+        if !self.charge_block(growing) {
+            self.ledgers[growing.heap_index].refund(bytes);
+            let (count, most) = (self.block_count.count(), self.block_count.most());
+            let message = format!("there are {count} blocks; the driver makes no more than {most}");
             return Err(Error::new(ErrorKind::OutOfMemory, "create_block", message));
         }
+        let dedicated_to = self.dedicated_to(request);
+        let desc = BlockDesc {
+            dedicated_to: dedicated_to.as_deref(),
+            ..BlockDesc::new(bytes, request.memory_type())
+        };
         match self.backend.create_block(&desc) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
@@ -289,6 +297,7 @@ impl<B: Backend> Shared<B> {
             }
             Err(refusal) => {
                 self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                self.block_count.refund();
                 self.ledgers[growing.heap_index].refund(desc.bytes);
                 growing.log.refused("create_block", desc.bytes, &refusal);
                 Err(refusal)
@@ -296,95 +305,22 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Destroys blocks that the pool has let go. Those that the driver refuses go back to the pool. Returns the bytes
-    /// given back.
-    pub(super) fn destroy(&self, growing: &mut Growing<'_, B::Block>, idle_blocks: Vec<IdleBlock>) -> u64 {
-        let mut bytes = 0;
-        for idle in idle_blocks {
-            let block = growing.take_block(idle.block);
-            match destroy_block(&self.backend, block) {
-                Ok(()) => {
-                    self.calls.destroy.fetch_add(1, Ordering::Relaxed);
-                    self.ledgers[growing.heap_index].refund(idle.reserved_bytes);
-                    bytes += idle.reserved_bytes;
-                    growing.log.done("destroy_block", idle.reserved_bytes);
-                }
-                Err(DestroyError { block, error }) => {
-                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
-                    growing.log.refused("destroy_block", idle.reserved_bytes, &error);
-                    growing.put_block(idle.block, block);
-                    growing.pool.restore(idle);
-                }
-            }
+    /// Counts a block to be made, of all pools together. If there are as many as the driver makes, one that holds nothing goes
+    /// first.
+    fn charge_block(&self, growing: &mut Growing<'_, B::Block>) -> bool {
+        if self.block_count.charge() {
+            return true;
         }
-        bytes
+        self.release_one(growing);
+        self.block_count.charge()
     }
 
-    /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
-    pub(super) fn release_holes(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
-        let properties = self.backend.properties();
-        if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {
-            return 0;
-        }
-        let mut bytes = 0;
-        for range in growing.pool.release_holes(RELEASE_GRANULE_BYTES.max(properties.block_granularity_bytes))
-        {
-            match release_range(&self.backend, &growing.block(range.block), &range) {
-                Ok(()) => {
-                    self.calls.release.fetch_add(1, Ordering::Relaxed);
-                    self.ledgers[growing.heap_index].refund(range.bytes);
-                    bytes += range.bytes;
-                    growing.log.done("release_range", range.bytes);
-                }
-                Err(error) => {
-                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
-                    growing.log.refused("release_range", range.bytes, &error);
-                    growing.pool.unrelease(range);
-                }
-            }
-        }
-        bytes
-    }
-
-    /// Gives back idle blocks until no more than `reserved_bytes` are reserved of each heap, or none is left.
-    pub(crate) fn trim_to(&self, reserved_bytes: u64) -> u64 {
-        if self.is_forked() {
-            return 0;
-        }
-        self.let_go_of_imported();
-        let trim_one = |typed: &TypedPool<B::Block>| {
-            let growing = &mut typed.lock_growth();
-            growing.pool.free_preallocated();
-            self.flush_and_settle(growing);
-            self.settle_soon(growing);
-            let idle = growing.pool.release_idle(|_, reserved| reserved > reserved_bytes);
-            let bytes = self.destroy(growing, idle);
-            let is_enough = self.ledgers[growing.heap_index].reserved_bytes() <= reserved_bytes;
-            bytes + if is_enough { 0 } else { self.release_holes(growing) }
-        };
-        let bytes = self.pools.iter().map(trim_one).sum();
-        self.bell.tell_news();
-        bytes
-    }
-
-    /// Gives back blocks that have been idle for longer than the configuration allows.
-    pub(crate) fn release_idle(&self) -> u64 {
-        if self.config.idle_decay.is_none() || self.is_forked() {
-            return 0;
-        }
-        let release_one = |typed: &TypedPool<B::Block>| {
-            let growing = &mut typed.lock_growth();
-            self.flush_and_settle(growing);
-            self.release_decayed(growing)
-        };
-        self.pools.iter().map(release_one).sum()
-    }
-
-    fn release_decayed(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
-        let Some(decay) = self.config.idle_decay else { return 0 };
-        let Some(latest) = self.config.clock.now_ms().checked_sub(decay.as_millis() as u64) else { return 0 };
-        let idle = growing.pool.release_idle(|idle, _| idle.since.time_ms <= latest);
-        self.destroy(growing, idle)
+    /// The tag of the one allocation that a block for `request` is made for; `None` if the block will be cut. Above the
+    /// largest bucket a block has just the size of its request, rounded up as all blocks are.
+    fn dedicated_to(&self, request: Request) -> Option<String> {
+        let name =
+            || if request.tag() == Tag::UNTAGGED { String::new() } else { self.tags.name(request.tag()) };
+        (request.requested_bytes > BUCKET_BYTES_MAX).then(name)
     }
 
     #[cold]

@@ -1,5 +1,6 @@
 //! The manager: the one object users make, and what it hands out.
 
+mod block_count;
 mod buffer;
 mod builder;
 mod config;
@@ -13,6 +14,7 @@ mod observers;
 mod operation;
 mod options;
 mod preallocate;
+mod purgeable;
 mod queue;
 mod queues;
 mod raw_handle;
@@ -20,10 +22,14 @@ mod reaper;
 mod reclaim;
 mod report;
 mod shared;
+mod shrink;
 mod tags;
 mod typed_pool;
 mod view;
 mod waiting;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
@@ -213,9 +219,9 @@ impl<B: Backend> MemoryManager<B> {
         self.owner.tags.intern(name)
     }
 
-    /// Empties all caches, gives up what was [preallocated](MemoryPool::preallocate), and gives every block that then holds nothing back to the driver, and of the others the free
-    /// ranges, where the backend can ([`RELEASE_RANGE`](aquifer_backend::Capabilities::RELEASE_RANGE)). Returns the
-    /// bytes given back. Blocks on the driver.
+    /// Empties all caches, gives up what was [preallocated](MemoryPool::preallocate), and gives every block that then holds
+    /// nothing back to the driver, purgeable ones first, and of the others the free ranges, where the backend can
+    /// ([`RELEASE_RANGE`](aquifer_backend::Capabilities::RELEASE_RANGE)). Returns the bytes given back. Blocks on the driver.
     pub fn trim(&self) -> u64 {
         self.trim_to(0)
     }
@@ -226,11 +232,20 @@ impl<B: Backend> MemoryManager<B> {
         self.owner.trim_to(reserved_bytes)
     }
 
-    /// Gives back the blocks that have held nothing for longer than [`Config::idle_decay`]; nothing if that is `None`, as it
-    /// is by default. Returns the bytes given
+    /// Gives back the blocks that have held nothing for longer than [`Config::idle_decay`], and makes those purgeable that have
+    /// for longer than [`Config::purgeable_after`]; nothing if both are `None`, as they are by default. Returns the bytes given
     /// back. Call it from an idle loop; the pool also does it when it grows. Blocks on the driver.
     pub fn release_idle(&self) -> u64 {
         self.owner.release_idle()
+    }
+
+    /// Empties all caches and makes every block purgeable that then holds nothing, where the backend can
+    /// ([`PURGEABLE`](aquifer_backend::Capabilities::PURGEABLE)): the system may take their memory for others, without asking.
+    /// They stay reserved, count as free ([`Statistics::purgeable_bytes`]), and are used again before a new block is made.
+    /// Returns the bytes that have become purgeable. For a program that goes into the background: cheaper than
+    /// [`MemoryManager::trim`] to come back from. Blocks on the driver.
+    pub fn mark_idle_purgeable(&self) -> u64 {
+        self.owner.mark_idle_purgeable()
     }
 
     /// What has been counted so far. Takes a few locks and reads every thread's counters; callable at any time.

@@ -3,6 +3,7 @@
 use super::options::MemoryOptions;
 use super::queues::lost;
 use super::shared::Shared;
+use super::shrink::Leaving;
 use super::typed_pool::Growing;
 use crate::pool::{BLOCK_GRANULE_BYTES, EXACT_BYTES_MIN, Place, Request, SHARED_BLOCK_BYTES_MAX};
 use crate::range::BlockIndex;
@@ -110,7 +111,7 @@ impl<B: Backend> Shared<B> {
         };
         growing.pool.free_places(request, places);
         let idle = blocks.into_iter().filter_map(|block| growing.pool.release_if_idle(block)).collect();
-        self.destroy(growing, idle);
+        self.destroy(growing, Leaving { idle, ..Leaving::default() });
         if refusal.kind() != ErrorKind::OutOfMemory {
             return Err(refusal);
         }
@@ -185,26 +186,18 @@ impl<B: Backend> Shared<B> {
         let properties = self.backend.properties();
         let granularity = properties.block_granularity_bytes;
         let most = properties.block_bytes_max / granularity * granularity;
-        let block_count = properties.block_count_max.saturating_sub(growing.block_count());
         let bytes = growing.pool.bytes(request);
         let part_bytes =
             Some(growing.pool.range_bytes(request)).filter(|&part| part <= most).unwrap_or(bytes);
         let parts = (count as u64).div_ceil(part_bytes / bytes);
         let [roomy, tight] = [BLOCK_GRANULE_BYTES.max(granularity), granularity]
-            .map(|granule| Blocks::new(part_bytes, parts, granule, most, block_count));
+            .map(|granule| Blocks::new(part_bytes, parts, granule, most, self.block_count.left()));
         let ledger = &self.ledgers[growing.heap_index];
         let charge = |blocks: Blocks| ledger.charge(blocks.bytes()).then_some(blocks);
         if let Some(blocks) = charge(roomy).or_else(|| charge(tight)) {
             return Ok(blocks);
         }
-        let room = ledger.budget_bytes().saturating_sub(tight.bytes());
-        let mut reserved = ledger.reserved_bytes();
-        let idle = growing.pool.release_idle(|idle, _| {
-            let is_needed = reserved > room;
-            reserved -= if is_needed { idle.reserved_bytes } else { 0 };
-            is_needed
-        });
-        self.destroy(growing, idle);
+        self.release_down_to(growing, ledger.budget_bytes().saturating_sub(tight.bytes()));
         let charged = charge(tight).or_else(|| {
             self.release_holes(growing);
             charge(tight)
@@ -227,8 +220,7 @@ impl<B: Backend> Shared<B> {
             if refusal.kind() != ErrorKind::OutOfMemory {
                 return Err(refusal);
             }
-            let idle = growing.pool.release_idle(|_, _| true);
-            let given_back = self.destroy(growing, idle) + self.release_holes(growing);
+            let given_back = self.release_down_to(growing, 0) + self.release_holes(growing);
             if given_back == 0 || !self.ledgers[growing.heap_index].charge(bytes) {
                 return Err(refusal);
             }

@@ -3,6 +3,7 @@
 use super::observers::TrackedAllocation;
 use super::shared::Shared;
 use crate::statistics::{ByteCounter, Statistics, TagStatistics};
+use crate::sync::Ordering;
 use aquifer_backend::{Backend, Properties};
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -14,6 +15,10 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn statistics(&self) -> Statistics {
         let mut sum = Statistics {
             driver_calls: self.driver_calls(),
+            recovered_block_count: self.purgeable.recovered.load(Ordering::Relaxed),
+            recovered_bytes: self.purgeable.recovered_bytes.load(Ordering::Relaxed),
+            purged_block_count: self.purgeable.purged.load(Ordering::Relaxed),
+            purged_bytes: self.purgeable.purged_bytes.load(Ordering::Relaxed),
             reclaim_count: self.reclaim.calls(),
             reclaim_panic_count: self.reclaim.panics(),
             imported: self.imported.bytes(),
@@ -32,6 +37,7 @@ impl<B: Backend> Shared<B> {
             sum.cached_bytes += pool.cached_bytes;
             sum.quarantined_bytes += pool.quarantined_bytes;
             sum.free_bytes += pool.free_bytes;
+            sum.purgeable_bytes += pool.purgeable_bytes;
             sum.largest_free_bytes = sum.largest_free_bytes.max(pool.largest_free_bytes);
             sum.free_range_count += pool.free_range_count;
             sum.block_count += pool.block_count;
@@ -139,6 +145,17 @@ impl fmt::Display for Report {
             statistics.block_count,
             in_words(statistics.budget_bytes),
         )?;
+        if statistics.purgeable_bytes > 0 || statistics.recovered_block_count > 0 {
+            writeln!(
+                f,
+                "of free: {} purgeable; so far {} purgeable blocks of {} used again, {} of {} of them purged",
+                in_words(statistics.purgeable_bytes),
+                statistics.recovered_block_count,
+                in_words(statistics.recovered_bytes),
+                statistics.purged_block_count,
+                in_words(statistics.purged_bytes),
+            )?;
+        }
         writeln!(
             f,
             "{} allocations, {} freed; hit rate {:.2} %; fragmentation {:.1} %, waste {:.1} %",
@@ -151,8 +168,8 @@ impl fmt::Display for Report {
         let calls = &statistics.driver_calls;
         writeln!(
             f,
-            "driver calls: {} create, {} destroy, {} release, {} signal, {} failed",
-            calls.create, calls.destroy, calls.release, calls.signal, calls.failed
+            "driver calls: {} create, {} destroy, {} release, {} purge, {} signal, {} failed",
+            calls.create, calls.destroy, calls.release, calls.purge, calls.signal, calls.failed
         )?;
         for tag in statistics.tags.iter().filter(|tag| tag.peak_bytes > 0) {
             let [current, peak] = [tag.current_bytes, tag.peak_bytes].map(in_words);

@@ -1,6 +1,7 @@
 //! What all handles and buffers of one manager share, and the fast way to a buffer. The slow one is in
 //! [`super::growth`].
 
+use super::block_count::BlockCount;
 use super::buffer::Buffer;
 use super::config::{Config, ZeroPolicy};
 use super::imported_blocks::ImportedBlocks;
@@ -8,6 +9,7 @@ use super::ladder::InFlight;
 use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
+use super::purgeable::PurgeableCounters;
 use super::queues::Queues;
 use super::raw_handle::RawTable;
 use super::reaper::Reaper;
@@ -39,6 +41,7 @@ pub(super) struct CallCounters {
     pub(super) create: AtomicU64,
     pub(super) destroy: AtomicU64,
     pub(super) release: AtomicU64,
+    pub(super) purge: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) signal: AtomicU64,
 }
@@ -66,12 +69,15 @@ pub(crate) struct Shared<B: Backend> {
     are_caches_held: Mutex<bool>,
     process: Process,
     pub(crate) ledgers: Box<[Ledger]>,
+    /// Of all pools.
+    pub(super) block_count: BlockCount,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: TagNames,
     pub(crate) observers: Observers,
     pub(crate) config: Config,
     request_bytes_max: u64,
     pub(super) calls: CallCounters,
+    pub(super) purgeable: PurgeableCounters,
     /// See [`crate::raw::allocation`].
     pub(crate) keepers: Keepers,
     /// How to end the state when its queues are not done, where there may be a thread for it.
@@ -113,6 +119,7 @@ impl<B: Backend> Shared<B> {
             // A size in bytes must fit the host's addresses, and stay there when it is rounded to a block.
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
                 & !(properties.block_granularity_bytes - 1),
+            block_count: BlockCount::new(properties.block_count_max),
             finish_later: OnceLock::new(),
             keepers: Keepers::new(pools.len()),
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
@@ -133,6 +140,7 @@ impl<B: Backend> Shared<B> {
             observers,
             config,
             calls: CallCounters::default(),
+            purgeable: PurgeableCounters::default(),
         })
     }
 
@@ -225,6 +233,7 @@ impl<B: Backend> Shared<B> {
             create: self.calls.create.load(Ordering::Relaxed),
             destroy: self.calls.destroy.load(Ordering::Relaxed),
             release: self.calls.release.load(Ordering::Relaxed),
+            purge: self.calls.purge.load(Ordering::Relaxed),
             failed: self.calls.failed.load(Ordering::Relaxed),
             signal: self.calls.signal.load(Ordering::Relaxed),
         }
@@ -251,8 +260,7 @@ impl<B: Backend> Shared<B> {
             let growing = &mut typed.lock_growth();
             // What the lanes' caches kept is bound to their queues now.
             self.settle_soon(growing);
-            let idle = growing.pool.release_idle(|_, _| true);
-            self.destroy(growing, idle);
+            self.release_down_to(growing, 0);
             closing
         };
         self.pools.iter().map(close_one).filter(|&closing| closing == Closing::Drained).count()
@@ -275,6 +283,7 @@ impl<B: Backend> Drop for Shared<B> {
         // All queues are drained, so nothing that waits for them need wait any more.
         self.queues.all().iter().for_each(|queue| queue.timeline.end());
         self.close_imported();
+        let mut are_destroyed = false;
         for typed in &self.pools {
             // A free that was under way when the pool was closed may have moved places to the depot after that.
             typed.pool.flush();
@@ -284,12 +293,19 @@ impl<B: Backend> Drop for Shared<B> {
             typed.pool.settle(Return::ToRanges);
             typed.pool.flush();
             typed.pool.settle(Return::ToRanges);
-            let idle = typed.pool.release_idle(|_, _| true);
-            for block in idle {
-                if let Err(refused) = destroy_block(&self.backend, typed.take_block(block.block)) {
-                    error!(bytes = block.bytes, error = %refused.error, "a block is lost: the driver would not take it back");
+            let mut growing = typed.lock_growth();
+            let purgeable = growing.purgeable.take_oldest(|_| true);
+            for block in purgeable.into_iter().chain(typed.pool.release_idle(|_, _| true)) {
+                match destroy_block(&self.backend, typed.take_block(block.block)) {
+                    Ok(()) => are_destroyed = true,
+                    Err(refused) => {
+                        error!(bytes = block.bytes, error = %refused.error, "a block is lost: the driver would not take it back");
+                    }
                 }
             }
+        }
+        if are_destroyed {
+            self.backend.flush_destroyed();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One memory type of a manager: its pool, its blocks, and the lock under which it grows and shrinks.
 
+use super::purgeable::PurgeableBlocks;
 use crate::pool::Pool;
 use crate::range::BlockIndex;
 use crate::sync::{Mutex, MutexGuard, Rank};
@@ -12,23 +13,24 @@ pub(crate) struct TypedPool<T> {
     pub(crate) pool: Arc<Pool>,
     pub(crate) heap_index: usize,
     blocks: RwLock<Vec<Option<Arc<T>>>>,
-    growth: Mutex<()>,
+    growth: Mutex<PurgeableBlocks>,
 }
 
 impl<T> TypedPool<T> {
     pub(super) fn new(pool: Arc<Pool>, heap_index: usize) -> Self {
-        Self { pool, heap_index, blocks: RwLock::new(Vec::new()), growth: Mutex::new(Rank::Growth, ()) }
+        let growth = Mutex::new(Rank::Growth, PurgeableBlocks::default());
+        Self { pool, heap_index, blocks: RwLock::new(Vec::new()), growth }
     }
 
-    /// The block of a live allocation.
+    /// The block of a live allocation, or one that is set aside.
     pub(crate) fn block(&self, index: BlockIndex) -> Arc<T> {
         let blocks = self.blocks.read();
-        Arc::clone(blocks[index as usize].as_ref().expect("the block of a live allocation exists"))
+        Arc::clone(blocks[index as usize].as_ref().expect("a block that is in use, or set aside, exists"))
     }
 
     /// Waits until no other thread makes this pool grow or shrink.
     pub(super) fn lock_growth(&self) -> Growing<'_, T> {
-        Growing { typed: self, _lock: self.growth.lock(), log: DriverLog::default() }
+        Growing { typed: self, purgeable: self.growth.lock(), log: DriverLog::default() }
     }
 
     /// Takes a block out that the pool has let go.
@@ -42,7 +44,8 @@ impl<T> TypedPool<T> {
 /// The growth lock of a pool, held.
 pub(super) struct Growing<'a, T> {
     typed: &'a TypedPool<T>,
-    _lock: MutexGuard<'a, ()>,
+    /// Under the lock, since they come and go only as the pool grows and shrinks.
+    pub(super) purgeable: MutexGuard<'a, PurgeableBlocks>,
     /// Written out when the lock has been let go, since subscribers are the user's code.
     pub(super) log: DriverLog,
 }
@@ -70,10 +73,6 @@ impl<T> Growing<'_, T> {
     /// Puts a block back that [`TypedPool::take_block`] took out.
     pub(super) fn put_block(&self, index: BlockIndex, block: T) {
         self.blocks.write()[index as usize] = Some(Arc::new(block));
-    }
-
-    pub(super) fn block_count(&self) -> u64 {
-        self.blocks.read().iter().flatten().count() as u64
     }
 }
 

@@ -94,8 +94,9 @@ pub(super) enum Fit {
 pub(super) enum Plan {
     /// Take what fits, after all.
     TakeAnyFit,
-    /// Destroy these blocks, which the pool has let go, then create one of so many bytes.
-    Create { evicted: Vec<IdleBlock>, bytes: u64 },
+    /// Destroy so many bytes of what is set aside, and these blocks, which the pool has let go, then create one of so many
+    /// bytes.
+    Create { aside_bytes: u64, evicted: Vec<IdleBlock>, bytes: u64 },
 }
 
 impl State {
@@ -118,9 +119,14 @@ impl State {
     }
 
     fn is_far_too_large(&self, idle_bytes: u64, bytes: u64) -> bool {
+        idle_bytes > self.good_fit_bytes_max(bytes)
+    }
+
+    /// The largest block that is not far too large for a range of `bytes`.
+    pub(super) fn good_fit_bytes_max(&self, bytes: u64) -> u64 {
         let share_of_peak = self.ranges.reserved_bytes_peak() / REFUSE_ABOVE_SHARE;
         let enough = (bytes / 4).saturating_mul(REFUSE_ABOVE_QUARTERS);
-        idle_bytes > enough.max(REFUSE_ABOVE_BYTES).max(share_of_peak)
+        enough.max(REFUSE_ABOVE_BYTES).max(share_of_peak)
     }
 
     /// Whether to empty the caches before growing for a range of `bytes`: if that is allowed for, or if the range is so
@@ -142,7 +148,8 @@ impl State {
         let limit = peak.max(self.ranges.used_bytes_peak() + SLACK_BYTES);
         let reserved = self.ranges.reserved_bytes();
         let is_refusal = self.ranges.smallest_idle_fit(queue, bytes).is_some();
-        if is_refusal && reserved - self.ranges.idle_bytes() + needed > limit {
+        let aside = self.ranges.aside_bytes();
+        if is_refusal && reserved - self.ranges.idle_bytes() - aside + needed > limit {
             // To refuse must never raise the limit.
             return Plan::TakeAnyFit;
         }
@@ -154,11 +161,13 @@ impl State {
             wanted = wanted.max(share_of(reserved));
         }
         let guard = self.ranges.used_bytes_peak() / 100 * GUARD_PERCENT;
-        let mut evicted = Vec::new();
+        let (mut aside_bytes, mut evicted) = (0, Vec::new());
         if self.allowance.may_evict() || reserved + wanted > guard {
-            evicted = self.release_idle(|_, reserved| reserved + wanted > limit);
+            // What is set aside goes first: it is of the least use.
+            aside_bytes = (reserved + wanted).saturating_sub(limit).min(aside);
+            evicted = self.release_idle(|_, reserved| reserved - aside_bytes + wanted > limit);
         }
-        Plan::Create { evicted, bytes: wanted }
+        Plan::Create { aside_bytes, evicted, bytes: wanted }
     }
 
     /// Lets go of idle blocks, longest idle first, for as long as `wants_more` says so of the next one and of what is

@@ -18,6 +18,7 @@
 //! Thread caches and depot are a [`Lane`]: one for buffers without a queue, and one for each queue. What is freed while
 //! queues other than its own may still use it goes through the [`Quarantine`] first.
 
+mod aside;
 mod caches;
 mod depot;
 mod growth;
@@ -84,9 +85,9 @@ pub(crate) enum Return {
 pub(crate) enum Growth {
     /// Not needed: here it is.
     Placed(Place),
-    /// Destroy these blocks, which the pool has let go, then create one of `bytes`; one of [`Pool::range_bytes`] will
-    /// do.
-    Create { evicted: Vec<IdleBlock>, bytes: u64 },
+    /// Destroy blocks of `aside_bytes` bytes, or a little more, of those that are set aside, and these, which the pool has let
+    /// go; then create one of `bytes`; one of [`Pool::range_bytes`] will do.
+    Create { aside_bytes: u64, evicted: Vec<IdleBlock>, bytes: u64 },
 }
 
 /// The thread caches of all lanes.
@@ -325,7 +326,7 @@ impl Pool {
                 self.count_rise(request, bytes);
                 Growth::Placed(place)
             }
-            Plan::Create { evicted, bytes } => Growth::Create { evicted, bytes },
+            Plan::Create { aside_bytes, evicted, bytes } => Growth::Create { aside_bytes, evicted, bytes },
         }
     }
 

@@ -68,6 +68,7 @@ impl Pool {
                 - state.ranges.used_bytes()
                 - state.ranges.bound_bytes()
                 + state.slabs.free_bytes(),
+            purgeable_bytes: state.ranges.aside_bytes(),
             largest_free_bytes: state.ranges.largest_free_bytes(),
             free_range_count: state.ranges.free_range_count() as u64,
             block_count: state.ranges.block_count() as u64,

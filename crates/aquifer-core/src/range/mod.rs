@@ -14,6 +14,8 @@
 //! with others; [`Ranges::settle`] unbinds what a queue has passed. A block all of whose bytes are bound to one queue is
 //! idle for that queue: kept whole for it, and not to be removed yet.
 //!
+//! An idle block can be *set aside*: nothing finds room in it any more, but it is still reserved, and can come back.
+//!
 //! ```text
 //! block 0  [used 4 KiB][free 12 KiB       ][used 48 KiB            ]
 //! block 1  [free 2 MiB                                             ]
@@ -21,6 +23,7 @@
 //! idle     (2 MiB, block 1)
 //! ```
 
+mod aside;
 mod bound;
 
 use std::collections::BTreeSet;
@@ -142,6 +145,9 @@ pub(crate) struct Ranges {
     idle_by_age: BTreeSet<(Moment, BlockIndex)>,
     idle_bytes: u64,
     sequence: u64,
+    /// Blocks that are set aside, and their bytes.
+    aside_count: usize,
+    aside_bytes: u64,
     reserved_bytes: u64,
     reserved_bytes_peak: u64,
     used_bytes: u64,
@@ -205,7 +211,7 @@ impl Ranges {
         self.make_idle(idle.block, NO_QUEUE, idle.since.time_ms);
     }
 
-    /// Forgets a block if it is idle, and says how many bytes of it the driver has yet to get back.
+    /// Forgets a block if it is idle, and not set aside, and says how many bytes of it the driver has yet to get back.
     pub(crate) fn remove_block(&mut self, block: BlockIndex) -> Option<u64> {
         let owner = (*self.blocks.get(block as usize)?)?;
         if owner.idle_for != Some(NO_QUEUE) {
@@ -507,7 +513,7 @@ impl Ranges {
     }
 
     pub(crate) fn block_count(&self) -> usize {
-        self.blocks.iter().flatten().count()
+        self.blocks.iter().flatten().count() + self.aside_count
     }
 
     fn is_free(&self, index: RangeIndex) -> bool {

@@ -51,6 +51,7 @@ impl Ranges {
             used += block_used;
             idle += if is_idle { block.reserved_bytes() } else { 0 };
         }
+        reserved += self.aside_bytes;
         assert_eq!((reserved, used, hole_count), (self.reserved_bytes, self.used_bytes, self.holes.len()));
         assert_eq!((idle, bound), (self.idle_bytes, self.bound_bytes));
         assert_eq!(bound_count, self.bound.len());
@@ -169,6 +170,10 @@ enum Step {
         but: u64,
     },
     RemoveIdle,
+    /// Idle blocks are set aside, and then go or come back.
+    SetAside {
+        forget: bool,
+    },
     /// What is released, and how many used ranges are freed before some of it is undone.
     Release {
         undo: bool,
@@ -183,6 +188,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (any::<usize>(), 0..3_u16).prop_map(|(which, queue)| Step::Free { which, queue }),
         1 => (1..3_u16, 0..4_u64).prop_map(|(queue, but)| Step::Settle { queue, but }),
         1 => Just(Step::RemoveIdle),
+        1 => any::<bool>().prop_map(|forget| Step::SetAside { forget }),
         1 => (any::<bool>(), 0..4_usize).prop_map(|(undo, freed)| Step::Release { undo, freed }),
     ];
     prop::collection::vec(step, 1..120)
@@ -268,6 +274,29 @@ proptest! {
                         released.retain(|range| range.block != idle.block);
                         present[idle.block as usize] = false;
                     }
+                }
+                Step::SetAside { forget } => {
+                    let before = (ranges.reserved_bytes(), ranges.block_count());
+                    let mut aside = Vec::new();
+                    while let Some(idle) = ranges.longest_idle() {
+                        let mut kept = used.iter().chain(bound.iter().map(|(range, _)| range));
+                        prop_assert!(kept.all(|range| range.block != idle.block));
+                        ranges.set_aside(idle.block);
+                        aside.push(idle);
+                    }
+                    ranges.validate();
+                    prop_assert_eq!((ranges.reserved_bytes(), ranges.block_count()), before);
+                    prop_assert_eq!(ranges.idle_bytes(), 0);
+                    for idle in aside {
+                        if forget {
+                            ranges.forget_aside(&idle);
+                            released.retain(|range| range.block != idle.block);
+                            present[idle.block as usize] = false;
+                        } else {
+                            ranges.restore_aside(idle);
+                        }
+                    }
+                    prop_assert_eq!(ranges.aside_bytes(), 0);
                 }
                 Step::Release { undo, freed } => {
                     let fresh = ranges.release_holes(1024);

@@ -448,6 +448,13 @@ pub(crate) fn destroy_block<B: Backend>(
     unsafe { backend.destroy_block(block) }
 }
 
+/// Allows the system to take a block's memory. The pool has set the block aside.
+pub(crate) fn make_purgeable<B: Backend>(backend: &B, block: &B::Block) -> Result<(), Error> {
+    // SAFETY: a pool sets aside only blocks without a used range, which no queue may still use; every reference into a block
+    // belongs to a used range. It hands nothing of the block out before `make_nonpurgeable` has answered.
+    unsafe { backend.make_purgeable(block) }
+}
+
 /// Gives a part of a block back to the driver. The pool has released it.
 pub(crate) fn release_range<B: Backend>(
     backend: &B,

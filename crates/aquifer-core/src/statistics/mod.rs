@@ -44,6 +44,8 @@ pub struct DriverCalls {
     pub destroy: u64,
     /// Calls that gave a part of a block back.
     pub release: u64,
+    /// Calls that made a block purgeable, or nonpurgeable again.
+    pub purge: u64,
     /// Markers that were put into queues, and those that the driver refused.
     pub signal: u64,
     /// Other calls that failed; they are counted here only.
@@ -54,7 +56,7 @@ impl DriverCalls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.create + self.destroy + self.release + self.signal + self.failed
+        self.create + self.destroy + self.release + self.purge + self.signal + self.failed
     }
 }
 
@@ -115,6 +117,8 @@ pub(crate) struct PoolSnapshot {
     pub(crate) cached_bytes: u64,
     pub(crate) quarantined_bytes: u64,
     pub(crate) free_bytes: u64,
+    /// A part of `free_bytes`.
+    pub(crate) purgeable_bytes: u64,
     pub(crate) largest_free_bytes: u64,
     pub(crate) free_range_count: u64,
     pub(crate) block_count: u64,
@@ -143,9 +147,20 @@ pub struct Statistics {
     pub quarantined_bytes: u64,
     /// Reserved bytes that are neither live nor cached nor quarantined.
     pub free_bytes: u64,
-    /// The largest free range.
+    /// Free bytes in purgeable blocks: the system may take their memory at any time, or has
+    /// ([`MemoryManager::mark_idle_purgeable`](crate::MemoryManager::mark_idle_purgeable)).
+    pub purgeable_bytes: u64,
+    /// How often a purgeable block was taken for an allocation again,
+    pub recovered_block_count: u64,
+    /// and the bytes of all these blocks.
+    pub recovered_bytes: u64,
+    /// How many of them had lost their content, since the system had taken the memory,
+    pub purged_block_count: u64,
+    /// and their bytes.
+    pub purged_bytes: u64,
+    /// The largest free range. Purgeable blocks are left out.
     pub largest_free_bytes: u64,
-    /// How many free ranges there are.
+    /// How many free ranges there are. Purgeable blocks are left out.
     pub free_range_count: u64,
     /// How many blocks there are.
     pub block_count: u64,
@@ -200,15 +215,16 @@ impl Statistics {
     }
 
     /// External fragmentation, 0 to 100: the share of free bytes that lie outside the largest free range. 0 if
-    /// nothing is free.
+    /// nothing is free. Purgeable bytes are left out.
     ///
     /// Cached bytes are not free bytes: they are whole places, ready to be used as they are.
     #[must_use]
     pub fn fragmentation_percentage(&self) -> f64 {
-        if self.free_bytes == 0 {
+        let free_bytes = self.free_bytes.saturating_sub(self.purgeable_bytes);
+        if free_bytes == 0 {
             return 0.0;
         }
-        100.0 * (1.0 - self.largest_free_bytes as f64 / self.free_bytes as f64)
+        100.0 * (1.0 - self.largest_free_bytes as f64 / free_bytes as f64)
     }
 
     /// Internal fragmentation, 0 to 100: the share of live bytes that rounding added.

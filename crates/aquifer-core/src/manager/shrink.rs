@@ -1,0 +1,192 @@
+//! Giving memory back to the driver: blocks that hold nothing, and free parts of others.
+//!
+//! Purgeable blocks ([`super::purgeable`]) go before idle ones: the system may have their memory already.
+
+use super::shared::Shared;
+use super::typed_pool::{Growing, TypedPool};
+use crate::pool::Request;
+use crate::range::IdleBlock;
+use crate::raw::allocation::{destroy_block, release_range};
+use crate::sync::Ordering;
+use aquifer_backend::{Backend, Capabilities, DestroyError};
+
+/// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
+const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
+
+/// Blocks to be destroyed together.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Purgeable ones, taken out of their list; still set aside in the pool.
+    pub(super) purgeable: Vec<IdleBlock>,
+    /// Idle ones that the pool has let go.
+    pub(super) idle: Vec<IdleBlock>,
+}
+
+impl<B: Backend> Shared<B> {
+    /// Destroys blocks. Those that the driver refuses go back to where they came from. Returns the bytes given back.
+    pub(super) fn destroy(&self, growing: &mut Growing<'_, B::Block>, leaving: Leaving) -> u64 {
+        let (mut bytes, mut are_destroyed) = (0, false);
+        for idle in leaving.purgeable {
+            if self.destroy_one(growing, &idle) {
+                growing.pool.forget_aside(&idle);
+                (bytes, are_destroyed) = (bytes + idle.reserved_bytes, true);
+            } else {
+                growing.purgeable.put(idle);
+            }
+        }
+        for idle in leaving.idle {
+            if self.destroy_one(growing, &idle) {
+                (bytes, are_destroyed) = (bytes + idle.reserved_bytes, true);
+            } else {
+                growing.pool.restore(idle);
+            }
+        }
+        if are_destroyed {
+            self.backend.flush_destroyed();
+        }
+        bytes
+    }
+
+    /// Destroys a block and takes it off the books; false if the driver refused, and the block stays.
+    fn destroy_one(&self, growing: &mut Growing<'_, B::Block>, idle: &IdleBlock) -> bool {
+        match destroy_block(&self.backend, growing.take_block(idle.block)) {
+            Ok(()) => {
+                self.calls.destroy.fetch_add(1, Ordering::Relaxed);
+                self.block_count.refund();
+                self.ledgers[growing.heap_index].refund(idle.reserved_bytes);
+                growing.log.done("destroy_block", idle.reserved_bytes);
+                true
+            }
+            Err(DestroyError { block, error }) => {
+                self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                growing.log.refused("destroy_block", idle.reserved_bytes, &error);
+                growing.put_block(idle.block, block);
+                false
+            }
+        }
+    }
+
+    /// Destroys blocks that hold nothing, purgeable ones first and those that have held nothing for longest, until no more
+    /// than `reserved_bytes` of the pool's heap are reserved, or none is left. Returns the bytes given back.
+    pub(super) fn release_down_to(&self, growing: &mut Growing<'_, B::Block>, reserved_bytes: u64) -> u64 {
+        let mut left = self.ledgers[growing.heap_index].reserved_bytes();
+        let mut is_needed = |idle: &IdleBlock| {
+            let is_needed = left > reserved_bytes;
+            left -= if is_needed { idle.reserved_bytes.min(left) } else { 0 };
+            is_needed
+        };
+        let purgeable = growing.purgeable.take_oldest(&mut is_needed);
+        let idle = growing.pool.release_idle(|idle, _| is_needed(idle));
+        self.destroy(growing, Leaving { purgeable, idle })
+    }
+
+    /// Destroys one block that holds nothing, if there is one.
+    pub(super) fn release_one(&self, growing: &mut Growing<'_, B::Block>) {
+        let mut left = 1_u32;
+        let mut is_needed = |_: &IdleBlock| std::mem::take(&mut left) > 0;
+        let purgeable = growing.purgeable.take_oldest(&mut is_needed);
+        let idle = growing.pool.release_idle(|idle, _| is_needed(idle));
+        self.destroy(growing, Leaving { purgeable, idle });
+    }
+
+    /// Gives back what other pools hold for nobody and a request of another pool may be short of: bytes of the same heap, or
+    /// one of the blocks that there may be. True if anything came of it. To be called without any pool's growth lock.
+    pub(super) fn release_in_others(&self, request: Request) -> bool {
+        let heap_index = self.pools[request.memory_type()].heap_index;
+        let is_short_of_blocks = self.block_count.is_full();
+        let mut bytes = 0;
+        for (memory_type, typed) in self.pools.iter().enumerate() {
+            let is_of_use = typed.heap_index == heap_index || is_short_of_blocks;
+            if memory_type == request.memory_type() || !is_of_use {
+                continue;
+            }
+            let growing = &mut typed.lock_growth();
+            self.flush_and_settle(growing);
+            bytes += self.release_down_to(growing, 0);
+            if typed.heap_index == heap_index {
+                bytes += self.release_holes(growing);
+            }
+        }
+        bytes > 0
+    }
+
+    /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.
+    pub(super) fn release_holes(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
+        let properties = self.backend.properties();
+        if !properties.capabilities.contains(Capabilities::RELEASE_RANGE) {
+            return 0;
+        }
+        let mut bytes = 0;
+        for range in growing.pool.release_holes(RELEASE_GRANULE_BYTES.max(properties.block_granularity_bytes))
+        {
+            match release_range(&self.backend, &growing.block(range.block), &range) {
+                Ok(()) => {
+                    self.calls.release.fetch_add(1, Ordering::Relaxed);
+                    self.ledgers[growing.heap_index].refund(range.bytes);
+                    bytes += range.bytes;
+                    growing.log.done("release_range", range.bytes);
+                }
+                Err(error) => {
+                    self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                    growing.log.refused("release_range", range.bytes, &error);
+                    growing.pool.unrelease(range);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Gives back purgeable and idle blocks until no more than `reserved_bytes` are reserved of each heap, or none is left.
+    pub(crate) fn trim_to(&self, reserved_bytes: u64) -> u64 {
+        if self.is_forked() {
+            return 0;
+        }
+        self.let_go_of_imported();
+        let trim_one = |typed: &TypedPool<B::Block>| {
+            let growing = &mut typed.lock_growth();
+            growing.pool.free_preallocated();
+            self.flush_and_settle(growing);
+            self.settle_soon(growing);
+            let bytes = self.release_down_to(growing, reserved_bytes);
+            let is_enough = self.ledgers[growing.heap_index].reserved_bytes() <= reserved_bytes;
+            bytes + if is_enough { 0 } else { self.release_holes(growing) }
+        };
+        let bytes = self.pools.iter().map(trim_one).sum();
+        self.bell.tell_news();
+        bytes
+    }
+
+    /// Gives back blocks that have held nothing for longer than the configuration allows, and makes those purgeable that
+    /// have for as long as it says. Returns the bytes given back.
+    pub(crate) fn release_idle(&self) -> u64 {
+        let has_ages = self.config.idle_decay.is_some() || self.config.purgeable_after.is_some();
+        if !has_ages || self.is_forked() {
+            return 0;
+        }
+        let release_one = |typed: &TypedPool<B::Block>| {
+            let growing = &mut typed.lock_growth();
+            self.flush_and_settle(growing);
+            self.release_decayed(growing)
+        };
+        let bytes = self.pools.iter().map(release_one).sum();
+        self.tell_loss();
+        bytes
+    }
+
+    /// What age does to blocks that hold nothing. Returns the bytes given back.
+    pub(super) fn release_decayed(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
+        let now_ms = self.config.clock.now_ms();
+        let latest = |age: std::time::Duration| now_ms.checked_sub(age.as_millis() as u64);
+        let mut bytes = 0;
+        if let Some(latest) = self.config.idle_decay.and_then(latest) {
+            let has_decayed = |idle: &IdleBlock| idle.since.time_ms <= latest;
+            let purgeable = growing.purgeable.take_oldest(has_decayed);
+            let idle = growing.pool.release_idle(|idle, _| has_decayed(idle));
+            bytes = self.destroy(growing, Leaving { purgeable, idle });
+        }
+        if let Some(latest) = self.config.purgeable_after.and_then(latest) {
+            self.make_purgeable(growing, |idle| idle.since.time_ms <= latest);
+        }
+        bytes
+    }
+}

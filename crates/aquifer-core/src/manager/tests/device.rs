@@ -1,0 +1,241 @@
+//! A device with two memory types of one heap and no memory, that writes down what it is asked.
+#![allow(unsafe_code)]
+
+use aquifer_backend::{
+    Backend, BlockDesc, BlockRange, Capabilities, Command, DestroyError, Error, ErrorKind, Heap, HeapBudget,
+    MemoryFlags, MemoryType, Properties, Ticket,
+};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A call that was answered well, or was told to fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Call {
+    Create { bytes: u64, memory_type: usize, dedicated_to: Option<String> },
+    Destroy,
+    Flush,
+    MakePurgeable,
+    MakeNonpurgeable,
+    Fill,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    calls: Vec<Call>,
+    /// By the block's number: whether it is purgeable.
+    live: BTreeMap<u64, bool>,
+    next: u64,
+    /// Whether what is purgeable has lost its content when it comes back.
+    purges: bool,
+    /// The kind of call that fails from now on, and how.
+    failing: Option<(Call, ErrorKind)>,
+}
+
+impl Books {
+    fn fails(&self, call: &Call, operation: &'static str) -> Result<(), Error> {
+        match &self.failing {
+            Some((failing, kind)) if failing == call => Err(Error::new(*kind, operation, "told to fail")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The test's hand on a device: what it was asked, and what it is to answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Hand(Arc<Mutex<Books>>);
+
+impl Hand {
+    pub(super) fn calls(&self) -> Vec<Call> {
+        self.0.lock().calls.clone()
+    }
+
+    pub(super) fn count(&self, call: &Call) -> usize {
+        self.calls().iter().filter(|&other| other == call).count()
+    }
+
+    /// How many blocks were made.
+    pub(super) fn creates(&self) -> usize {
+        self.calls().iter().filter(|call| matches!(call, Call::Create { .. })).count()
+    }
+
+    /// How many blocks there are.
+    pub(super) fn live(&self) -> usize {
+        self.0.lock().live.len()
+    }
+
+    pub(super) fn purgeable(&self) -> usize {
+        self.0.lock().live.values().filter(|&&is_purgeable| is_purgeable).count()
+    }
+
+    /// Lets a kind of call fail from now on.
+    pub(super) fn fail(&self, call: Call, kind: ErrorKind) {
+        self.0.lock().failing = Some((call, kind));
+    }
+
+    /// Lets no call fail any more.
+    pub(super) fn heal(&self) {
+        self.0.lock().failing = None;
+    }
+
+    /// Lets what is purgeable lose its content.
+    pub(super) fn purge(&self) {
+        self.0.lock().purges = true;
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Device {
+    properties: Properties,
+    hand: Hand,
+}
+
+/// A block's number.
+#[derive(Debug)]
+pub(super) struct Block(u64);
+
+impl Device {
+    pub(super) fn new(capabilities: Capabilities, block_count_max: u64) -> Self {
+        let memory_type = MemoryType { heap_index: 0, flags: MemoryFlags::NONE };
+        let properties = Properties {
+            backend: "recording",
+            device: String::new(),
+            heaps: vec![Heap { size_bytes: 1 << 40 }],
+            memory_types: vec![memory_type.clone(), memory_type],
+            block_granularity_bytes: 64 << 10,
+            block_bytes_max: 1 << 40,
+            block_count_max,
+            alignment_bytes_min: 4096,
+            physical_page_bytes: 0,
+            import_alignment_bytes: 0,
+            capabilities,
+        };
+        Self { properties, hand: Hand::default() }
+    }
+
+    pub(super) fn hand(&self) -> Hand {
+        self.hand.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.hand.0.lock()
+    }
+}
+
+fn unsupported<T>(operation: &'static str) -> Result<T, Error> {
+    Err(Error::new(ErrorKind::Unsupported, operation, "the recording device has no queues"))
+}
+
+// SAFETY: there is no memory, so nothing overlaps and nothing is read or written; there are no queues.
+unsafe impl Backend for Device {
+    type Block = Block;
+    type Queue = ();
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn budget(&self, _heap_index: usize) -> Result<HeapBudget, Error> {
+        Ok(HeapBudget { budget_bytes: 1 << 40, available_bytes: 1 << 40 })
+    }
+
+    fn create_block(&self, desc: &BlockDesc<'_>) -> Result<Block, Error> {
+        let call = Call::Create {
+            bytes: desc.bytes,
+            memory_type: desc.memory_type_index,
+            dedicated_to: desc.dedicated_to.map(str::to_owned),
+        };
+        let mut books = self.lock();
+        books.fails(&call, "create_block")?;
+        assert!((books.live.len() as u64) < self.properties.block_count_max, "a block too many is asked for");
+        books.calls.push(call);
+        let number = books.next;
+        books.next += 1;
+        books.live.insert(number, false);
+        Ok(Block(number))
+    }
+
+    unsafe fn destroy_block(&self, block: Block) -> Result<(), DestroyError<Block>> {
+        let mut books = self.lock();
+        if let Err(error) = books.fails(&Call::Destroy, "destroy_block") {
+            return Err(DestroyError { block, error });
+        }
+        books.calls.push(Call::Destroy);
+        books.live.remove(&block.0).expect("a block that is destroyed exists");
+        Ok(())
+    }
+
+    unsafe fn make_purgeable(&self, block: &Block) -> Result<(), Error> {
+        let mut books = self.lock();
+        books.fails(&Call::MakePurgeable, "make_purgeable")?;
+        books.calls.push(Call::MakePurgeable);
+        assert_eq!(books.live.insert(block.0, true), Some(false), "made purgeable twice");
+        Ok(())
+    }
+
+    fn make_nonpurgeable(&self, block: &Block) -> Result<bool, Error> {
+        let mut books = self.lock();
+        books.fails(&Call::MakeNonpurgeable, "make_nonpurgeable")?;
+        books.calls.push(Call::MakeNonpurgeable);
+        assert_eq!(books.live.insert(block.0, false), Some(true), "it was not purgeable");
+        Ok(!books.purges)
+    }
+
+    fn flush_destroyed(&self) {
+        self.lock().calls.push(Call::Flush);
+    }
+
+    fn host_pointer(&self, _block: &Block) -> Option<NonNull<u8>> {
+        None
+    }
+
+    unsafe fn copy(
+        &self,
+        _source: BlockRange<'_, Block>,
+        _destination: BlockRange<'_, Block>,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    unsafe fn fill(&self, destination: BlockRange<'_, Block>, _value: u8) -> Result<(), Error> {
+        let mut books = self.lock();
+        assert_eq!(books.live.get(&destination.block.0), Some(&false), "a purgeable block is used");
+        books.calls.push(Call::Fill);
+        Ok(())
+    }
+
+    fn device_address(&self, _block: &Block) -> Option<u64> {
+        None
+    }
+
+    fn create_queue(&self) -> Result<(), Error> {
+        unsupported("create_queue")
+    }
+
+    unsafe fn enqueue(
+        &self,
+        _queue: &(),
+        _command: Command<'_, Block>,
+        _ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        unsupported("enqueue")
+    }
+
+    fn signal(&self, _queue: &(), _value: u64) -> Result<(), Error> {
+        unsupported("signal")
+    }
+
+    fn completed(&self, _queue: &()) -> Result<u64, Error> {
+        unsupported("completed")
+    }
+
+    fn wait(&self, _queue: &(), _value: u64, _timeout: Duration) -> Result<bool, Error> {
+        unsupported("wait")
+    }
+
+    fn wait_on_queue(&self, _queue: &(), _other: &(), _value: u64) -> Result<(), Error> {
+        unsupported("wait_on_queue")
+    }
+}
