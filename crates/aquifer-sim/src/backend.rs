@@ -57,6 +57,14 @@ impl Sim {
         self.0.state.lock()
     }
 
+    fn check_purgeable(&self, operation: &'static str) -> Result<(), Error> {
+        if self.0.properties.capabilities.contains(Capabilities::PURGEABLE) {
+            return Ok(());
+        }
+        let message = "the device was made without purgeable memory";
+        Err(Error::new(ErrorKind::Unsupported, operation, message))
+    }
+
     pub(crate) fn queue_dropped(&self, queue: QueueId) {
         let mut state = self.state();
         let now_ns = state.schedule.now_ns();
@@ -136,11 +144,13 @@ unsafe impl Backend for Sim {
             state.schedule.breach(message.clone());
             return Err(Error::new(ErrorKind::Driver, operation, message));
         }
-        let available_bytes = state.available_bytes(properties.heaps[0].size_bytes);
-        let has_place = bytes <= available_bytes && state.books.live_blocks < properties.block_count_max;
+        let memory_bytes = properties.heaps[0].size_bytes;
+        let has_place =
+            state.books.live_blocks < properties.block_count_max && state.make_room(bytes, memory_bytes);
         let unit = properties.block_granularity_bytes.max(properties.alignment_bytes_min);
         let Some(address) = has_place.then(|| state.take_address(bytes, unit)).flatten() else {
             state.books.failed_calls += 1;
+            let available_bytes = state.available_bytes(memory_bytes);
             let message = format!(
                 "{bytes} bytes of {available_bytes} that are left, {} blocks of at most {}; destroy some first",
                 state.books.live_blocks, properties.block_count_max
@@ -149,8 +159,7 @@ unsafe impl Backend for Sim {
         };
         state.schedule.checker.add_block(address, bytes);
         state.books.live_blocks += 1;
-        state.books.live_bytes += bytes;
-        state.books.live_bytes_peak = state.books.live_bytes_peak.max(state.books.live_bytes);
+        state.add_live_bytes(bytes);
         Ok(SimBlock { address, bytes })
     }
 
@@ -168,16 +177,17 @@ unsafe impl Backend for Sim {
         // The check is made before the driver waits: not every driver does.
         let start_ns = state.schedule.now_ns();
         let released_bytes = state.schedule.checker.remove_block(start_ns, block.address);
+        let kept_bytes = block.bytes - released_bytes - state.forget_purgeable(block.address);
         if !state.schedule.is_lost() {
             if state.costs.destroy_waits_for_all_queues {
                 state.schedule.finish_all();
             }
             state.books.driver_ns += state.schedule.now_ns() - start_ns;
-            let ns = state.costs.destroy.ns(block.bytes - released_bytes);
+            let ns = state.costs.destroy.ns(kept_bytes);
             state.charge(ns);
         }
         state.books.live_blocks -= 1;
-        state.books.live_bytes -= block.bytes - released_bytes;
+        state.books.live_bytes -= kept_bytes;
         state.give_address(block.address, block.bytes);
         Ok(())
     }
@@ -205,6 +215,34 @@ unsafe impl Backend for Sim {
         state.books.live_bytes -= new_bytes;
         state.charge(ns);
         Ok(())
+    }
+
+    unsafe fn make_purgeable(&self, block: &SimBlock) -> Result<(), Error> {
+        let operation = "make_purgeable";
+        self.check_purgeable(operation)?;
+        let mut state = self.state();
+        let ns = state.costs.purge_ns;
+        state.enter(Call::MakePurgeable, operation, ns)?;
+        let released_bytes = state.schedule.checker.released_bytes(block.address);
+        state.make_purgeable(block.address, block.bytes - released_bytes);
+        Ok(())
+    }
+
+    fn make_nonpurgeable(&self, block: &SimBlock) -> Result<bool, Error> {
+        let operation = "make_nonpurgeable";
+        self.check_purgeable(operation)?;
+        let mut state = self.state();
+        let ns = state.costs.purge_ns;
+        state.enter(Call::MakeNonpurgeable, operation, ns)?;
+        let memory_bytes = self.0.properties.heaps[0].size_bytes;
+        state.make_nonpurgeable(block.address, memory_bytes).ok_or_else(|| {
+            state.books.failed_calls += 1;
+            let message = format!(
+                "the system has no memory for {} bytes again; destroy some blocks first",
+                block.bytes
+            );
+            Error::new(ErrorKind::OutOfMemory, operation, message)
+        })
     }
 
     /// Always `None`: there is nothing behind the addresses.

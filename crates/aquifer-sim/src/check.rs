@@ -7,10 +7,12 @@
 //! Costs: an access looks up its block, its claim and its place among the used ranges, each in a tree; a beginning access is
 //! also compared with those that run at that moment, of which there are a few for each busy queue.
 
+mod purge;
 mod ranges;
 
 use crate::violation::{Violation, ViolationKind};
 use crate::{Access, AccessKind, ClaimId, QueueId};
+use purge::Purge;
 use ranges::{LastUse, Ranges, overlapping};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -75,6 +77,7 @@ struct Block {
     end: u64,
     claims: BTreeMap<u64, Claim>,
     released: BTreeMap<u64, u64>,
+    purge: Purge,
     /// By the number of the touch.
     unfinished: BTreeMap<u64, Unfinished>,
     uses: Ranges,
@@ -91,6 +94,12 @@ pub(crate) struct Checker {
     next_owner: u64,
     next_number: u64,
     pub(crate) violations: Vec<Violation>,
+}
+
+impl Block {
+    fn released_bytes(&self) -> u64 {
+        self.released.iter().map(|(start, end)| end - start).sum()
+    }
 }
 
 impl Checker {
@@ -122,6 +131,7 @@ impl Checker {
             end: address + bytes,
             claims: BTreeMap::new(),
             released: BTreeMap::new(),
+            purge: Purge::No,
             unfinished: BTreeMap::new(),
             uses: Ranges::default(),
         };
@@ -134,7 +144,12 @@ impl Checker {
         let Some(end) = self.blocks.get(&address).map(|block| block.end) else { return 0 };
         self.check_given_back(at_ns, address, (address, end), "destroy_block");
         let block = self.blocks.remove(&address);
-        block.map_or(0, |block| block.released.iter().map(|(start, end)| end - start).sum())
+        block.map_or(0, |block| block.released_bytes())
+    }
+
+    /// How many bytes of a block have been released.
+    pub(crate) fn released_bytes(&self, address: u64) -> u64 {
+        self.blocks.get(&address).map_or(0, Block::released_bytes)
     }
 
     /// Notes that a part of a block has no memory any more, after a look at whether it may go: how many bytes that were.
@@ -190,6 +205,9 @@ impl Checker {
             let words = format!(" on what owner {} holds, {bytes} bytes at {other_start:#x}", other.owner);
             return Some((ViolationKind::ClaimsOverlap, words));
         }
+        if let Some(words) = block.purge.obstacle() {
+            return Some((ViolationKind::PurgeableMemoryUsed, words.to_owned()));
+        }
         let is_released = overlapping(&block.released, start, end, |&end| end).next().is_some();
         is_released.then(|| (ViolationKind::ReleasedMemoryUsed, String::new()))
     }
@@ -241,7 +259,7 @@ impl Checker {
         };
         let end = address + bytes;
         let block = &self.blocks[&block_address];
-        let block_number = block.number;
+        let (block_number, purge) = (block.number, block.purge);
         let is_released = overlapping(&block.released, address, end, |&end| end).next().is_some();
         let first = touches.len();
         let mut number = self.next_number;
@@ -264,6 +282,10 @@ impl Checker {
         self.next_number = number;
         if touches[first..].iter().any(|touch| touch.owner == nobody) {
             self.next_owner = nobody;
+        }
+        if let Some(words) = purge.obstacle() {
+            let message = format!("access by {who}{words}");
+            self.report(ViolationKind::PurgeableMemoryUsed, at_ns, (address, bytes), message);
         }
         if is_released {
             let message = format!("access by {who}");

@@ -37,6 +37,9 @@ pub struct Costs {
     pub destroy_waits_for_all_queues: bool,
     /// [`release_range`](aquifer_backend::Backend::release_range).
     pub release: Linear,
+    /// [`make_purgeable`](aquifer_backend::Backend::make_purgeable) and
+    /// [`make_nonpurgeable`](aquifer_backend::Backend::make_nonpurgeable), in nanoseconds each.
+    pub purge_ns: u64,
     /// [`budget`](aquifer_backend::Backend::budget), in nanoseconds.
     pub budget_ns: u64,
     /// [`create_queue`](aquifer_backend::Backend::create_queue), in nanoseconds.
@@ -69,7 +72,7 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// An NVIDIA H200, driver 580, CUDA 13, each figure measured there with the call that is named.
+    /// An NVIDIA H200, driver 580, CUDA 13, each figure measured there with the call that is named, if one is.
     pub const H200: Self = Self {
         // cudaMalloc: 32 us, 95 us for 1 GiB.
         create: Linear { base_ns: 32_000, gib_ns: 63_000 },
@@ -78,6 +81,8 @@ impl Costs {
         destroy_waits_for_all_queues: true,
         // cuMemUnmap and cuMemRelease: 17 + 11 us for 2 MiB, 42 + 374 us for 1 GiB.
         release: Linear { base_ns: 28_000, gib_ns: 388_000 },
+        // CUDA has no such call. Chosen, not measured: a call into the kernel.
+        purge_ns: 5_000,
         // cuMemGetInfo: 4.4 us.
         budget_ns: 4_400,
         // cuStreamCreate: 34 us.
@@ -114,6 +119,7 @@ impl Costs {
         destroy: Linear::ZERO,
         destroy_waits_for_all_queues: false,
         release: Linear::ZERO,
+        purge_ns: 0,
         budget_ns: 0,
         create_queue_ns: 0,
         enqueue_copy_ns: 0,

@@ -39,6 +39,24 @@ impl KernelTimes {
     pub const MIXED: Self = Self { short_ns_max: 20_000, long_per_mille: 33, long_ns_max: 60_000_000 };
 }
 
+/// When the system takes the memory of purgeable blocks by itself. It also does when it is short of memory, and when it is
+/// told to ([`Sim::purge`](crate::Sim::purge)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purging {
+    /// How many of a thousand purgeable blocks it takes.
+    pub per_mille: u32,
+    /// After how long at most, in nanoseconds. Each power of two up to it is about as likely.
+    pub after_ns_max: u64,
+}
+
+impl Purging {
+    /// Never.
+    pub const NONE: Self = Self { per_mille: 0, after_ns_max: 0 };
+
+    /// Every other block, within 50 ms: much sooner than real systems do.
+    pub const EAGER: Self = Self { per_mille: 500, after_ns_max: 50_000_000 };
+}
+
 /// What a [`Sim`](crate::Sim) is. [`Default`] is an H200 with seed 0 and no lateness.
 ///
 /// It has one heap and one memory type, local to the device and invisible to the host.
@@ -56,6 +74,8 @@ pub struct SimDesc {
     pub lateness: Lateness,
     /// How long kernels run.
     pub kernels: KernelTimes,
+    /// When purgeable memory is taken.
+    pub purging: Purging,
     /// The largest block, in bytes.
     pub block_bytes_max: u64,
     /// How many blocks may exist at once.
@@ -80,11 +100,12 @@ impl Default for SimDesc {
             costs: Costs::H200,
             lateness: Lateness::NONE,
             kernels: KernelTimes::MIXED,
+            purging: Purging::EAGER,
             block_bytes_max: memory_bytes,
             block_count_max: 1 << 32,
             block_granularity_bytes: 2 << 20,
             alignment_bytes_min: 2 << 20,
-            capabilities: Capabilities::QUEUES | Capabilities::SIMULATED,
+            capabilities: Capabilities::QUEUES | Capabilities::PURGEABLE | Capabilities::SIMULATED,
             keeps_history: false,
         }
     }

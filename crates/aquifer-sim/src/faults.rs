@@ -25,6 +25,10 @@ pub enum Call {
     Signal,
     /// [`wait_on_queue`](aquifer_backend::Backend::wait_on_queue).
     WaitOnQueue,
+    /// [`make_purgeable`](aquifer_backend::Backend::make_purgeable).
+    MakePurgeable,
+    /// [`make_nonpurgeable`](aquifer_backend::Backend::make_nonpurgeable).
+    MakeNonpurgeable,
     /// [`completed`](aquifer_backend::Backend::completed). Fails only with the device.
     Completed,
     /// [`wait`](aquifer_backend::Backend::wait). Fails only with the device.
@@ -39,7 +43,7 @@ pub(crate) const CALL_COUNT: usize = Call::Wait as usize + 1;
 pub enum Fault {
     /// It fails with [`ErrorKind::Driver`] and has done nothing.
     Refuse,
-    /// As `Refuse`, but creating a block fails with [`ErrorKind::OutOfMemory`].
+    /// As `Refuse`, but creating a block and making one nonpurgeable fail with [`ErrorKind::OutOfMemory`].
     NoMemory,
     /// The device is lost.
     LoseDevice,
@@ -54,7 +58,7 @@ impl Fault {
     pub(crate) fn kind(self, call: Call) -> ErrorKind {
         match self {
             Self::LoseDevice => ErrorKind::DeviceLost,
-            Self::NoMemory if call == Call::Create => ErrorKind::OutOfMemory,
+            Self::NoMemory if matches!(call, Call::Create | Call::MakeNonpurgeable) => ErrorKind::OutOfMemory,
             Self::NoMemory | Self::Refuse => ErrorKind::Driver,
         }
     }
@@ -176,6 +180,7 @@ mod tests {
     #[test]
     fn kinds_are_those_that_the_contract_allows() {
         assert_eq!(Fault::NoMemory.kind(Call::Create), ErrorKind::OutOfMemory);
+        assert_eq!(Fault::NoMemory.kind(Call::MakeNonpurgeable), ErrorKind::OutOfMemory);
         assert_eq!(Fault::NoMemory.kind(Call::Enqueue), ErrorKind::Driver);
         assert_eq!(Fault::Refuse.kind(Call::Create), ErrorKind::Driver);
         assert_eq!(Fault::LoseDevice.kind(Call::Wait), ErrorKind::DeviceLost);

@@ -84,10 +84,14 @@ impl ClaimId {
 pub struct Books {
     /// Blocks that exist.
     pub live_blocks: u64,
-    /// Their bytes, without what has been released.
+    /// Their bytes that take memory: without what has been released or purged.
     pub live_bytes: u64,
     /// The most that those have been.
     pub live_bytes_peak: u64,
+    /// Those bytes of blocks that are purgeable, purged ones too.
+    pub purgeable_bytes: u64,
+    /// Bytes of purgeable blocks whose memory the system has taken. They take no memory.
+    pub purged_bytes: u64,
     /// Calls that failed because they were told to, or because the device had not enough.
     pub failed_calls: u64,
     /// Time spent in all calls but [`wait`](aquifer_backend::Backend::wait).
@@ -214,7 +218,9 @@ impl Sim {
     /// What has been counted.
     #[must_use]
     pub fn books(&self) -> Books {
-        self.state().books.clone()
+        let mut state = self.state();
+        state.purge_due();
+        state.books.clone()
     }
 }
 

@@ -24,6 +24,8 @@
 //!   accesses is the user's matter. Work queued after a claim was given up counts as nobody's.
 //! - **Addresses** come again, those of a destroyed block for the next block of the same size, as drivers do it. Blocks
 //!   never touch: between two is a gap that no access may cross.
+//! - **Purgeable blocks** ([`Purging`]). The system takes their memory at times drawn from the seed, when a new block would not
+//!   fit otherwise, and when it is told to. What is taken is not in use any more. The checker lets nobody touch a purgeable block.
 //!
 //! What is not simulated: memory that the host can see, peers, and the limits of engines (any number of queues run at full speed).
 //!
@@ -53,6 +55,7 @@ mod costs;
 mod desc;
 mod faults;
 mod hand;
+mod purge;
 mod queue;
 mod random;
 mod schedule;
@@ -61,7 +64,7 @@ mod violation;
 
 pub use backend::{Sim, SimBlock};
 pub use costs::{Costs, Linear};
-pub use desc::{KernelTimes, Lateness, SimDesc};
+pub use desc::{KernelTimes, Lateness, Purging, SimDesc};
 pub use faults::{Call, Fault, FaultPlan, Recurrence};
 pub use hand::{Access, AccessKind, Books, ClaimId, Kernel};
 pub use queue::{QueueId, SimQueue};

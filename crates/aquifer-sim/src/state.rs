@@ -1,6 +1,7 @@
 //! What a device is at the moment: its schedule, its addresses, its books.
 
 use crate::faults::{Call, Fault, Faults};
+use crate::purge::PurgeableBlocks;
 use crate::schedule::{Schedule, Submission};
 use crate::{Access, Books, Costs, QueueId, SimDesc};
 use aquifer_backend::{Error, ErrorKind};
@@ -17,6 +18,7 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) books: Books,
     pub(crate) other_process_bytes: u64,
+    pub(crate) purgeable: PurgeableBlocks,
     next_address: u64,
     /// Addresses of destroyed blocks by their size.
     free_addresses: BTreeMap<u64, Vec<u64>>,
@@ -34,6 +36,7 @@ impl State {
             faults: Faults::default(),
             books: Books::default(),
             other_process_bytes: 0,
+            purgeable: PurgeableBlocks::new(desc),
             next_address: ADDRESS_MIN,
             free_addresses: BTreeMap::new(),
         }
@@ -54,6 +57,7 @@ impl State {
     pub(crate) fn enter(&mut self, call: Call, operation: &'static str, ns: u64) -> Result<(), Error> {
         self.books.calls[call as usize] += 1;
         self.charge(ns);
+        self.purge_due();
         self.check_not_lost(operation)?;
         let Some(fault) = self.faults.befall(call) else { return Ok(()) };
         self.books.failed_calls += 1;
@@ -66,6 +70,12 @@ impl State {
 
     pub(crate) fn available_bytes(&self, memory_bytes: u64) -> u64 {
         memory_bytes.saturating_sub(self.other_process_bytes).saturating_sub(self.books.live_bytes)
+    }
+
+    /// Counts memory that is taken.
+    pub(crate) fn add_live_bytes(&mut self, bytes: u64) {
+        self.books.live_bytes += bytes;
+        self.books.live_bytes_peak = self.books.live_bytes_peak.max(self.books.live_bytes);
     }
 
     /// Addresses for a block: those of a destroyed one, or new ones with a gap behind them.

@@ -14,9 +14,11 @@ pub enum ViolationKind {
     OutOfBlock,
     /// A claim or an access where the physical memory has been released.
     ReleasedMemoryUsed,
-    /// A block was destroyed, or a part of it released, before queued work on it had ended.
+    /// A claim or an access in a block that is purgeable, whether or not the system has taken its memory.
+    PurgeableMemoryUsed,
+    /// A block was destroyed or made purgeable, or a part of it released, before queued work on it had ended.
     GivenBackWhileUsed,
-    /// A block was destroyed, or a part of it released, under a live claim.
+    /// A block was destroyed or made purgeable, or a part of it released, under a live claim.
     GivenBackWhileClaimed,
     /// The host touched memory before queued work on it had ended.
     HostTouchedQueued,
@@ -33,6 +35,7 @@ impl ViolationKind {
             Self::ClaimsOverlap => "two live ranges overlap",
             Self::OutOfBlock => "outside of every block",
             Self::ReleasedMemoryUsed => "released memory used",
+            Self::PurgeableMemoryUsed => "purgeable memory used",
             Self::GivenBackWhileUsed => "memory given back while still used",
             Self::GivenBackWhileClaimed => "memory given back while held by a user",
             Self::HostTouchedQueued => "the host touched what queued work still uses",
