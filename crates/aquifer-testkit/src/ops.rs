@@ -1,7 +1,7 @@
 //! What a program can do with a manager, one operation at a time, and a world in which it is done and checked.
 
 use crate::{Oracle, Pattern, config_with_budget};
-use aquifer_backend::Backend;
+use aquifer_backend::{Backend, Capabilities};
 use aquifer_core::{
     BucketLayout, Buffer, Clock, Error, ErrorKind, MemoryManager, MemoryOptions, Tag, ZeroPolicy,
 };
@@ -87,6 +87,8 @@ pub enum Op {
     },
     /// Gives back what has been idle for long.
     ReleaseIdle,
+    /// Makes idle blocks purgeable, where the backend can.
+    MarkIdlePurgeable,
     /// Moves the clock on.
     Advance {
         /// By so much.
@@ -129,6 +131,7 @@ pub fn ops(length: Range<usize>, bytes_max: u64) -> impl Strategy<Value = Vec<Op
         1 => Just(Op::Trim),
         1 => any::<u8>().prop_map(|mib| Op::TrimTo { mib }),
         1 => Just(Op::ReleaseIdle),
+        1 => Just(Op::MarkIdlePurgeable),
         1 => (0..2000_u16).prop_map(|milliseconds| Op::Advance { milliseconds }),
         2 => Just(Op::Check),
     ];
@@ -255,6 +258,7 @@ impl<B: Backend> World<B> {
             Op::Trim => self.trim_to(0),
             Op::TrimTo { mib } => self.trim_to(u64::from(mib) << 20),
             Op::ReleaseIdle => self.release_idle(),
+            Op::MarkIdlePurgeable => self.mark_idle_purgeable(),
             Op::Advance { milliseconds } => self.clock.advance(Duration::from_millis(milliseconds.into())),
             Op::Check => self.oracle.check(&self.manager.statistics()),
             Op::Write { .. } | Op::Fill { .. } | Op::Copy { .. } | Op::View { .. } => {
@@ -365,6 +369,20 @@ impl<B: Backend> World<B> {
         assert_eq!(before - statistics.reserved.current, released);
         if statistics.requested.current == 0 {
             assert!(statistics.reserved.current <= reserved_bytes);
+        }
+    }
+
+    fn mark_idle_purgeable(&self) {
+        let before = self.manager.statistics();
+        let marked = self.manager.mark_idle_purgeable();
+        let statistics = self.manager.statistics();
+        self.oracle.check(&statistics);
+        assert_eq!(statistics.purgeable_bytes - before.purgeable_bytes, marked);
+        assert_eq!(statistics.reserved.current, before.reserved.current);
+        if self.manager.properties().capabilities.contains(Capabilities::PURGEABLE) {
+            let is_idle = statistics.requested.current == 0;
+            assert!(!is_idle || statistics.purgeable_bytes == statistics.reserved.current);
+            assert_eq!(self.manager.mark_idle_purgeable(), 0, "all are already");
         }
     }
 

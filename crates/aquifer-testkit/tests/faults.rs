@@ -2,7 +2,7 @@
 
 #![cfg(any(target_os = "linux", target_os = "macos"))]
 
-use aquifer_core::{Buffer, Clock, Config, Error, ErrorKind, MemoryManager, MemoryOptions};
+use aquifer_core::{Buffer, Capabilities, Clock, Config, Error, ErrorKind, MemoryManager, MemoryOptions};
 use aquifer_host::Host;
 use aquifer_testkit::{DriverCall, FaultMode, Faults, Faulty, Pattern, assert_balanced};
 use std::time::Duration;
@@ -20,7 +20,10 @@ struct Program {
 }
 
 fn device() -> Device {
-    Faulty::new(Host::new().expect("the system says how much memory it has"))
+    let host = Host::new().expect("the system says how much memory it has");
+    Faulty::with_properties(host, |properties| {
+        properties.capabilities = properties.capabilities | Capabilities::PURGEABLE;
+    })
 }
 
 fn config(budget_bytes: Option<u64>, clock: &Clock) -> Config {
@@ -103,6 +106,15 @@ impl Program {
         self.check();
     }
 
+    fn mark_purgeable(&self) {
+        let before = self.manager.statistics();
+        let marked = self.manager.mark_idle_purgeable();
+        let after = self.manager.statistics();
+        assert_eq!(after.purgeable_bytes - before.purgeable_bytes, marked);
+        assert_eq!(after.reserved.current, before.reserved.current);
+        self.check();
+    }
+
     /// Books balance, the ledger is what the driver gave, and no buffer has changed.
     fn check(&self) {
         let statistics = self.manager.statistics();
@@ -111,6 +123,7 @@ impl Program {
         assert_eq!(statistics.reserved.peak, self.faults.live_bytes_peak());
         assert_eq!(statistics.block_count, self.faults.live_blocks());
         assert_eq!(statistics.live_count(), self.buffers.len() as u64);
+        assert_eq!(statistics.purgeable_bytes > 0, self.faults.purgeable_blocks() > 0);
         for (pattern, buffer) in &self.buffers {
             pattern.check(buffer);
         }
@@ -146,6 +159,38 @@ impl Program {
         self.allocate(2000, plain);
         self.give_back(MemoryManager::trim);
     }
+
+    /// The same for purgeable blocks: small ones, since every byte is looked at after each step.
+    fn run_purgeable(&mut self) {
+        let plain = MemoryOptions::DEFAULT;
+        for bytes in [1 << 20, 300, 3 << 20, 3 << 20] {
+            self.allocate(bytes, plain);
+        }
+        // What is left keeps one block in use.
+        self.free(4);
+        self.mark_purgeable();
+        self.allocate(3 << 20, MemoryOptions::ZEROED);
+        self.allocate(2 << 20, MemoryOptions::ZEROED);
+        self.overwrite(true);
+        self.free(usize::MAX);
+        self.mark_purgeable();
+        // Nothing fits, and the budget holds no block more.
+        let large = self.manager.allocate(30 << 20);
+        drop(self.expect(large));
+        self.check();
+        self.mark_purgeable();
+        self.allocate(70_000, MemoryOptions::ZEROED);
+        self.mark_purgeable();
+        self.clock.advance(Duration::from_secs(2));
+        self.give_back(MemoryManager::release_idle);
+        self.free(usize::MAX);
+        self.mark_purgeable();
+        self.give_back(MemoryManager::trim);
+        self.allocate(3 << 20, plain);
+        self.free(usize::MAX);
+        // Goes with the manager.
+        self.mark_purgeable();
+    }
 }
 
 /// Runs the script with one plan of failure; how many calls it made.
@@ -171,14 +216,21 @@ fn run(call_number: u64, mode: FaultMode, create_kind: ErrorKind) -> u64 {
         Program { manager, faults: faults.clone(), clock, buffers: Vec::new(), seed: 0, error_count: 0 };
     program.run();
     program.run();
+    program.run_purgeable();
     if mode == FaultMode::Once {
         assert!(program.error_count <= 1, "one failure became {} errors", program.error_count);
     }
     let calls = faults.calls();
     let Program { manager, mut buffers, .. } = program;
-    let driver_calls = manager.statistics().driver_calls;
+    let statistics = manager.statistics();
+    if call_number == u64::MAX {
+        assert!(statistics.recovered_block_count > statistics.purged_block_count);
+        assert!(statistics.purged_block_count > 0, "no content is lost: {statistics:#?}");
+    }
+    let driver_calls = statistics.driver_calls;
     assert_eq!(driver_calls.count(), {
-        let calls = [DriverCall::Create, DriverCall::Destroy, DriverCall::Release];
+        use DriverCall::{Create, Destroy, MakeNonpurgeable, MakePurgeable, Release};
+        let calls = [Create, Destroy, Release, MakePurgeable, MakeNonpurgeable];
         calls.map(|call| faults.calls_of(call)).iter().sum::<u64>()
     });
     let last = buffers.pop();

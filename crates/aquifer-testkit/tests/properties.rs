@@ -83,6 +83,18 @@ fn zeros_by_policy_on_dirty_blocks() {
 }
 
 #[test]
+fn purgeable_memory_that_loses_its_content() {
+    let make = || {
+        Faulty::with_properties(host(), |properties| {
+            properties.capabilities = properties.capabilities | Capabilities::PURGEABLE;
+        })
+    };
+    for budget_bytes in [DESC.budget_bytes, 12 << 20] {
+        check(make, WorldDesc { layout: BucketLayout::default(), budget_bytes, ..DESC }, 4 << 20);
+    }
+}
+
+#[test]
 fn small_budgets() {
     for budget_bytes in [10_000, 100 << 10, 1 << 20, 6 << 20, (20 << 20) + 12_345] {
         for layout in [BucketLayout::default(), BucketLayout::power_of_two()] {
