@@ -83,6 +83,8 @@ impl Generator {
             granularity_log2: [12, 16, 21, 21][self.random.below(4) as usize],
             sub_classes: [1, 4, 8, 8, 32][self.random.below(5) as usize],
             idle_decay_ms: if self.chance(300) { Some(self.random.below(200)) } else { None },
+            has_purgeable: self.chance(600),
+            purgeable_after_ms: if self.chance(200) { Some(self.random.below(100)) } else { None },
             // While a queue hangs, every allocation that finds nothing looks again each 10 ms of that.
             in_flight_wait_ms: if self.moods.has_hangs || self.chance(200) {
                 self.random.below(100)
@@ -170,8 +172,8 @@ impl Generator {
             800..830 => self.request(),
             830..850 => self.host(),
             850..890 => self.queues(),
-            890..910 => self.give_back(),
-            910..930 => Action::Settle,
+            890..915 => self.give_back(),
+            915..930 => Action::Settle,
             930..945 => self.reclaim(),
             945..965 => Action::Advance { us: self.random.size(200_000) as u32 },
             965..970 => Action::RunAll,
@@ -238,10 +240,12 @@ impl Generator {
     }
 
     fn give_back(&mut self) -> Action {
-        match self.random.below(4) {
-            0 => Action::Trim,
-            1..3 => Action::TrimTo { mib: self.small() },
-            _ => Action::ReleaseIdle,
+        match self.random.below(10) {
+            0..2 => Action::Trim,
+            2..5 => Action::TrimTo { mib: self.small() },
+            5..7 => Action::ReleaseIdle,
+            7..9 => Action::MarkIdlePurgeable,
+            _ => Action::Purge,
         }
     }
 
@@ -299,6 +303,8 @@ impl Generator {
                     Call::Enqueue,
                     Call::Signal,
                     Call::WaitOnQueue,
+                    Call::MakePurgeable,
+                    Call::MakeNonpurgeable,
                 ];
                 let call = calls[self.random.below(calls.len() as u64) as usize];
                 Action::Fault { call: Some(call), number: number % 8, is_memory: self.chance(300) }

@@ -26,6 +26,7 @@ impl Scene {
             Action::Trim => self.give_back(|scene| scene.manager.trim()),
             Action::TrimTo { mib } => self.give_back(|scene| scene.manager.trim_to(u64::from(mib) << 20)),
             Action::ReleaseIdle => self.give_back(|scene| scene.manager.release_idle()),
+            Action::MarkIdlePurgeable => self.mark_idle_purgeable(),
             _ => unreachable!("not about memory: {action:?}"),
         }
     }
@@ -88,10 +89,21 @@ impl Scene {
     }
 
     fn give_back(&mut self, call: impl FnOnce(&Self) -> u64) {
-        let before = self.sim.books().live_bytes;
+        let held = || {
+            let books = self.sim.books();
+            books.live_bytes + books.purged_bytes
+        };
+        let before = held();
         let given = call(self);
-        let after = self.sim.books().live_bytes;
-        assert_eq!(before - after, given, "bytes given back");
+        assert_eq!(before - held(), given, "bytes given back");
+    }
+
+    fn mark_idle_purgeable(&self) {
+        let before = self.sim.books();
+        let marked = self.manager.mark_idle_purgeable();
+        let after = self.sim.books();
+        assert_eq!(after.purgeable_bytes - before.purgeable_bytes, marked, "bytes made purgeable");
+        assert_eq!(after.live_blocks, before.live_blocks, "none is made or destroyed");
     }
 
     fn host_fill(&mut self, buffer: u16) {

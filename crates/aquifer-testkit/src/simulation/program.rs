@@ -27,6 +27,10 @@ pub struct Setup {
     pub sub_classes: u32,
     /// After so many milliseconds idle blocks are given back.
     pub idle_decay_ms: Option<u64>,
+    /// Whether idle blocks can be made purgeable.
+    pub has_purgeable: bool,
+    /// After so many milliseconds they are by themselves.
+    pub purgeable_after_ms: Option<u64>,
     /// How long an allocation waits for queues, in milliseconds.
     pub in_flight_wait_ms: u64,
     /// Whether the manager goes first in the end, and buffers later.
@@ -254,6 +258,10 @@ pub enum Action {
     },
     /// Gives back what is idle.
     ReleaseIdle,
+    /// Makes purgeable what is idle.
+    MarkIdlePurgeable,
+    /// The system takes all purgeable memory.
+    Purge,
     /// Does the reaper's work.
     Settle,
     /// Registers a reclaim callback.

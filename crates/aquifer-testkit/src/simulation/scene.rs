@@ -97,6 +97,9 @@ fn device(setup: &Setup) -> Sim {
     if setup.releases_ranges {
         capabilities = capabilities | Capabilities::RELEASE_RANGE;
     }
+    if setup.has_purgeable {
+        capabilities = capabilities | Capabilities::PURGEABLE;
+    }
     if setup.zeroes_blocks {
         capabilities = capabilities | Capabilities::ZEROED_BLOCKS;
     }
@@ -138,6 +141,7 @@ impl Scene {
         config.budget_bytes = Some(setup.budget_mib << 20);
         config.zero_policy = if setup.clears_always { ZeroPolicy::OnReuse } else { ZeroPolicy::OnRequest };
         config.idle_decay = setup.idle_decay_ms.map(Duration::from_millis);
+        config.purgeable_after = setup.purgeable_after_ms.map(Duration::from_millis);
         config.in_flight_wait = Duration::from_millis(setup.in_flight_wait_ms);
         config.reaper = false;
         let clock = sim.clone();
@@ -231,7 +235,8 @@ impl Scene {
             | Action::HostCopy { .. }
             | Action::Trim
             | Action::TrimTo { .. }
-            | Action::ReleaseIdle => self.use_memory(action),
+            | Action::ReleaseIdle
+            | Action::MarkIdlePurgeable => self.use_memory(action),
             Action::HomeKernel { .. }
             | Action::Kernel { .. }
             | Action::Record { .. }
@@ -307,7 +312,9 @@ impl Scene {
         let statistics = self.manager.statistics();
         assert_balanced(&statistics);
         let books = self.sim.books();
-        assert_eq!(statistics.reserved.current, books.live_bytes, "reserved, and what the device has given");
+        let given_bytes = books.live_bytes + books.purged_bytes;
+        assert_eq!(statistics.reserved.current, given_bytes, "reserved, and what the device has given");
+        assert_eq!(statistics.purgeable_bytes, books.purgeable_bytes, "purgeable");
         assert_eq!(statistics.block_count, books.live_blocks, "blocks");
         assert_eq!(statistics.budget_bytes, self.budget_bytes());
         let (held, live) = (self.held_count(), statistics.live_count());

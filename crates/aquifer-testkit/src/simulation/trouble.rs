@@ -34,6 +34,9 @@ impl Scene {
             }
             Action::Hang { queue, lost_after_ms } => self.hang(queue, lost_after_ms),
             Action::Resume => self.resume(),
+            Action::Purge => {
+                self.sim.purge();
+            }
             Action::Pressure { left_mib } => {
                 self.has_pressure = true;
                 let left_bytes = u64::from(left_mib) << 20;
