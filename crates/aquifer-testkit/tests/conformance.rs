@@ -32,6 +32,38 @@ mod awkward {
     }));
 }
 
+/// Purgeable memory, every other block of which loses what it held.
+mod purging {
+    use super::*;
+    use aquifer_testkit::conformance::{Need, run};
+
+    aquifer_testkit::conformance!(
+        device(|properties| properties.capabilities = properties.capabilities | Capabilities::PURGEABLE),
+        then END_COUNT.set(END_COUNT.get() + 1)
+    );
+
+    thread_local! {
+        static END_COUNT: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+
+    #[test]
+    fn the_end_of_a_test_is_checked() {
+        let before = END_COUNT.get();
+        some_case_runs();
+        assert_eq!(END_COUNT.get(), before + 1);
+        let mut is_run = false;
+        let end = || END_COUNT.set(END_COUNT.get() + 1);
+        run("skipped", Need::HostInvisible, || device(|_| ()), |_| is_run = true, end);
+        assert_eq!((END_COUNT.get(), is_run), (before + 2, false), "after a case that is skipped, too");
+    }
+}
+
+mod single_threaded {
+    use super::*;
+
+    aquifer_testkit::conformance!(single_threaded device(|_| ()), then assert!(!std::thread::panicking()));
+}
+
 #[test]
 #[should_panic(expected = "every case is skipped")]
 fn a_suite_that_skips_everything_fails() {

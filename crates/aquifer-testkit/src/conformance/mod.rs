@@ -10,9 +10,11 @@ pub mod basic;
 pub mod exhaustion;
 pub mod import;
 mod owned;
+pub mod purgeable;
 pub mod queue_memory;
 pub mod queue_threads;
 pub mod queues;
+pub mod sparse;
 pub mod statistics;
 pub mod threads;
 
@@ -35,6 +37,10 @@ pub enum Need {
     CommitOnTouch,
     /// The host can see it, and parts of blocks can be given back.
     ReleaseRange,
+    /// Idle memory can be left to the system.
+    Purgeable,
+    /// There are sparse blocks, and some memory that the host sees.
+    SparseBlocks,
     /// There are queues.
     Queues,
     /// It has queues that really move bytes.
@@ -64,6 +70,15 @@ impl Need {
                 is_visible && has(Capabilities::RELEASE_RANGE),
                 "only whole blocks can be given back, or the host cannot see them",
             ),
+            Self::Purgeable => (has(Capabilities::PURGEABLE), "no memory can be purgeable"),
+            Self::SparseBlocks => (
+                has(Capabilities::SPARSE_BLOCKS)
+                    && properties
+                        .memory_types
+                        .iter()
+                        .any(|memory_type| memory_type.flags.contains(MemoryFlags::HOST_VISIBLE)),
+                "there are no sparse blocks, or no memory that the host sees",
+            ),
             Self::Queues => (has(Capabilities::QUEUES), "the device has no queues"),
             Self::WorkingQueues => (
                 has(Capabilities::QUEUES) && !has(Capabilities::SIMULATED),
@@ -85,28 +100,52 @@ impl Need {
     }
 }
 
-/// Runs a case if the backend can do what it needs; else prints why it is skipped.
+/// Runs a case if the backend can do what it needs; else prints why it is skipped. Then runs `check`, in any case.
 ///
 /// # Panics
 ///
-/// If the case does.
-pub fn run<B: Backend, M: Fn() -> B>(name: &str, need: Need, make: M, case: impl FnOnce(M)) {
+/// If the case does, or the check.
+pub fn run<B: Backend, M: Fn() -> B>(
+    name: &str,
+    need: Need,
+    make: M,
+    case: impl FnOnce(M),
+    check: impl FnOnce(),
+) {
     match need.is_met(make().properties()) {
         Ok(()) => case(make),
         Err(reason) => println!("{name} skipped: {reason}"),
     }
+    check();
 }
 
-/// Checks that a suite is not passed by skipping all of it.
+/// Checks that a suite is not passed by skipping all of it, and prints how many cases are skipped and why.
 ///
 /// # Panics
 ///
 /// If the backend can do nothing that any case needs but [`Need::HostInvisible`] ones.
 pub fn assert_some_run<B: Backend>(make: impl Fn() -> B, needs: &[Need]) {
     let properties = make().properties().clone();
-    let count = needs.iter().filter(|need| need.is_met(&properties).is_ok()).count();
+    let skipped = skipped(&properties, needs);
+    let count = needs.len() - skipped.iter().map(|(_, _, count)| count).sum::<usize>();
     println!("{count} of {} cases run on {}", needs.len(), properties.backend);
+    for (need, reason, count) in &skipped {
+        println!("{count} skipped, which need {need:?}: {reason}");
+    }
     assert!(count > 0, "every case is skipped");
+}
+
+/// The needs that a device does not meet, why not, and how many cases have each; in the order in which they come first.
+fn skipped(properties: &Properties, needs: &[Need]) -> Vec<(Need, &'static str, usize)> {
+    let mut skipped: Vec<(Need, &'static str, usize)> = Vec::new();
+    for &need in needs {
+        let Err(reason) = need.is_met(properties) else { continue };
+        match skipped.iter_mut().find(|(other, ..)| *other == need) {
+            Some((.., count)) => *count += 1,
+            None => skipped.push((need, reason, 1)),
+        }
+    }
+    skipped
 }
 
 /// The budget of the cases that do not care.
@@ -120,17 +159,26 @@ fn manager<B: Backend>(backend: B) -> MemoryManager<B> {
 /// Tests a backend with the whole suite: one `#[test]` for each case, and one that fails if every case was skipped.
 ///
 /// The argument is an expression that makes a backend; it is used many times. `single_threaded` before it leaves the
-/// cases out that move buffers between threads, for backends whose types are not `Send` and `Sync`.
+/// cases out that move buffers between threads, for backends whose types are not `Send` and `Sync`. After a comma, `then` and an
+/// expression of type `()` that is run at the end of every test: to check that nothing is left behind.
 ///
 /// ```
 /// mod host {
 ///     aquifer_testkit::conformance!(aquifer_host::Host::new().expect("the system says how much memory it has"));
 /// }
+/// mod host_leaves_nothing {
+///     use aquifer_host::Host;
+///     aquifer_testkit::conformance!(Host::new().expect("as above"), then assert!(!std::thread::panicking()));
+/// }
 /// ```
 #[macro_export]
 macro_rules! conformance {
-    (single_threaded $make:expr) => {
-        $crate::conformance_tests! { $make;
+    (single_threaded $make:expr) => { $crate::conformance!(@cases $make; (); ); };
+    (single_threaded $make:expr, then $check:expr) => { $crate::conformance!(@cases $make; $check; ); };
+    ($make:expr) => { $crate::conformance!(@threads $make; ()); };
+    ($make:expr, then $check:expr) => { $crate::conformance!(@threads $make; $check); };
+    (@cases $make:expr; $check:expr; $($more:tt)*) => {
+        $crate::conformance_tests! { $make; $check;
             basic {
                 a_device_is_described_sanely: Nothing,
                 budgets_are_sane: Nothing,
@@ -179,6 +227,22 @@ macro_rules! conformance {
                 trim_gives_free_parts_of_blocks_back: ReleaseRange,
                 a_full_budget_takes_free_parts_of_blocks: ReleaseRange,
             }
+            purgeable {
+                memory_is_purgeable_exactly_where_promised: Nothing,
+                content_is_kept_or_reported_lost: Purgeable,
+                purgeable_blocks_can_be_destroyed: Purgeable,
+                idle_memory_becomes_purgeable_and_comes_back: Purgeable,
+                live_memory_is_never_purgeable: Purgeable,
+                purgeable_memory_comes_back_zeroed: Purgeable,
+                purgeable_blocks_make_room: Purgeable,
+            }
+            sparse {
+                there_are_sparse_blocks_exactly_where_promised: Nothing,
+                sparse_blocks_have_addresses_of_their_own: SparseBlocks,
+                memory_is_seen_through_two_parts: SparseBlocks,
+                unmapped_memory_keeps_what_it_holds: SparseBlocks,
+                sparse_blocks_are_destroyed_mapped_or_not: SparseBlocks,
+            }
             queues {
                 there_are_queues_exactly_where_promised: Nothing,
                 a_new_queue_has_the_value_0: Queues,
@@ -193,11 +257,11 @@ macro_rules! conformance {
                 what_is_cancelled_holds_nothing_up: WorkingQueues,
                 queues_come_and_go: WorkingQueues,
             }
+            $($more)*
         }
     };
-    ($make:expr) => {
-        $crate::conformance!(single_threaded $make);
-        $crate::conformance_tests! { @cases $make;
+    (@threads $make:expr; $check:expr) => {
+        $crate::conformance! { @cases $make; $check;
             threads {
                 buffers_are_freed_on_other_threads: HostVisible,
                 threads_may_end_with_buffers_alive: HostVisible,
@@ -236,18 +300,16 @@ macro_rules! conformance {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_tests {
-    ($make:expr; $($module:ident { $($case:ident: $need:ident,)+ })+) => {
+    ($make:expr; $check:expr; $($module:ident { $($case:ident: $need:ident,)+ })+) => {
         #[test]
         fn some_case_runs() {
             let needs = [$($($crate::conformance::Need::$need),+),+];
             $crate::conformance::assert_some_run(|| $make, &needs);
+            $check
         }
-        $crate::conformance_tests! { @cases $make; $($module { $($case: $need,)+ })+ }
+        $($crate::conformance_tests! { @module $make; $check; $module { $($case: $need,)+ } })+
     };
-    (@cases $make:expr; $($module:ident { $($case:ident: $need:ident,)+ })+) => {
-        $($crate::conformance_tests! { @module $make; $module { $($case: $need,)+ } })+
-    };
-    (@module $make:expr; $module:ident { $($case:ident: $need:ident,)+ }) => {
+    (@module $make:expr; $check:expr; $module:ident { $($case:ident: $need:ident,)+ }) => {
         mod $module {
             #[allow(unused_imports, reason = "the expression may name what is around the macro, or not")]
             use super::*;
@@ -256,9 +318,8 @@ macro_rules! conformance_tests {
                 fn $case() {
                     let name = concat!(stringify!($module), "::", stringify!($case));
                     let need = $crate::conformance::Need::$need;
-                    $crate::conformance::run(name, need, || $make, |make| {
-                        $crate::conformance::$module::$case(make);
-                    });
+                    let case = |make| $crate::conformance::$module::$case(make);
+                    $crate::conformance::run(name, need, || $make, case, || $check);
                 }
             )+
         }
