@@ -106,7 +106,12 @@ pub struct Line {
 impl Line {
     pub fn new(metal: &Metal) -> Self {
         let queue = metal.create_queue().expect("a queue");
-        Self { metal: metal.clone(), queue: Some(queue), last_value: Mutex::default(), host: Mutex::default() }
+        Self {
+            metal: metal.clone(),
+            queue: Some(queue),
+            last_value: Mutex::default(),
+            host: Mutex::default(),
+        }
     }
 
     pub fn queue(&self) -> &MetalQueue {

@@ -28,7 +28,8 @@ fn answers(metal: &Metal, line: &Line, other: &Line, block: &OwnBlock, shelf: &S
     let copy = unsafe { metal.copy(block.range(0..64), block.range(64..128)) };
     // SAFETY: as above.
     let waited_fill = unsafe { metal.fill(block.range(0..64), 9) };
-    let wait_on = |queue: &Line, other: &Line, value| metal.wait_on_queue(queue.queue(), other.queue(), value);
+    let wait_on =
+        |queue: &Line, other: &Line, value| metal.wait_on_queue(queue.queue(), other.queue(), value);
     vec![
         ("enqueue", line.try_enqueue(fill(BYTES), &ticket())),
         ("enqueue of nothing", line.try_enqueue(fill(0), &ticket())),
@@ -170,7 +171,8 @@ fn threads_that_wait_are_let_go() {
     // Nothing of all that ends by itself.
     until("the work is in flight", || device.made_objects().get("MTLCommandBuffer") >= Some(&3));
     device.faults().remove();
-    let is_lost = |answer: Result<(), Error>| answer.map_err(|error| error.kind()) == Err(ErrorKind::DeviceLost);
+    let is_lost =
+        |answer: Result<(), Error>| answer.map_err(|error| error.kind()) == Err(ErrorKind::DeviceLost);
     assert!(is_lost(waiting.end()));
     let (synchronized, behind) = synchronizing.end();
     assert!(is_lost(synchronized) && is_lost(behind));
@@ -198,7 +200,9 @@ fn an_allocation_that_waits_for_a_lost_device_ends() {
         let hold = device.faults().hold_execution();
         let buffer = manager.allocate(4 << 20).unwrap();
         buffer.record_use(&queue).unwrap();
-        buffer.with_block(|block, offset| drop(submit_fill(queue.raw(), block.buffer(), offset..offset + 64, 1)));
+        buffer.with_block(|block, offset| {
+            drop(submit_fill(queue.raw(), block.buffer(), offset..offset + 64, 1))
+        });
         drop(buffer);
         let allocating = start("allocate", {
             let manager = manager.clone();

@@ -78,7 +78,10 @@ fn random_program(metal: &Metal, seed: u64, queue_count: usize) {
     }
     lines.iter().for_each(Line::finish);
     for (command, on, place, expected) in downloads {
-        assert!(lines[on].take(place) == expected, "seed {seed:#x}: download {command} came at the wrong time");
+        assert!(
+            lines[on].take(place) == expected,
+            "seed {seed:#x}: download {command} came at the wrong time"
+        );
     }
     for (index, place) in places.iter().enumerate() {
         let content = place.block.content(BYTES as usize);
