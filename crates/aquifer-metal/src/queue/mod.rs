@@ -31,7 +31,7 @@ use objc2_metal::{MTLCommandBuffer, MTLCommandQueue, MTLEvent, MTLSharedEvent};
 use parking_lot::Mutex;
 
 use self::host_step::{Direction, HostStep};
-use self::progress::{Effect, Progress};
+use self::progress::{Effect, Progress, Then};
 use crate::block::MetalBlock;
 use crate::device::{Device, lost};
 use crate::staging::Staging;
@@ -319,7 +319,7 @@ impl MetalQueue {
             Ok(())
         })?;
         let shared = Arc::clone(&self.shared);
-        other.shared.progress.when_passed(before, move || shared.end(step, Ok(())));
+        other.shared.progress.when_passed(before, move || shared.note_end(step, Ok(())));
         Ok(())
     }
 }
@@ -341,13 +341,21 @@ fn handler(shared: Arc<Shared>, step: u64) -> Handler {
 impl Shared {
     /// Notes that a step has ended.
     fn end(&self, step: u64, result: Result<(), Error>) {
-        self.progress.end(step, result, |number| {
-            // A copy by the processor signals nothing, nor does a command buffer that failed. All before it has ended, and what
-            // is behind it waits for it: so nobody else sets the event now.
-            if self.order.signaledValue() < number {
-                self.order.setSignaledValue(number);
-            }
-        });
+        self.progress.end(step, result, |number| self.pass(number));
+    }
+
+    /// As [`Shared::end`], but leaves to the caller what is then to be done, under no lock.
+    fn note_end(&self, step: u64, result: Result<(), Error>) -> Vec<Then> {
+        self.progress.note_end(step, result, |number| self.pass(number))
+    }
+
+    /// A step and all before it have ended.
+    fn pass(&self, number: u64) {
+        // A copy by the processor signals nothing, nor does a command buffer that failed. All before it has ended, and what is
+        // behind it waits for it: so nobody else sets the event now.
+        if self.order.signaledValue() < number {
+            self.order.setSignaledValue(number);
+        }
     }
 
     /// Starts the thread that makes the processor's steps, each in its turn. It ends with the sender.

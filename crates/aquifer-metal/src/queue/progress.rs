@@ -42,8 +42,17 @@ impl Effect {
     }
 }
 
-/// What is to be done when a step and all before it have ended, under no lock.
-type Then = Box<dyn FnOnce() + Send>;
+/// What is to be done when a step and all before it have ended, under no lock. It answers what is to be done after that: a chain
+/// through many queues must not take stack for each link.
+pub(super) struct Then(Box<dyn FnOnce() -> Vec<Self> + Send>);
+
+impl Then {
+    fn do_all(mut then: Vec<Self>) {
+        while let Some(Self(next)) = then.pop() {
+            then.extend(next());
+        }
+    }
+}
 
 struct Step {
     number: u64,
@@ -123,15 +132,16 @@ impl Progress {
         self.advance(&mut entries, |_| {});
     }
 
-    /// Has `then` called when the step and all before it have ended, by whoever ends it; at once if they have.
-    pub(super) fn when_passed(&self, number: u64, then: impl FnOnce() + Send + 'static) {
+    /// Has `then` called when the step and all before it have ended, by whoever ends it; at once if they have. It answers as
+    /// [`Progress::note_end`], which it may call on other queues.
+    pub(super) fn when_passed(&self, number: u64, then: impl FnOnce() -> Vec<Then> + Send + 'static) {
         let mut entries = self.entries.lock();
         let mut steps = entries.iter_mut().filter_map(Entry::step);
         match steps.find(|step| step.number == number) {
-            Some(step) => step.then.push(Box::new(then)),
+            Some(step) => step.then.push(Then(Box::new(then))),
             None => {
                 drop(entries);
-                then();
+                Then::do_all(then());
             }
         }
     }
@@ -139,16 +149,18 @@ impl Progress {
     /// Notes that a step has ended, or one of the things that it consists of. `pass` is called with the number of each step that
     /// has ended now with all before it, in order and under the lock.
     pub(super) fn end(&self, number: u64, result: Result<(), Error>, pass: impl Fn(u64)) {
+        Then::do_all(self.note_end(number, result, pass));
+    }
+
+    /// As [`Progress::end`], but leaves to the caller what is then to be done, under no lock.
+    pub(super) fn note_end(&self, number: u64, result: Result<(), Error>, pass: impl Fn(u64)) -> Vec<Then> {
         let mut entries = self.entries.lock();
         let mut steps = entries.iter_mut().filter_map(Entry::step);
         if let Some(step) = steps.find(|step| step.number == number) {
             step.pending -= 1;
             step.error = step.error.take().or(result.err());
         }
-        let then = self.advance(&mut entries, pass);
-        drop(entries);
-        // Under no lock: it may end a step of another queue, which may do the same with this one.
-        then.into_iter().for_each(|then| then());
+        self.advance(&mut entries, pass)
     }
 
     /// Takes what has ended from the front; returns what is then to be done.
@@ -292,7 +304,7 @@ mod tests {
         reader.mark(1);
         let then = {
             let reader = Arc::clone(&reader);
-            move || reader.end(1, Ok(()), |_| {})
+            move || reader.note_end(1, Ok(()), |_| {})
         };
         writer.when_passed(1, then);
         reader.end(1, Ok(()), |_| {});
@@ -302,7 +314,7 @@ mod tests {
         reader.push_with(2, Effect::default(), 1);
         let then = {
             let reader = Arc::clone(&reader);
-            move || reader.end(2, Ok(()), |_| {})
+            move || reader.note_end(2, Ok(()), |_| {})
         };
         writer.when_passed(1, then);
         assert!(reader.is_idle(), "it had passed");
