@@ -170,6 +170,7 @@ impl MetalQueue {
         command: Command<'_, MetalBlock>,
         ticket: &Arc<Ticket>,
     ) -> Result<(), Error> {
+        self.shared.device.check("enqueue")?;
         if ticket.is_cancelled() {
             return Ok(());
         }
@@ -258,7 +259,6 @@ impl MetalQueue {
     /// Makes the next step one of the processor's.
     fn step_by_host(&self, step: HostStep) -> Result<(), Error> {
         let shared = &self.shared;
-        shared.device.check("enqueue")?;
         if step.bytes() == 0 {
             return Ok(());
         }
@@ -299,13 +299,13 @@ impl MetalQueue {
     pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
         let device = &self.shared.device;
         let is_reached = self.shared.progress.wait(value, timeout, || device.check("wait").is_err());
-        if !is_reached {
-            device.check("wait")?;
-        }
+        // Also where it is reached: what fails with the device raises the value too, and by then the loss is known.
+        device.check("wait")?;
         Ok(is_reached)
     }
 
     pub(crate) fn wait_on(&self, other: &Self, value: u64) -> Result<(), Error> {
+        self.shared.device.check("wait_on_queue")?;
         if Arc::ptr_eq(&self.shared, &other.shared) {
             // It is in order by itself.
             return Ok(());
