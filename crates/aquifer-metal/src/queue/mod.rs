@@ -239,8 +239,9 @@ impl MetalQueue {
         shared.device.check(operation)?;
         shared.device.flush_residency();
         autoreleasepool(|_| {
-            let mut submission = self.submission.lock();
+            // Before the lock: it blocks while too many are on their way, and markers and holds are not to wait for that.
             let command_buffer = new_command_buffer(&shared.raw, operation)?;
+            let mut submission = self.submission.lock();
             let order: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(&*shared.order);
             let step = submission.last_step + 1;
             command_buffer.encodeWaitForEvent_value(order, submission.last_step);
