@@ -93,7 +93,7 @@ impl OwnBlock {
     /// A block that the host sees, of so many bytes or a few more.
     fn visible(&self, bytes: u64) -> Self {
         let granularity = self.metal.properties().block_granularity_bytes;
-        Self::new(&self.metal, bytes.next_multiple_of(granularity), visible_type(&self.metal))
+        Self::new(&self.metal, bytes.max(1).next_multiple_of(granularity), visible_type(&self.metal))
     }
 
     #[track_caller]
