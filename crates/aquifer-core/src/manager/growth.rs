@@ -65,7 +65,8 @@ impl<B: Backend> Shared<B> {
                 continue;
             }
             // Memory that is short now goes before what was made ready for later.
-            if is_short && self.pools[request.memory_type()].pool.free_preallocated() {
+            if is_short && self.give_up_preallocated(request) {
+                are_others_asked = false;
                 continue;
             }
             attempts += 1;
@@ -284,7 +285,7 @@ impl<B: Backend> Shared<B> {
             let message = format!("there are {count} blocks; the driver makes no more than {most}");
             return Err(Error::new(ErrorKind::OutOfMemory, "create_block", message));
         }
-        let dedicated_to = self.dedicated_to(request);
+        let dedicated_to = self.dedicated_to(request, bytes);
         let desc = BlockDesc {
             dedicated_to: dedicated_to.as_deref(),
             ..BlockDesc::new(bytes, request.memory_type())
@@ -315,12 +316,14 @@ impl<B: Backend> Shared<B> {
         self.block_count.charge()
     }
 
-    /// The tag of the one allocation that a block for `request` is made for; `None` if the block will be cut. Above the
-    /// largest bucket a block has just the size of its request, rounded up as all blocks are.
-    fn dedicated_to(&self, request: Request) -> Option<String> {
+    /// The tag of the one allocation that a block of `bytes` bytes for `request` is made for; `None` if the block will be
+    /// cut. Above the largest bucket a block has just the size of its request, rounded up as all blocks are; unless there
+    /// may be fewer blocks than such places are preallocated.
+    fn dedicated_to(&self, request: Request, bytes: u64) -> Option<String> {
         let name =
             || if request.tag() == Tag::UNTAGGED { String::new() } else { self.tags.name(request.tag()) };
-        (request.requested_bytes > BUCKET_BYTES_MAX).then(name)
+        let is_for_one = bytes / 2 < request.requested_bytes;
+        (is_for_one && request.requested_bytes > BUCKET_BYTES_MAX).then(name)
     }
 
     #[cold]

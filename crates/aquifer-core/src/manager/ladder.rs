@@ -1,11 +1,13 @@
 //! What is tried before an allocation fails, the cheapest first:
 //!
 //! 1. what the pool has; what queues have passed meanwhile; all threads' caches; holes; idle blocks ([`super::growth`]);
-//! 2. a new block, within the budget, after giving back what is not needed ([`super::growth`]);
-//! 3. what was preallocated, for this size or others: it is given up ([`super::growth`]);
-//! 4. the users' reclaim callbacks, one priority after the other, each followed by another try;
-//! 5. what was freed but is still in use by a queue: waits for it, up to [`Config::in_flight_wait`](crate::Config);
-//! 6. an error that says what was there.
+//! 2. a purgeable block ([`super::purgeable`]);
+//! 3. a new block, within the budget, after giving back what is not needed ([`super::growth`]);
+//! 4. what other memory types of the same heap hold for nobody: it is given back ([`super::shrink`]);
+//! 5. what was preallocated, for this size or others: it is given up ([`super::shrink`]);
+//! 6. the users' reclaim callbacks, one priority after the other, each followed by another try;
+//! 7. what was freed but is still in use by a queue: waits for it, up to [`Config::in_flight_wait`](crate::Config);
+//! 8. an error that says what was there.
 //!
 //! No lock is held while a callback runs or a queue is waited for.
 

@@ -94,12 +94,16 @@ impl<B: Backend> MemoryPool<B> {
     /// when an allocation of any size would fail otherwise. Allocations aligned to more than 256 bytes do not use it. Buffers that must
     /// be zeroed still are, by the driver.
     ///
+    /// Purgeable blocks ([`MemoryManager::mark_idle_purgeable`]) are used before new ones are made; what is ready is never
+    /// purgeable.
+    ///
     /// Blocks on the driver, and keeps other threads from growing the pool meanwhile. Calls no reclaim callbacks, and does
     /// not wait for memory that queues still use.
     ///
     /// # Errors
     ///
     /// None of them leaves anything ready or reserved that was not before, unless the driver refuses to take a block back.
+    /// Blocks that hold nothing may have been given back, and purgeable ones be purgeable no more.
     ///
     /// - [`ErrorKind::InvalidArgument`] for 0 bytes, and for more than 16,777,216 buffers.
     /// - [`ErrorKind::CanNeverFit`] for more than the device's largest block, or if all together are more than the budget.

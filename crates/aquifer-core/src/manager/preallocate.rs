@@ -1,6 +1,7 @@
 //! Making memory ready before it is asked for. See [`MemoryPool::preallocate`](super::MemoryPool::preallocate).
 
 use super::options::MemoryOptions;
+use super::purgeable::Recover;
 use super::queues::lost;
 use super::shared::Shared;
 use super::shrink::Leaving;
@@ -79,7 +80,12 @@ impl<B: Backend> Shared<B> {
         self.check_process(OPERATION)?;
         let request = self.request(self.ordinary, bytes, MemoryOptions::DEFAULT);
         // Noted here, under no lock.
-        let answer = self.note(self.preallocate_locked(request, count));
+        let try_once = || self.note(self.preallocate_locked(request, count));
+        let mut answer = try_once();
+        let is_short = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::OutOfMemory);
+        if is_short && self.release_in_others(request) {
+            answer = try_once();
+        }
         // Those who wait may have looked while this held memory that it did not need after all, or that can be given up.
         self.bell.freed();
         self.tell_loss();
@@ -134,11 +140,32 @@ impl<B: Backend> Shared<B> {
         }
         self.flush_and_settle(growing);
         growing.pool.find_places(request, &mut found.places, missing);
+        self.recover_places(growing, request, missing, &mut found.places, Recover::GoodFit)?;
         // Other threads may take some of what is made: then more is made.
         while found.places.len() < missing {
             self.create_blocks(growing, request, missing, found)?;
         }
         Ok(())
+    }
+
+    /// Finds places in purgeable blocks, until there are `missing` or no block will do. False if it found none.
+    fn recover_places(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        missing: usize,
+        places: &mut Vec<Place>,
+        which: Recover,
+    ) -> Result<bool, Error> {
+        let before = places.len();
+        while places.len() < missing
+            && let Some(idle) =
+                self.recover_block(growing, request, (missing - places.len()) as u64, which)?
+        {
+            growing.pool.recover_for_places(idle, request, places);
+            growing.pool.find_places(request, places, missing);
+        }
+        Ok(places.len() > before)
     }
 
     fn create_blocks(
@@ -148,7 +175,9 @@ impl<B: Backend> Shared<B> {
         missing: usize,
         found: &mut Found,
     ) -> Result<(), Error> {
-        let blocks = self.charge_blocks(growing, request, missing - found.places.len())?;
+        let Some(blocks) = self.charge_blocks(growing, request, missing, &mut found.places)? else {
+            return Ok(());
+        };
         let ledger = &self.ledgers[growing.heap_index];
         let mut charged = blocks.bytes();
         for bytes in blocks.each() {
@@ -176,33 +205,44 @@ impl<B: Backend> Shared<B> {
         Ok(())
     }
 
-    /// Charges blocks for `count` requests. If there is no room gives back what is free, which is of no use to them.
-    fn charge_blocks(
-        &self,
-        growing: &mut Growing<'_, B::Block>,
-        request: Request,
-        count: usize,
-    ) -> Result<Blocks, Error> {
+    /// The blocks for `count` requests: with room for others at the end, and as small as can be.
+    fn plan_blocks(&self, growing: &Growing<'_, B::Block>, request: Request, count: u64) -> [Blocks; 2] {
         let properties = self.backend.properties();
         let granularity = properties.block_granularity_bytes;
         let most = properties.block_bytes_max / granularity * granularity;
         let bytes = growing.pool.bytes(request);
         let part_bytes =
             Some(growing.pool.range_bytes(request)).filter(|&part| part <= most).unwrap_or(bytes);
-        let parts = (count as u64).div_ceil(part_bytes / bytes);
-        let [roomy, tight] = [BLOCK_GRANULE_BYTES.max(granularity), granularity]
-            .map(|granule| Blocks::new(part_bytes, parts, granule, most, self.block_count.left()));
+        let parts = count.div_ceil(part_bytes / bytes);
+        let block_count = self.block_count.left();
+        [BLOCK_GRANULE_BYTES.max(granularity), granularity]
+            .map(|granule| Blocks::new(part_bytes, parts, granule, most, block_count))
+    }
+
+    /// Charges blocks for the places that are missing. If there is no room, finds places in whatever is purgeable: then it
+    /// answers `None`. Or else gives back what is free, which is of no use to them.
+    fn charge_blocks(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        missing: usize,
+        places: &mut Vec<Place>,
+    ) -> Result<Option<Blocks>, Error> {
+        let [roomy, tight] = self.plan_blocks(growing, request, (missing - places.len()) as u64);
         let ledger = &self.ledgers[growing.heap_index];
         let charge = |blocks: Blocks| ledger.charge(blocks.bytes()).then_some(blocks);
         if let Some(blocks) = charge(roomy).or_else(|| charge(tight)) {
-            return Ok(blocks);
+            return Ok(Some(blocks));
+        }
+        if self.recover_places(growing, request, missing, places, Recover::AnyFit)? {
+            return Ok(None);
         }
         self.release_down_to(growing, ledger.budget_bytes().saturating_sub(tight.bytes()));
         let charged = charge(tight).or_else(|| {
             self.release_holes(growing);
             charge(tight)
         });
-        charged.ok_or_else(|| {
+        charged.map(Some).ok_or_else(|| {
             let message = "the budget is spent; ask for fewer, free something, or raise the budget";
             Error::new(ErrorKind::OutOfMemory, OPERATION, message)
         })

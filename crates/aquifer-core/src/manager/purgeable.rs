@@ -6,7 +6,7 @@
 use super::shared::Shared;
 use super::shrink::Leaving;
 use super::typed_pool::{Growing, TypedPool};
-use crate::pool::{Lane, Place, Request};
+use crate::pool::{Lane, Place, Pool, Request};
 use crate::range::IdleBlock;
 use crate::raw::allocation::make_purgeable;
 use crate::sync::{AtomicU64, Ordering};
@@ -38,13 +38,15 @@ impl PurgeableBlocks {
         })
     }
 
-    /// Takes the smallest block out that has between `least` and `most` bytes. Blocks of which parts have been released serve
-    /// nothing more, so they are never it.
-    fn take_smallest(&mut self, least: u64, most: u64) -> Option<IdleBlock> {
+    /// Takes the best block out of those that will do. Blocks of which parts have been released serve nothing more, so they
+    /// are never it.
+    fn take_best(&mut self, sizes: Sizes) -> Option<IdleBlock> {
+        let Sizes { least, enough, most } = sizes;
         let fits =
             |idle: &IdleBlock| (least..=most).contains(&idle.bytes) && idle.reserved_bytes == idle.bytes;
+        let off = |idle: &IdleBlock| (idle.bytes < enough, idle.bytes.abs_diff(enough), idle.since);
         let fitting = self.0.iter().enumerate().filter(|(_, idle)| fits(idle));
-        let (place, _) = fitting.min_by_key(|(_, idle)| (idle.bytes, idle.since))?;
+        let (place, _) = fitting.min_by_key(|(_, idle)| off(idle))?;
         Some(self.0.swap_remove(place))
     }
 }
@@ -60,19 +62,39 @@ pub(super) struct PurgeableCounters {
     pub(super) purged_bytes: AtomicU64,
 }
 
+/// The sizes that a block may have, in bytes. The smallest that is enough is best, or else the largest.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    least: u64,
+    enough: u64,
+    most: u64,
+}
+
 /// Which purgeable block will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Recover {
-    /// One that is not much larger than the request needs.
+    /// One that is not much larger than what is asked for.
     ///
     /// To make a block nonpurgeable brings all of its memory back, which the system may have put to better use; a small
     /// request in a large block then keeps it from being purgeable again. A new block costs just its size. So where one can
     /// be had, the rule is the one for idle blocks that are far too large, without the exception for programs that miss often:
     /// the new block is then larger, too, so that they do not miss again soon.
     GoodFit,
-    /// The smallest that holds the request: no new block can be had, or only after this one has been given back, and that
-    /// would be two calls instead of one.
+    /// Any that holds a request: no new block can be had, or only after this one has been given back, and that would be two
+    /// calls instead of one.
     AnyFit,
+}
+
+fn sizes_for(pool: &Pool, request: Request, count: u64, which: Recover) -> Sizes {
+    let all = pool.bytes(request).saturating_mul(count);
+    match which {
+        Recover::GoodFit => {
+            let least = pool.range_bytes(request);
+            let enough = all.max(least);
+            Sizes { least, enough, most: pool.good_fit_bytes_max(enough) }
+        }
+        Recover::AnyFit => Sizes { least: pool.bytes(request), enough: all, most: u64::MAX },
+    }
 }
 
 impl<B: Backend> Shared<B> {
@@ -128,8 +150,6 @@ impl<B: Backend> Shared<B> {
 
     /// Serves a request from a purgeable block, the smallest that will do: one driver call instead of a new block's. What the
     /// block holds then is unknown, whether or not it was purged.
-    ///
-    /// A block that the driver cannot give its memory back is destroyed, and the next one tried.
     pub(super) fn recover(
         &self,
         growing: &mut Growing<'_, B::Block>,
@@ -137,15 +157,27 @@ impl<B: Backend> Shared<B> {
         request: Request,
         which: Recover,
     ) -> Result<Option<Place>, Error> {
-        let (least, most) = match which {
-            Recover::GoodFit => (growing.pool.range_bytes(request), growing.pool.good_fit_bytes_max(request)),
-            Recover::AnyFit => (growing.pool.bytes(request), u64::MAX),
-        };
+        let idle = self.recover_block(growing, request, 1, which)?;
+        Ok(idle.map(|idle| growing.pool.recover(lane, idle, request)))
+    }
+
+    /// Makes a purgeable block nonpurgeable that holds at least one of `count` requests: the smallest for all of them, or else
+    /// the largest. It is still set aside in the pool.
+    ///
+    /// A block that the driver cannot give its memory back is destroyed, and the next one tried.
+    pub(super) fn recover_block(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        count: u64,
+        which: Recover,
+    ) -> Result<Option<IdleBlock>, Error> {
+        let sizes = sizes_for(&growing.pool, request, count, which);
         let mut failed = Vec::new();
         let answer = loop {
-            let Some(idle) = growing.purgeable.take_smallest(least, most) else { break Ok(None) };
+            let Some(idle) = growing.purgeable.take_best(sizes) else { break Ok(None) };
             match self.make_nonpurgeable(growing, &idle) {
-                Ok(()) => break Ok(Some(growing.pool.recover(lane, idle, request))),
+                Ok(()) => break Ok(Some(idle)),
                 Err(error) if error.kind() == ErrorKind::DeviceLost => {
                     growing.purgeable.put(idle);
                     break Err(error);

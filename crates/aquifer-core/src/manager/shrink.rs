@@ -89,17 +89,23 @@ impl<B: Backend> Shared<B> {
         self.destroy(growing, Leaving { purgeable, idle });
     }
 
-    /// Gives back what other pools hold for nobody and a request of another pool may be short of: bytes of the same heap, or
-    /// one of the blocks that there may be. True if anything came of it. To be called without any pool's growth lock.
-    pub(super) fn release_in_others(&self, request: Request) -> bool {
+    /// The other pools that may have what a request is short of: bytes of the same heap, or one of the blocks that there may
+    /// be.
+    fn others_of_use(&self, request: Request) -> impl Iterator<Item = &TypedPool<B::Block>> {
         let heap_index = self.pools[request.memory_type()].heap_index;
         let is_short_of_blocks = self.block_count.is_full();
+        let is_of_use = move |&(memory_type, typed): &(usize, &TypedPool<B::Block>)| {
+            memory_type != request.memory_type() && (is_short_of_blocks || typed.heap_index == heap_index)
+        };
+        self.pools.iter().enumerate().filter(is_of_use).map(|(_, typed)| typed)
+    }
+
+    /// Gives back what other pools hold for nobody and a request may be short of. True if anything came of it. To be called
+    /// without any pool's growth lock.
+    pub(super) fn release_in_others(&self, request: Request) -> bool {
+        let heap_index = self.pools[request.memory_type()].heap_index;
         let mut bytes = 0;
-        for (memory_type, typed) in self.pools.iter().enumerate() {
-            let is_of_use = typed.heap_index == heap_index || is_short_of_blocks;
-            if memory_type == request.memory_type() || !is_of_use {
-                continue;
-            }
+        for typed in self.others_of_use(request) {
             let growing = &mut typed.lock_growth();
             self.flush_and_settle(growing);
             bytes += self.release_down_to(growing, 0);
@@ -108,6 +114,13 @@ impl<B: Backend> Shared<B> {
             }
         }
         bytes > 0
+    }
+
+    /// Gives up what was preallocated in the pool of a request, or else in one that has what it may be short of. False if
+    /// nothing was.
+    pub(super) fn give_up_preallocated(&self, request: Request) -> bool {
+        let own = &self.pools[request.memory_type()];
+        std::iter::once(own).chain(self.others_of_use(request)).any(|typed| typed.pool.free_preallocated())
     }
 
     /// Gives back the free ranges of blocks that are partly used, where the backend can. Returns the bytes given back.

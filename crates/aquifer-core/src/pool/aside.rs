@@ -3,7 +3,7 @@
 
 use super::growth::Fit;
 use super::{Lane, Place, Pool, Request};
-use crate::range::IdleBlock;
+use crate::range::{IdleBlock, NO_QUEUE};
 
 impl Pool {
     /// Sets idle blocks aside, longest idle first, for as long as `wants_more` says so of the next one.
@@ -46,8 +46,17 @@ impl Pool {
         place
     }
 
-    /// The largest block that a request should be served from, while there is a choice.
-    pub(crate) fn good_fit_bytes_max(&self, request: Request) -> u64 {
-        self.state.lock().good_fit_bytes_max(self.range_bytes(request))
+    /// Takes a block back that was set aside, and puts one place into `places` before anybody else can have it; the block
+    /// holds it. It is not counted as an allocation.
+    pub(crate) fn recover_for_places(&self, idle: IdleBlock, request: Request, places: &mut Vec<Place>) {
+        let bytes = request.bytes(&self.layout);
+        let mut state = self.state.lock();
+        state.ranges.restore_aside(idle);
+        places.extend(state.find_place(NO_QUEUE, request, bytes, Fit::Any));
+    }
+
+    /// The largest block that `bytes` bytes should be served from, while there is a choice.
+    pub(crate) fn good_fit_bytes_max(&self, bytes: u64) -> u64 {
+        self.state.lock().good_fit_bytes_max(bytes)
     }
 }

@@ -150,7 +150,7 @@ pub struct Statistics {
     /// Free bytes in purgeable blocks: the system may take their memory at any time, or has
     /// ([`MemoryManager::mark_idle_purgeable`](crate::MemoryManager::mark_idle_purgeable)).
     pub purgeable_bytes: u64,
-    /// How often a purgeable block was taken for an allocation again,
+    /// How often a purgeable block was taken for an allocation, or to preallocate, again,
     pub recovered_block_count: u64,
     /// and the bytes of all these blocks.
     pub recovered_bytes: u64,

@@ -2,6 +2,7 @@
 //! the level of the shared state.
 
 mod device;
+mod preallocate;
 mod purgeable;
 
 use super::shared::{self, Home};

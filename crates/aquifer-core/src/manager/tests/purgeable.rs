@@ -4,18 +4,18 @@ use super::*;
 use crate::clock::Clock;
 use std::time::Duration;
 
-fn purgeable_manager(budget_bytes: u64) -> (MemoryManager<Device>, Hand) {
+pub(super) fn purgeable_manager(budget_bytes: u64) -> (MemoryManager<Device>, Hand) {
     manager(Device::new(Capabilities::PURGEABLE | Capabilities::ZEROED_BLOCKS, 100), budget_bytes)
 }
 
 /// Makes a block of so many MiB, and leaves it idle.
-fn leave_idle(manager: &MemoryManager<Device>, mib: &[u64]) {
+pub(super) fn leave_idle(manager: &MemoryManager<Device>, mib: &[u64]) {
     let held: Vec<_> = mib.iter().map(|mib| manager.allocate(mib * MIB).expect("there is room")).collect();
     drop(held);
 }
 
 #[track_caller]
-fn assert_sums(manager: &MemoryManager<Device>, books: &Hand) {
+pub(super) fn assert_sums(manager: &MemoryManager<Device>, books: &Hand) {
     let statistics = manager.statistics();
     let parts = statistics.allocated.current
         + statistics.cached_bytes
