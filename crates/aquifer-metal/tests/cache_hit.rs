@@ -16,8 +16,11 @@ const PAIRS: u64 = 1000;
 const SIZES: [u64; 11] =
     [1, 256, 257, 4096, 5000, 65_536, 1 << 20, (1 << 20) + 1, 7 << 20, 33 << 20, 256 << 20];
 
+/// Without a thread that looks how far the queues are: it calls the driver too, in its own time.
 fn manager() -> MemoryManager<Metal> {
-    MemoryManager::with_config(metal(), config_with_budget(2 << 30)).expect("a budget")
+    let mut config = config_with_budget(2 << 30);
+    config.reaper = false;
+    MemoryManager::with_config(metal(), config).expect("a budget")
 }
 
 /// What this thread asked of the runtime meanwhile.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 const MIB: u64 = 1 << 20;
 
 fn manager(metal: &Metal) -> MemoryManager<Metal> {
-    MemoryManager::with_config(metal.clone(), config_with_budget(256 * MIB)).expect("a budget")
+    MemoryManager::with_config(metal.clone(), config_with_budget(1024 * MIB)).expect("a budget")
 }
 
 fn label(buffer: &ProtocolObject<dyn MTLBuffer>) -> String {
@@ -94,6 +94,24 @@ fn a_block_for_one_allocation_is_a_buffer_named_by_its_tag() {
                 assert_pointer_follows_type(&metal, &block, index);
             }
         }
+    }
+    assert_nothing_is_left();
+}
+
+/// The tag of an allocation above the largest bucket is what Apple's tools call its memory.
+#[test]
+fn a_managers_large_allocations_are_named() {
+    {
+        let manager = manager(&metal());
+        let weights = manager.tag("weights").expect("a tag");
+        let tagged =
+            manager.allocate_with(300 * MIB, MemoryOptions::DEFAULT.tag(weights)).expect("there is room");
+        let untagged = manager.allocate(300 * MIB).expect("there is room");
+        for (buffer, named) in [(&tagged, "weights"), (&untagged, "aquifer buffer")] {
+            buffer.with_block(|block, _| assert_is_buffer(manager.backend(), block, 0, named));
+        }
+        let small = manager.allocate_with(1000, MemoryOptions::DEFAULT.tag(weights)).expect("there is room");
+        small.with_block(|block, _| assert_eq!(autoreleasepool(|_| label(block.buffer())), "aquifer block"));
     }
     assert_nothing_is_left();
 }

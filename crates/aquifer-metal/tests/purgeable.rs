@@ -43,7 +43,7 @@ fn a_block_can_be_lent_to_the_system_and_taken_back() {
 #[cfg(not(target_vendor = "apple"))]
 mod under_pressure {
     use super::*;
-    use aquifer_core::MemoryManager;
+    use aquifer_core::{MemoryManager, MemoryOptions};
     use aquifer_testkit::{Pattern, config_with_budget};
     use software_metal::DeviceDesc;
 
@@ -105,7 +105,7 @@ mod under_pressure {
         assert_nothing_is_left();
     }
 
-    /// Whatever the manager lends to the system, it is nothing that is live.
+    /// Whatever the manager lends to the system, it is nothing that is live; and what comes back is used again.
     #[test]
     fn what_a_manager_gave_out_is_never_taken() {
         {
@@ -121,12 +121,33 @@ mod under_pressure {
                     Pattern::new(seed).write(&mut buffer);
                     live.push((seed, buffer));
                 }
-                // Two thirds go, and their blocks become idle.
+                // Two thirds go, and the blocks that then hold nothing are lent to the system, which takes them at once.
                 live.retain(|(seed, _)| seed % 3 == 0);
-                device.faults().purge_volatile();
-                manager.release_idle();
+                manager.mark_idle_purgeable();
                 device.faults().purge_volatile();
                 live.iter().for_each(|(seed, buffer)| Pattern::new(*seed).check(buffer));
+            }
+            let statistics = manager.statistics();
+            assert!(statistics.purgeable_bytes > 0 && statistics.purged_block_count > 0, "{statistics:#?}");
+        }
+        assert_nothing_is_left();
+    }
+
+    /// What the system took holds anything, and memory that is to be zero is zero all the same.
+    #[test]
+    fn zeroed_memory_is_zero_where_the_system_took_it() {
+        {
+            let device = common::device(desc(true));
+            let manager = MemoryManager::with_config(common::metal_on(&device), config_with_budget(1 << 30));
+            let manager = manager.expect("a budget");
+            for bytes in [5000, 20 << 20] {
+                drop(manager.allocate(bytes).expect("there is room"));
+                assert!(manager.mark_idle_purgeable() > 0);
+                device.faults().purge_volatile();
+                let before = manager.statistics().driver_calls.create;
+                let zeroed = manager.allocate_with(bytes, MemoryOptions::ZEROED).expect("there is room");
+                assert_eq!(manager.statistics().driver_calls.create, before, "what was lent is used again");
+                assert!(zeroed.as_slice::<u8>().expect("the host sees it").iter().all(|&byte| byte == 0));
             }
         }
         assert_nothing_is_left();

@@ -17,8 +17,6 @@ pub(crate) struct BlockCounts {
     pub(crate) live_peak: u64,
     /// Destroyed, and the backend not yet told that the batch is over: residency sets may still keep their memory.
     pub(crate) leaving: u64,
-    /// The most that were live or leaving.
-    pub(crate) held_peak: u64,
     pub(crate) created: u64,
 }
 
@@ -62,7 +60,6 @@ impl Watched {
         let counts = &mut books.counts;
         counts.live_peak = counts.live_peak.max(counts.live);
         let most = counts.live + counts.leaving;
-        counts.held_peak = counts.held_peak.max(most);
         let (fewest, objects) = (counts.live, self.device.live_objects());
         let [heaps, buffers] = ["MTLHeap", "MTLBuffer"].map(|name| objects.get(name).copied().unwrap_or(0));
         if !(fewest..=most).contains(&buffers) || heaps > most {
