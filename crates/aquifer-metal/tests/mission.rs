@@ -260,3 +260,27 @@ fn the_budget_is_the_devices_working_set_unless_told() {
     }
     assert_nothing_is_left();
 }
+
+/// docs/mission.md names no test that there is not.
+#[test]
+fn the_table_names_tests_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| {
+        std::fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let text = read("docs/mission.md");
+    let names: Vec<_> = text.split('`').filter_map(|part| part.split_once(".rs::")).collect();
+    assert!(names.len() > 40, "the table is not read: {names:?}");
+    for (file, name) in names {
+        let (modules, function) = name.rsplit_once("::").unwrap_or(("", name));
+        let (path, start) = match (file, modules.strip_prefix("system_device::")) {
+            // The macro makes a test of each case.
+            ("conformance", Some(module)) => {
+                (format!("crates/aquifer-testkit/src/conformance/{module}.rs"), format!("pub fn {function}<"))
+            }
+            _ if file.starts_with("cli/") => (format!("{file}.rs"), format!("fn {function}()")),
+            _ => (format!("crates/aquifer-metal/tests/{file}.rs"), format!("fn {function}()")),
+        };
+        assert!(read(&path).contains(&start), "no {name} in {path}");
+    }
+}
