@@ -19,16 +19,17 @@ fn submit_copy(line: &Line, block: &OwnBlock) -> Arc<Ticket> {
     let ticket = ticket();
     let half = BYTES as usize / 2;
     let buffer = block.block().buffer();
-    // SAFETY: both halves are in the block, which the test keeps, and are used in order with this.
-    unsafe {
-        line.queue().submit(&ticket, |command_buffer| {
-            let encoder = command_buffer.blitCommandEncoder().expect("an encoder");
+    let encode = |command_buffer: &ProtocolObject<dyn MTLCommandBuffer>| {
+        let encoder = command_buffer.blitCommandEncoder().expect("an encoder");
+        // SAFETY: both halves are in the block, which the test keeps.
+        unsafe {
             encoder
                 .copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size(buffer, 0, buffer, half, half);
-            encoder.endEncoding();
-        })
-    }
-    .expect("the queue takes work");
+        }
+        encoder.endEncoding();
+    };
+    // SAFETY: the block is used in order with this.
+    unsafe { line.queue().submit(&ticket, encode) }.expect("the queue takes work");
     ticket
 }
 

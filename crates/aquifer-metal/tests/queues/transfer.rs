@@ -145,7 +145,7 @@ fn what_is_cancelled_in_the_middle_says_how_far_it_came() {
         upload.cancel();
         line.finish();
         let done = upload.done_bytes();
-        assert!(done % MIB == 0 && done <= 40 * MIB, "{kind}: {done}");
+        assert!(done.is_multiple_of(MIB) && done <= 40 * MIB, "{kind}: {done}");
         let content = block.content(40 * MIB as usize);
         assert!(content[..done as usize].iter().all(|&byte| byte == 2), "{kind}: what it counts has arrived");
         assert!(content[done as usize..].iter().all(|&byte| byte == 1), "{kind}: and nothing else");
