@@ -1,8 +1,8 @@
 //! Metal: its backend, its manager's names, and traces replayed on it.
 
+use crate::replay_devices::without_time;
 use crate::trace::ReplayDevice;
 use crate::{Buffer, Config, Error, MemoryManager, MemoryPool, Queue};
-use std::time::Duration;
 
 pub use aquifer_metal::{
     Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressure,
@@ -29,10 +29,8 @@ pub struct MetalReplay;
 impl MetalReplay {
     /// `config` as such replays want it: the same result each time, and no waiting for what cannot come meanwhile.
     #[must_use]
-    pub fn configure(self, mut config: Config) -> Config {
-        config.reaper = false;
-        config.in_flight_wait = Duration::ZERO;
-        config
+    pub fn configure(self, config: Config) -> Config {
+        without_time(config)
     }
 }
 

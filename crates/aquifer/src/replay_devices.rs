@@ -17,11 +17,16 @@ pub struct HostReplay;
 impl HostReplay {
     /// `config` as such replays want it: the same result each time, and no waiting for what cannot come meanwhile.
     #[must_use]
-    pub fn configure(self, mut config: Config) -> Config {
-        config.reaper = false;
-        config.in_flight_wait = Duration::ZERO;
-        config
+    pub fn configure(self, config: Config) -> Config {
+        without_time(config)
     }
+}
+
+/// `config` for a replay on a device without a clock: the same result each time, and no waiting for what cannot come meanwhile.
+pub(crate) fn without_time(mut config: Config) -> Config {
+    config.reaper = false;
+    config.in_flight_wait = Duration::ZERO;
+    config
 }
 
 /// Keeps a host's queue busy until it is dropped.
