@@ -9,7 +9,7 @@ use aquifer_metal::objc2_metal::{
     MTLBuffer, MTLDevice, MTLHazardTrackingMode, MTLResource as _, MTLStorageMode,
 };
 use aquifer_testkit::{MappedMemory, Pattern, Shelf, config_with_budget};
-use common::blocks::{blit_fill, holds_pattern};
+use common::blocks::{await_that, blit_fill, holds_pattern};
 use common::{assert_nothing_is_left, metal};
 use objc2::Message as _;
 use objc2::rc::autoreleasepool;
@@ -63,6 +63,8 @@ fn content_is_seen_both_ways() {
         let part = NSRange::new(100, 1000);
         imported.with_block(|block, _| blit_fill(&metal, queue.raw(), block.buffer(), part, 9, 1000));
         drop(imported);
+        // The command buffers keep it, and go when their handlers have run.
+        await_that(|| shelf.count() == 1);
         let memory = shelf.take().pop().expect("the owner is dropped");
         assert!(memory.content()[100..1100].iter().all(|&byte| byte == 9));
         assert!(holds_pattern(1, 0, &memory.content()[..100]));

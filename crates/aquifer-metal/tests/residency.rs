@@ -6,10 +6,9 @@ mod common;
 use aquifer_backend::{Backend, BlockDesc, Command};
 use aquifer_metal::{Metal, MetalOptions, MetalQueue};
 use common::assert_nothing_is_left;
-use common::blocks::{LONG, OwnBlock};
-use software_metal::{Call, DeviceDesc, ResidencyCounts, SoftwareDevice};
+use common::blocks::{LONG, OwnBlock, await_that};
+use software_metal::{Call, DeviceDesc, SoftwareDevice};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -51,20 +50,6 @@ impl Worker {
     }
 }
 
-/// Waits until the books say so.
-#[track_caller]
-fn await_counts(device: &SoftwareDevice, are_there: impl Fn(&ResidencyCounts) -> bool) -> ResidencyCounts {
-    let end = Instant::now() + LONG;
-    loop {
-        let counts = device.residency();
-        if are_there(&counts) {
-            return counts;
-        }
-        assert!(Instant::now() < end, "it did not come to that: {counts:?}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn sets_are_filled_to_a_share_of_the_working_set() {
     {
@@ -102,7 +87,7 @@ fn sets_are_never_more_than_a_queue_takes() {
         assert_eq!(device.residency().unresident_uses, 0);
         // All of them are in sets.
         let held = metal.keep_resident().expect("a thread");
-        await_counts(&device, |counts| counts.resident_bytes == 70 * 90 * MIB);
+        await_that(|| device.residency().resident_bytes == 70 * 90 * MIB);
         drop(held);
     }
     assert_nothing_is_left();
@@ -161,11 +146,7 @@ fn every_queue_has_every_set() {
         // A queue that goes leaves nothing of itself.
         assert_eq!(device.live_objects()["MTLCommandQueue"], 6);
         workers.truncate(2);
-        let end = Instant::now() + LONG;
-        while device.live_objects()["MTLCommandQueue"] > 3 {
-            assert!(Instant::now() < end, "{:?}", device.live_objects());
-            std::thread::yield_now();
-        }
+        await_that(|| device.live_objects()["MTLCommandQueue"] == 3);
         workers.iter_mut().for_each(|worker| worker.touch(&metal, &blocks[0]));
         assert_eq!(device.residency().unresident_uses, 0);
     }
@@ -179,7 +160,7 @@ fn purgeable_memory_is_not_kept_resident() {
         let metal = common::metal_on(&device);
         let (one, other) = (block(&metal, 3 * MIB), block(&metal, 5 * MIB));
         let held = metal.keep_resident().expect("a thread");
-        await_counts(&device, |counts| counts.resident_bytes == 8 * MIB);
+        await_that(|| device.residency().resident_bytes == 8 * MIB);
         // SAFETY: nobody uses the block.
         unsafe { metal.make_purgeable(&one) }.expect("Metal has such memory");
         metal.flush_destroyed();
@@ -249,19 +230,20 @@ fn memory_is_requested_again_and_again_until_the_last_hold_ends() {
         let (device, metal) = of_small_sets();
         let _blocks = [block(&metal, 80 * MIB), block(&metal, 80 * MIB)];
         let first = metal.keep_resident().expect("a thread");
-        await_counts(&device, |counts| counts.requests >= 2 && counts.resident_bytes == 160 * MIB);
+        await_that(|| device.residency().requests >= 2);
+        assert_eq!(device.residency().resident_bytes, 160 * MIB);
         let second = metal.keep_resident().expect("a thread");
         drop(first);
         assert_eq!((device.residency().ends, device.residency().resident_bytes), (0, 160 * MIB));
         // What comes later is requested with the next reminder.
         let _later = block(&metal, 80 * MIB);
-        await_counts(&device, |counts| counts.resident_bytes == 240 * MIB);
+        await_that(|| device.residency().resident_bytes == 240 * MIB);
         drop(second);
         let residency = device.residency();
         assert_eq!((residency.sets, residency.ends, residency.resident_bytes), (3, 3, 0));
         // Nobody asks any more: the thread has ended, and a new hold begins anew.
         let third = metal.keep_resident().expect("a thread");
-        await_counts(&device, |counts| counts.resident_bytes == 240 * MIB);
+        await_that(|| device.residency().resident_bytes == 240 * MIB);
         drop(third);
         assert_eq!((device.residency().ends, device.residency().resident_bytes), (6, 0));
     }
@@ -298,7 +280,7 @@ fn a_set_that_metal_does_not_make_is_done_without() {
         blocks.iter().for_each(|block| worker.touch(&metal, block));
         assert_eq!((device.residency().sets, device.residency().unresident_uses), (1, 1));
         drop((bare, blocks));
-        assert_eq!(device.allocated_bytes(), 0);
+        await_that(|| device.allocated_bytes() == 0);
     }
     assert_nothing_is_left();
 }

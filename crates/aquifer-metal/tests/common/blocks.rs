@@ -11,7 +11,7 @@ use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSRange;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nothing here takes so long, unless it hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -115,6 +115,16 @@ pub(crate) fn holds_pattern(seed: u64, offset: u64, content: &[u8]) -> bool {
     let mut expected = vec![0; content.len()];
     Pattern::new(seed).bytes(offset, &mut expected);
     expected == content
+}
+
+/// Waits until something is so: what Metal lets go of a moment after the work has ended.
+#[track_caller]
+pub(crate) fn await_that(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < end, "it never came to that");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The memory type that the host sees.
