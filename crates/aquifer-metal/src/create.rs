@@ -250,7 +250,7 @@ impl Device {
         let (recommended, current) = self.working_set();
         let message = format!(
             "Metal gave no {bytes} bytes; the process has {current} of the {recommended} that the device recommends, and other \
-             programs take memory too"
+             programs take memory too; free some, or end others"
         );
         Error::new(ErrorKind::OutOfMemory, operation, message)
     }

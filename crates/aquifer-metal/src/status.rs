@@ -37,6 +37,9 @@ pub(crate) fn outcome(
 
 /// Metal made no object where only memory or the system's limits can be the reason.
 pub(crate) fn no_object(operation: &'static str, what: &str) -> Error {
-    let message = format!("Metal made no {what}; the system is out of memory or of objects of the kind");
+    let message = format!(
+        "Metal made no {what}: the system is out of memory or of objects of the kind, or the device is gone; drop what is not \
+         needed, and try again"
+    );
     Error::new(ErrorKind::Driver, operation, message)
 }
