@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aquifer_backend::{BlockRange, Error, ErrorKind};
 use objc2::rc::{Retained, autoreleasepool};
@@ -10,29 +9,35 @@ use objc2::runtime::{NSObjectProtocol, ProtocolObject};
 use objc2::sel;
 use objc2_foundation::NSRange;
 use objc2_metal::{
-    MTL4CommandQueue, MTL4UpdateSparseBufferMappingOperation, MTLBuffer, MTLDevice, MTLGPUFamily, MTLHeap,
-    MTLSharedEvent, MTLSparsePageSize, MTLSparseTextureMappingMode,
+    MTL4CommandQueue, MTL4UpdateSparseBufferMappingOperation, MTLBuffer, MTLCommandBuffer as _, MTLDevice,
+    MTLGPUFamily, MTLHeap, MTLSharedEvent, MTLSparsePageSize, MTLSparseTextureMappingMode,
 };
 use parking_lot::Mutex;
 
 use crate::block::MetalBlock;
 use crate::device::Device;
-use crate::status::no_object;
+use crate::status::{no_object, outcome};
+use crate::transfer::new_command_buffer;
 
-/// A change of mappings takes microseconds; a device that has not done it by then hangs.
-const WAIT_MS: u64 = 10_000;
+/// A change of mappings takes microseconds; a device that has not done it by then is asked whether it is still there.
+const PROBE_MS: u64 = 200;
 
 /// Maps memory of heaps behind sparse buffers, on a queue of its own.
 pub(crate) struct Mapper {
-    /// One change at a time, with the value that the event then has.
-    queue: Mutex<Retained<ProtocolObject<dyn MTL4CommandQueue>>>,
+    changes: Mutex<Changes>,
+    /// Has the number of the last change that is done.
     done: Retained<ProtocolObject<dyn MTLSharedEvent>>,
-    value: AtomicU64,
+}
+
+struct Changes {
+    queue: Retained<ProtocolObject<dyn MTL4CommandQueue>>,
+    /// The number of the last change that the queue was given.
+    last: u64,
 }
 
 impl fmt::Debug for Mapper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mapper").field("value", &self.value).finish_non_exhaustive()
+        f.debug_struct("Mapper").field("last", &self.changes.lock().last).finish_non_exhaustive()
     }
 }
 
@@ -56,25 +61,25 @@ impl Mapper {
         if !has_metal4 {
             return None;
         }
-        let queue = Mutex::new(device.newMTL4CommandQueue()?);
-        Some(Self { queue, done: device.newSharedEvent()?, value: AtomicU64::new(0) })
+        let changes = Mutex::new(Changes { queue: device.newMTL4CommandQueue()?, last: 0 });
+        Some(Self { changes, done: device.newSharedEvent()? })
     }
 
-    /// Maps `tiles` tiles of `heap` from `heap_tile` behind those of `buffer` from `tile`; without a heap, unmaps them. Returns
-    /// when the device has done it.
+    /// Begins to map `tiles` tiles of a heap, from one of them on, behind those of `buffer` from `tile` on; without a heap, to unmap
+    /// them. Answers the number of the change, for [`Mapper::is_done`]. To be called with an autorelease pool.
     ///
     /// # Safety
     ///
     /// - The tiles lie in the buffer, which is a placement sparse one, and in the heap, which takes such tiles.
     /// - Unmapped tiles are not in use.
-    pub(crate) unsafe fn update(
+    /// - Buffer and heap live until the change is done, or the device is lost.
+    unsafe fn begin(
         &self,
         buffer: &ProtocolObject<dyn MTLBuffer>,
         tile: u64,
         heap: Option<(&ProtocolObject<dyn MTLHeap>, u64)>,
         tiles: u64,
-        operation: &'static str,
-    ) -> Result<(), Error> {
+    ) -> u64 {
         let mode = match heap {
             Some(_) => MTLSparseTextureMappingMode::Map,
             None => MTLSparseTextureMappingMode::Unmap,
@@ -84,27 +89,24 @@ impl Mapper {
             bufferRange: NSRange::new(tile as usize, tiles as usize),
             heapOffset: heap.map_or(0, |(_, tile)| tile as usize),
         };
-        let value = autoreleasepool(|_| {
-            let queue = self.queue.lock();
-            // SAFETY: the caller vouches for the tiles; one operation is pointed to, and read before the call returns.
-            unsafe {
-                queue.updateBufferMappings_heap_operations_count(
-                    buffer,
-                    heap.map(|(heap, _)| heap),
-                    NonNull::from(&mut update),
-                    1,
-                );
-            }
-            let value = self.value.fetch_add(1, Ordering::Relaxed) + 1;
-            queue.signalEvent_value(ProtocolObject::from_ref(&*self.done), value);
-            value
-        });
-        if self.done.waitUntilSignaledValue_timeoutMS(value, WAIT_MS) {
-            Ok(())
-        } else {
-            let message = format!("the device did not change {tiles} mappings within {WAIT_MS} ms");
-            Err(Error::new(ErrorKind::Driver, operation, message))
+        let mut changes = self.changes.lock();
+        // SAFETY: the caller vouches for the tiles; one operation is pointed to, and read before the call returns.
+        unsafe {
+            changes.queue.updateBufferMappings_heap_operations_count(
+                buffer,
+                heap.map(|(heap, _)| heap),
+                NonNull::from(&mut update),
+                1,
+            );
         }
+        changes.last += 1;
+        changes.queue.signalEvent_value(ProtocolObject::from_ref(&*self.done), changes.last);
+        changes.last
+    }
+
+    /// Waits a moment for a change; true if it is done.
+    fn is_done(&self, change: u64) -> bool {
+        self.done.waitUntilSignaledValue_timeoutMS(change, PROBE_MS)
     }
 
     /// A buffer of `bytes` bytes with nothing behind it.
@@ -130,7 +132,8 @@ impl Device {
         })
     }
 
-    /// Maps memory of a heap, from a byte on, behind a part of a sparse block; without a heap, takes away what is there.
+    /// Maps memory of a heap, from a byte on, behind a part of a sparse block; without a heap, takes away what is there. Returns
+    /// when the device has done it, or is lost.
     ///
     /// # Safety
     ///
@@ -145,10 +148,30 @@ impl Device {
         let mapper = self.mapper(operation)?;
         let tile = |bytes: u64| bytes / Mapper::PAGE_BYTES;
         let heap = heap.map(|(heap, offset)| (heap, tile(offset)));
-        // SAFETY: the caller vouches that the ranges lie in their blocks, which begin and end at tiles, that the one is sparse and
-        // the other a heap that is cut, which are made for such tiles, and that nobody uses what is unmapped.
-        unsafe {
-            mapper.update(&sparse.block.buffer, tile(sparse.offset), heap, tile(sparse.bytes), operation)
+        autoreleasepool(|_| {
+            // SAFETY: the caller vouches that the ranges lie in their blocks, which begin and end at tiles, that the one is sparse
+            // and the other a heap that is cut, which are made for such tiles, that nobody uses what is unmapped, and that the
+            // blocks live until this returns: that is when the change is done or the device lost.
+            let change =
+                unsafe { mapper.begin(&sparse.block.buffer, tile(sparse.offset), heap, tile(sparse.bytes)) };
+            // Not given up after some time: the device would make the change later, to memory that has become others'.
+            while !mapper.is_done(change) {
+                self.probe(operation)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Asks whether the device is still there, by work that does nothing: what is given to a Metal 4 queue ends without a word if
+    /// it is not. To be called with an autorelease pool.
+    fn probe(&self, operation: &'static str) -> Result<(), Error> {
+        self.check(operation)?;
+        let Ok(command_buffer) = new_command_buffer(&self.transfers, operation) else { return Ok(()) };
+        command_buffer.commit();
+        command_buffer.waitUntilCompleted();
+        match outcome(&command_buffer, operation).map_err(|error| self.note(error)) {
+            Err(error) if error.kind() == ErrorKind::DeviceLost => Err(error),
+            _ => Ok(()),
         }
     }
 }

@@ -220,3 +220,43 @@ fn queues_work_through_mappings() {
     }
     assert_nothing_is_left();
 }
+
+/// A device that is removed makes no change any more and says nothing of it; one that is slow makes it in the end.
+#[test]
+fn a_mapping_waits_for_a_slow_device_and_ends_with_a_lost_one() {
+    for is_lost in [false, true] {
+        {
+            let device = device();
+            let metal = common::metal_on(&device);
+            let (sparse, memory) = (sparse(&metal, 2), memory(&metal, 2));
+            memory.write(page(&metal), &pattern(1, page(&metal)));
+            let hold = device.faults().hold_execution();
+            let mapped = std::thread::scope(|scope| {
+                let mapping = scope.spawn(|| {
+                    let range = |block| OwnBlock::range(block, page(&metal), page(&metal));
+                    // SAFETY: the ranges lie in their blocks, nothing is behind the one, and the memory outlives the mapping.
+                    unsafe { metal.map(range(&sparse), range(&memory)) }
+                });
+                // It has asked whether the device is there: it has waited for a while.
+                common::until("the device is asked", || {
+                    device.live_objects().contains_key("MTLCommandBuffer") || mapping.is_finished()
+                });
+                if is_lost {
+                    device.faults().remove();
+                }
+                assert!(is_lost || !mapping.is_finished(), "the change may still come");
+                drop(hold);
+                mapping.join().expect("no panic")
+            });
+            if is_lost {
+                assert_eq!(mapped.expect_err("the device is gone").kind(), ErrorKind::DeviceLost);
+                let created = metal.create_queue().map(drop).map_err(|error| error.kind());
+                assert_eq!(created, Err(ErrorKind::DeviceLost), "everybody knows");
+            } else {
+                mapped.expect("a mapping");
+                assert_page(&metal, &sparse, 1, 1);
+            }
+        }
+        assert_nothing_is_left();
+    }
+}
