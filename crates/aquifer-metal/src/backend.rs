@@ -141,8 +141,9 @@ unsafe impl Backend for Metal {
 
     unsafe fn make_purgeable(&self, block: &MetalBlock) -> Result<(), Error> {
         autoreleasepool(|_| {
-            // What is resident is not taken.
+            // What is resident is not taken, and there may be no work for long that would tell the sets.
             self.device.remove_from_residency(block);
+            self.device.flush_residency();
             block.set_purgeable(MTLPurgeableState::Volatile);
         });
         Ok(())
