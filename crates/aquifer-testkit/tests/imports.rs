@@ -86,11 +86,12 @@ fn an_operation_keeps_the_owner() {
 fn somebody_settles_where_there_is_no_reaper() {
     let manager = MemoryManager::with_config(host(), quiet_config(64 * MIB)).expect("a budget");
     let (queue, shelf) = (manager.queue().expect("a queue"), Shelf::default());
-    let settlers: [&dyn Fn(); 4] = [
+    let settlers: [&dyn Fn(); 5] = [
         &|| manager.settle(),
         &|| assert_eq!(manager.trim(), 0),
         &|| drop(import(&manager, &Shelf::default())),
         &|| drop(manager.allocate(8 * MIB).expect("there is room")),
+        &|| assert!(manager.pool().preallocate(8 * MIB, 1).is_ok()),
     ];
     for settle in settlers {
         manager.trim();

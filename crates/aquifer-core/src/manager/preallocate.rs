@@ -78,6 +78,8 @@ impl<B: Backend> Shared<B> {
             return Err(lost(OPERATION));
         }
         self.check_process(OPERATION)?;
+        // What the driver holds of it may be what it lacks.
+        self.let_go_of_imported();
         let request = self.request(self.ordinary, bytes, MemoryOptions::DEFAULT);
         // Noted here, under no lock.
         let try_once = || self.note(self.preallocate_locked(request, count));
