@@ -24,6 +24,7 @@ pub(super) fn assert_sums(manager: &MemoryManager<Device>, books: &Hand) {
     assert_eq!(parts, statistics.reserved.current);
     assert!(statistics.purgeable_bytes <= statistics.free_bytes);
     assert_eq!(statistics.block_count, books.live() as u64);
+    assert_eq!(manager.owner.block_count.count(), statistics.block_count);
     assert_eq!(statistics.purgeable_bytes > 0, books.purgeable() > 0);
 }
 
