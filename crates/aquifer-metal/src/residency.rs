@@ -206,6 +206,9 @@ impl ResidentHold {
         let Some(of_thread) = residency.clone() else {
             return Ok(Self { residency, end: None, thread: None });
         };
+        // Before the first reminder, so that the end of another hold does not undo it.
+        of_thread.begin_hold();
+        let mut hold = Self { residency, end: None, thread: None };
         let (end, is_ended) = channel::<()>();
         let remind = move || loop {
             autoreleasepool(|_| of_thread.remind());
@@ -214,14 +217,12 @@ impl ResidentHold {
             }
         };
         let thread = std::thread::Builder::new().name("aquifer-resident".into()).spawn(remind);
-        let thread = thread.map_err(|error| {
+        hold.thread = Some(thread.map_err(|error| {
             let message = "the system did not start a thread that keeps memory resident";
             Error::new(ErrorKind::Driver, "keep_resident", message).with_source(error)
-        })?;
-        if let Some(residency) = &residency {
-            residency.begin_hold();
-        }
-        Ok(Self { residency, end: Some(end), thread: Some(thread) })
+        })?);
+        hold.end = Some(end);
+        Ok(hold)
     }
 }
 
