@@ -3,6 +3,7 @@
 use aquifer_backend::{
     Backend as _, BlockDesc, BlockRange, Command, CopyEnd, Error, ErrorKind, MemoryFlags, Ticket,
 };
+use aquifer_core::MemoryManager;
 use aquifer_metal::{Metal, MetalBlock, MetalQueue};
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSRange;
@@ -257,6 +258,14 @@ pub fn until(what: &str, is_so: impl Fn() -> bool) {
         assert!(begin.elapsed() < LONG, "{what}: not within {LONG:?}");
         std::thread::yield_now();
     }
+}
+
+/// Waits until a manager has nothing live: the thread that found an operation to be over frees what it used a moment later.
+pub(crate) fn until_all_is_free(manager: &MemoryManager<Metal>) {
+    until("everything is freed", || {
+        manager.settle();
+        manager.statistics().allocated.current == 0
+    });
 }
 
 /// Fills a part of a buffer by work of the program's own.

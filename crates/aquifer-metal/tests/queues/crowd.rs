@@ -138,8 +138,7 @@ fn many_threads_use_one_manager_with_many_queues() {
             }
         });
         queues.iter().for_each(|queue| queue.synchronize(LONG).unwrap());
-        manager.settle();
-        assert_eq!(manager.statistics().allocated.current, 0);
+        until_all_is_free(&manager);
         drop((queues, manager));
         assert_nothing_is_left();
     }
