@@ -104,7 +104,7 @@ impl DefaultDevice for Metal {
 // SAFETY: a block is Metal memory of its own, made with the length asked for; its start is read once, checked to be a multiple
 // of the alignment, and never changes. Memory of placement heaps is not promised to be zero by anybody, but holds bytes: it is
 // initialised as far as the host is concerned. Properties are made once. A queue's value rises when all command buffers and host
-// copies before the marker have ended (see `queue`), and the lock under which they are given to Metal orders calls by
+// copies before the marker have ended (see `queue`), and the lock under which steps and markers are noted orders calls by
 // different threads. No method unwinds: nothing here panics, and Metal answers failure with nil or a status.
 unsafe impl Backend for Metal {
     type Block = MetalBlock;

@@ -52,7 +52,8 @@ const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct MetalQueue {
     shared: Arc<Shared>,
-    /// The number of the last step. Held while a step is given to Metal, so that they arrive in order.
+    /// Held while a step is made and given to Metal, so that they arrive in order. Not for markers: the program's closure runs under
+    /// it, and may free memory.
     submission: Mutex<Submission>,
 }
 
@@ -90,6 +91,7 @@ impl Drop for QueueHold {
 
 #[derive(Debug, Default)]
 struct Submission {
+    /// The number of the last step.
     last_step: u64,
     /// To the queue's thread, from its first step on.
     host_steps: Option<Sender<HostStep>>,
@@ -118,7 +120,9 @@ impl MetalQueue {
     /// blit passes. It does not commit the buffer; encoders are ended. It runs behind everything that is in the queue now, and
     /// the queue's value rises to later markers when it has ended. Does not wait for it.
     ///
-    /// `encode` is called on this thread, before the call returns, and must not use this queue.
+    /// `encode` is called on this thread, before the call returns. It may allocate and free memory, what the work uses too. It must
+    /// not put anything into this queue or wait for it, nor for a thread that does; allocations at home on this queue that are to be
+    /// zeroed are such a thing. If it panics, nothing is put into the queue, and the panic goes on.
     ///
     /// # Errors
     ///
@@ -242,16 +246,19 @@ impl MetalQueue {
             // Before the lock: it blocks while too many are on their way, and markers and holds are not to wait for that.
             let command_buffer = new_command_buffer(&shared.raw, operation)?;
             let mut submission = self.submission.lock();
+            let (before, step) = (submission.last_step, submission.last_step + 1);
+            // Before `encode`, so that markers that come meanwhile are behind the work: it may free what it uses.
+            shared.progress.push_with(step, effect, ends);
+            submission.last_step = step;
+            let encoding = Encoding { shared, step };
             let order: &ProtocolObject<dyn MTLEvent> = ProtocolObject::from_ref(&*shared.order);
-            let step = submission.last_step + 1;
-            command_buffer.encodeWaitForEvent_value(order, submission.last_step);
+            command_buffer.encodeWaitForEvent_value(order, before);
             encode(&command_buffer)?;
             command_buffer.encodeSignalEvent_value(order, step);
             let handler = handler(Arc::clone(shared), step);
             // SAFETY: the block takes what Metal gives such a block, and owns what it uses: an `Arc` that any thread may drop.
             unsafe { command_buffer.addCompletedHandler(RcBlock::as_ptr(&handler)) };
-            shared.progress.push_with(step, effect, ends);
-            submission.last_step = step;
+            std::mem::forget(encoding);
             command_buffer.commit();
             Ok(step)
         })
@@ -264,8 +271,11 @@ impl MetalQueue {
             return Ok(());
         }
         let mut submission = self.submission.lock();
-        // Under the lock, so that nothing is put behind it before it has been made.
-        if step.is_direct() && step.bytes() <= AT_ONCE_BYTES_MAX && shared.progress.is_idle() {
+        if step.is_direct()
+            && step.bytes() <= AT_ONCE_BYTES_MAX
+            // Kept so, so that nothing is put behind it before it has been made.
+            && let Some(_idle) = shared.progress.idle()
+        {
             step.run(&shared.device, &mut Staging::default());
             return Ok(());
         }
@@ -286,8 +296,6 @@ impl MetalQueue {
 
     pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
         self.shared.device.check("signal")?;
-        // In order with the steps of other threads.
-        let _submission = self.submission.lock();
         self.shared.progress.mark(value);
         Ok(())
     }
@@ -326,6 +334,18 @@ impl MetalQueue {
 }
 
 type Handler = RcBlock<dyn Fn(std::ptr::NonNull<ProtocolObject<dyn MTLCommandBuffer>>)>;
+
+/// A step that is being encoded. Dropped before it is given to Metal, the step is cancelled: `encode` failed or panicked.
+struct Encoding<'a> {
+    shared: &'a Shared,
+    step: u64,
+}
+
+impl Drop for Encoding<'_> {
+    fn drop(&mut self) {
+        self.shared.progress.cancel(self.step, |number| self.shared.pass(number));
+    }
+}
 
 /// What Metal calls when the command buffer of a step has ended, well or not.
 fn handler(shared: Arc<Shared>, step: u64) -> Handler {

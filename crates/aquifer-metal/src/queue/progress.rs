@@ -94,6 +94,11 @@ impl Entry {
     }
 }
 
+/// A queue that stays idle while this lives.
+pub(super) struct Idle<'a> {
+    _entries: MutexGuard<'a, VecDeque<Entry>>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     entries: Mutex<VecDeque<Entry>>,
@@ -109,9 +114,10 @@ impl Progress {
         self.value.load(Ordering::Acquire)
     }
 
-    /// Whether every step has ended.
-    pub(super) fn is_idle(&self) -> bool {
-        self.entries.lock().is_empty()
+    /// If every step has ended, keeps new ones and markers from coming until the answer is dropped, for a short time.
+    pub(super) fn idle(&self) -> Option<Idle<'_>> {
+        let entries = self.entries.lock();
+        entries.is_empty().then_some(Idle { _entries: entries })
     }
 
     /// Adds a step, whose number is one more than that of the last. It ends once.
@@ -119,7 +125,7 @@ impl Progress {
         self.push_with(number, effect, 1);
     }
 
-    /// Adds a step that has ended when [`Progress::end`] has been called `ends` times.
+    /// Adds a step that has ended when [`Progress::end`] has been called `ends` times, or [`Progress::cancel`] once.
     pub(super) fn push_with(&self, number: u64, effect: Effect, ends: u32) {
         let step = Step { number, effect, pending: ends, error: None, then: Vec::new() };
         self.entries.lock().push_back(Entry::Step(step));
@@ -161,6 +167,19 @@ impl Progress {
             step.error = step.error.take().or(result.err());
         }
         self.advance(&mut entries, pass)
+    }
+
+    /// Ends a step that has come to nothing: its effect does not happen. Else as [`Progress::end`].
+    pub(super) fn cancel(&self, number: u64, pass: impl Fn(u64)) {
+        let mut entries = self.entries.lock();
+        let mut steps = entries.iter_mut().filter_map(Entry::step);
+        if let Some(step) = steps.find(|step| step.number == number) {
+            step.pending = 0;
+            step.effect = Effect::default();
+        }
+        let then = self.advance(&mut entries, pass);
+        drop(entries);
+        Then::do_all(then);
     }
 
     /// Takes what has ended from the front; returns what is then to be done.
@@ -273,7 +292,21 @@ mod tests {
         end(1);
         assert_eq!((progress.value(), tickets[0].done_bytes(), tickets[1].done_bytes()), (2, 1, 1));
         assert_eq!(*passed.borrow(), [1, 2, 3]);
-        assert!(progress.is_idle());
+        assert!(progress.idle().is_some());
+    }
+
+    #[test]
+    fn a_step_that_is_cancelled_ends_in_its_turn_and_does_nothing() {
+        let progress = Progress::default();
+        let tickets = steps(&progress, 2);
+        progress.mark(1);
+        let passed = RefCell::new(Vec::new());
+        progress.cancel(2, |number| passed.borrow_mut().push(number));
+        assert!(passed.borrow().is_empty() && progress.value() == 0 && progress.idle().is_none());
+        progress.end(1, Ok(()), |number| passed.borrow_mut().push(number));
+        assert_eq!((passed.take(), progress.value()), (vec![1, 2], 1));
+        assert_eq!((tickets[0].done_bytes(), tickets[1].done_bytes()), (1, 0));
+        assert!(tickets[1].take_error().is_none());
     }
 
     #[test]
@@ -317,7 +350,7 @@ mod tests {
             move || reader.note_end(2, Ok(()), |_| {})
         };
         writer.when_passed(1, then);
-        assert!(reader.is_idle(), "it had passed");
+        assert!(reader.idle().is_some(), "it had passed");
     }
 
     #[test]

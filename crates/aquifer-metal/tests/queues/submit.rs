@@ -1,7 +1,7 @@
 //! A program's own work in a queue.
 
 use crate::common::*;
-use aquifer_backend::Ticket;
+use aquifer_backend::{Backend as _, Ticket};
 use aquifer_metal::MetalQueue;
 use objc2::runtime::ProtocolObject;
 use objc2_foundation::NSRange;
@@ -128,6 +128,32 @@ fn a_panic_while_encoding_commits_nothing() {
         line.finish();
         assert_eq!(fill.done_bytes(), 32);
         assert_eq!((block.content(64)[31], block.content(64)[32]), (2, 3), "{kind}");
+    });
+}
+
+/// As a program does that allocates or frees while it encodes: then the manager signals, at a moment of its own.
+#[test]
+fn a_marker_put_while_encoding_comes_behind_the_work() {
+    on_all_kinds(|kind, metal| {
+        let event = metal.raw_device().newSharedEvent().expect("an event");
+        let metal = metal.clone();
+        let queue = Arc::new(metal.create_queue().expect("a queue"));
+        let submitted = start("submit", {
+            let (metal, queue, event) = (metal.clone(), Arc::clone(&queue), event.clone());
+            move || {
+                let encode = |command_buffer: &ProtocolObject<dyn MTLCommandBuffer>| {
+                    metal.signal(&queue, 1).expect("a marker");
+                    metal.signal(&queue, 2).expect("a marker");
+                    command_buffer.encodeWaitForEvent_value(ProtocolObject::from_ref(&*event), 1);
+                };
+                // SAFETY: it uses no memory.
+                unsafe { queue.submit(&ticket(), encode) }.expect("the queue takes work");
+            }
+        });
+        submitted.end();
+        assert_eq!(metal.completed(&queue).expect("a value"), 0, "{kind}: the work has not run");
+        event.setSignaledValue(1);
+        assert!(metal.wait(&queue, 2, LONG).expect("the device is there"), "{kind}");
     });
 }
 
