@@ -20,7 +20,8 @@ const REPORTED_TAGS: usize = 5;
 
 /// For how many markers trimming waits at most.
 const MARKERS_MAX: u32 = 64;
-/// How often an allocation searches, if others bring memory back while it does.
+/// How often an allocation searches, if others bring memory back while it does; and how often it gives up what is
+/// preallocated, if others preallocate meanwhile.
 const ATTEMPTS_MAX: u32 = 3;
 /// How long trimming waits for one queue, so that one that has nothing more to do passes its marker: some microseconds on
 /// a GPU.
@@ -53,7 +54,7 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn grow(&self, lane: &Arc<Lane>, request: Request) -> Result<(Place, bool), Error> {
         // What the driver holds of it may be what it lacks.
         self.let_go_of_imported();
-        let (mut attempts, mut are_others_asked) = (0, false);
+        let (mut attempts, mut give_ups, mut are_others_asked) = (0, 0, false);
         loop {
             // Noted here, under no lock.
             let answer = self.note(self.grow_locked(lane, request));
@@ -64,8 +65,9 @@ impl<B: Backend> Shared<B> {
             {
                 continue;
             }
-            // Memory that is short now goes before what was made ready for later.
-            if is_short && self.give_up_preallocated(request) {
+            // Memory that is short now goes before what was made ready for later. Not for ever, if others make it ready again.
+            if is_short && give_ups < ATTEMPTS_MAX && self.give_up_preallocated(request) {
+                give_ups += 1;
                 are_others_asked = false;
                 continue;
             }

@@ -9,6 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 /// A call that was answered well, or was told to fail.
@@ -32,6 +33,8 @@ struct Books {
     purges: bool,
     /// The kind of call that fails from now on, and how.
     failing: Option<(Call, ErrorKind)>,
+    /// Told of each such failure of a new block, before it is answered; and asked whether it may be.
+    meeting: Option<Arc<(SyncSender<()>, Mutex<Receiver<()>>)>>,
 }
 
 impl Books {
@@ -73,6 +76,19 @@ impl Hand {
     /// Lets a kind of call fail from now on.
     pub(super) fn fail(&self, call: Call, kind: ErrorKind) {
         self.0.lock().failing = Some((call, kind));
+    }
+
+    /// Lets each failure to make a block tell the first, and wait for the second before it is answered.
+    pub(super) fn meet_at_failures(&self) -> (Receiver<()>, SyncSender<()>) {
+        let (tell, told) = sync_channel(0);
+        let (go, may_go) = sync_channel(0);
+        self.0.lock().meeting = Some(Arc::new((tell, Mutex::new(may_go))));
+        (told, go)
+    }
+
+    /// Ends the meetings.
+    pub(super) fn part(&self) {
+        self.0.lock().meeting = None;
     }
 
     /// Lets no call fail any more.
@@ -148,7 +164,16 @@ unsafe impl Backend for Device {
             dedicated_to: desc.dedicated_to.map(str::to_owned),
         };
         let mut books = self.lock();
-        books.fails(&call, "create_block")?;
+        if let Err(error) = books.fails(&call, "create_block") {
+            let meeting = books.meeting.clone();
+            drop(books);
+            if let Some((tell, may_go)) = meeting.as_deref() {
+                // Whoever does not come any more is not waited for.
+                let _ = tell.send(());
+                let _ = may_go.lock().recv();
+            }
+            return Err(error);
+        }
         assert!((books.live.len() as u64) < self.properties.block_count_max, "a block too many is asked for");
         books.calls.push(call);
         let number = books.next;

@@ -160,6 +160,35 @@ fn memory_types_of_one_heap_make_room_for_each_other() {
     drop(other);
 }
 
+/// Each time that one thread finds nothing, another one has made memory ready again.
+#[test]
+fn what_others_make_ready_again_and_again_is_given_up_a_few_times() {
+    let (manager, books) = plain_manager(100);
+    books.fail(Call::Create { bytes: 10 * MIB, memory_type: 1, dedicated_to: None }, ErrorKind::OutOfMemory);
+    let (told, go) = books.meet_at_failures();
+    let pool = manager.pool();
+    let failures = std::thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            let mut failures = 0;
+            while told.recv().is_ok() {
+                failures += 1;
+                assert!(failures < 1000, "it is tried for ever");
+                pool.preallocate(MIB, 1).expect("there is room in the other memory type");
+                if go.send(()).is_err() {
+                    break;
+                }
+            }
+            failures
+        });
+        let answer = allocate_in(&manager, 1, 10 * MIB);
+        assert_eq!(answer.err().expect("the driver has no more").kind(), ErrorKind::OutOfMemory);
+        books.part();
+        other.join().expect("it ends")
+    });
+    assert!(failures > 2, "what was ready is given up at least once");
+    assert_sums(&manager, &books);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Allocate(u64),
