@@ -8,7 +8,7 @@ mod stubborn;
 use aquifer_core::trace::{TraceCompression, TraceWriter};
 use aquifer_core::{Buffer, ErrorKind, HostMemory, MemoryManager, SyncBackend};
 use aquifer_host::Host;
-use aquifer_testkit::{MappedMemory, Shelf, assert_balanced, config_with_budget};
+use aquifer_testkit::{FaultMode, Faulty, MappedMemory, Shelf, assert_balanced, config_with_budget};
 use common::{Gate, LONG, MIB, host, host_manager, quiet_config, refused, sim, sim_manager, until};
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -273,6 +273,43 @@ fn no_budget_bounds_it() {
     assert!(manager.report().to_string().contains("imported        8.00 MiB"), "{}", manager.report());
     drop((all, imported));
     assert_balanced(&manager.statistics());
+}
+
+/// A driver that makes few blocks counts those that it imports.
+#[test]
+fn imported_blocks_are_among_those_that_there_may_be() {
+    let device = Faulty::with_properties(host(), |properties| properties.block_count_max = 2);
+    let faults = device.faults();
+    let manager = MemoryManager::with_config(device, quiet_config(64 * MIB)).expect("a budget");
+    let shelf = Shelf::default();
+    let first = import(&manager, &shelf);
+    let buffer = manager.allocate(9 * MIB).expect("a second block");
+    let error = manager.import(lent(&shelf)).expect_err("a third block");
+    assert_eq!((error.error.kind(), error.error.operation()), (ErrorKind::OutOfMemory, "import"));
+    assert!(error.error.out_of_memory().is_some_and(|report| report.requested_bytes == BYTES), "{error}");
+    refused(manager.allocate(10 * MIB), ErrorKind::OutOfMemory);
+    assert_eq!(faults.failed_count() + manager.statistics().driver_calls.failed, 0, "the driver was asked");
+    // An idle block goes for it.
+    drop(buffer);
+    let second = manager.import(error.memory).expect("an idle block goes");
+    assert_eq!((faults.live_blocks(), manager.statistics().block_count), (2, 0));
+    refused(manager.allocate(1), ErrorKind::OutOfMemory);
+    // What the driver refuses is refunded, and so is what it takes back.
+    drop(second);
+    faults.fail(0, FaultMode::FromThenOn, ErrorKind::Driver);
+    for _ in 0..3 {
+        refused(manager.import(lent(&shelf)), ErrorKind::Driver);
+    }
+    faults.stop();
+    let buffer = manager.allocate(9 * MIB).expect("a second block");
+    drop((first, buffer));
+    let both = [import(&manager, &shelf), import(&manager, &shelf)];
+    assert_eq!(faults.live_blocks(), 2);
+    drop(both);
+    manager.pool().preallocate(9 * MIB, 2).expect("two blocks");
+    drop(import(&manager, &shelf));
+    manager.trim();
+    assert_eq!(faults.live_blocks(), 0);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How many blocks a manager has, of all its pools together, and the most that the driver makes.
+//! How many blocks a manager has, of all its pools together and imported ones, and the most that the driver makes.
 //!
 //! As with bytes ([`super::ledger`]) a block is charged before the driver is called, and refunded if it fails, so that
 //! threads which grow two pools at the same time never ask for one block too many.

@@ -283,9 +283,7 @@ impl<B: Backend> Shared<B> {
     ) -> Result<B::Block, Error> {
         if !self.charge_block(growing) {
             self.ledgers[growing.heap_index].refund(bytes);
-            let (count, most) = (self.block_count.count(), self.block_count.most());
-            let message = format!("there are {count} blocks; the driver makes no more than {most}");
-            return Err(Error::new(ErrorKind::OutOfMemory, "create_block", message));
+            return Err(Error::new(ErrorKind::OutOfMemory, "create_block", self.too_many_blocks()));
         }
         let dedicated_to = self.dedicated_to(request, bytes);
         let desc = BlockDesc {
@@ -306,6 +304,11 @@ impl<B: Backend> Shared<B> {
                 Err(refusal)
             }
         }
+    }
+
+    pub(super) fn too_many_blocks(&self) -> String {
+        let (count, most) = (self.block_count.count(), self.block_count.most());
+        format!("there are {count} blocks; the driver makes no more than {most}")
     }
 
     /// Counts a block to be made, of all pools together. If there are as many as the driver makes, one that holds nothing goes

@@ -96,6 +96,8 @@ impl<B: Backend> MemoryManager<B> {
     /// - [`ErrorKind::Unsupported`] if the backend imports no memory ([`Capabilities::IMPORT`]), or this device has no memory that
     ///   the host sees.
     /// - [`ErrorKind::InvalidArgument`] for no bytes, or a start or size that is not aligned.
+    /// - [`ErrorKind::OutOfMemory`] if there are as many blocks as the driver makes
+    ///   ([`block_count_max`](aquifer_backend::Properties::block_count_max)), and all of them are in use.
     /// - [`ErrorKind::Driver`], or what else it says, if the driver refused.
     /// - [`ErrorKind::DeviceLost`] or [`ErrorKind::Forked`].
     #[track_caller]
@@ -177,9 +179,33 @@ impl<B: Backend> Shared<B> {
         Ok(memory_type)
     }
 
+    /// Counts a block that is to be imported. If there are as many as the driver makes, one that holds nothing goes first, or
+    /// nothing but what is preallocated. Under no lock.
+    fn charge_imported(&self, bytes: u64, memory_type: usize) -> Result<(), Error> {
+        let make_room = || {
+            self.pools.iter().any(|typed| {
+                let growing = &mut typed.lock_growth();
+                self.flush_and_settle(growing);
+                self.release_one(growing);
+                self.block_count.charge()
+            })
+        };
+        let give_up = || self.pools.iter().any(|typed| typed.pool.free_preallocated());
+        let is_charged = self.block_count.charge() || make_room() || (give_up() && make_room());
+        self.bell.tell_news();
+        if is_charged {
+            return Ok(());
+        }
+        let (message, heap_index) = (self.too_many_blocks(), self.pools[memory_type].heap_index);
+        Err(self.out_of_memory_in("import", ErrorKind::OutOfMemory, message, heap_index, bytes))
+    }
+
     /// Asks the driver. Memory that was checked.
     fn import_block(&self, memory: HostMemory, memory_type: usize) -> Result<B::Block, ImportError> {
         let bytes = memory.bytes();
+        if let Err(error) = self.charge_imported(bytes, memory_type) {
+            return Err(ImportError { memory, error });
+        }
         match self.backend.import_block(memory, memory_type) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
@@ -187,6 +213,7 @@ impl<B: Backend> Shared<B> {
                 Ok(block)
             }
             Err(ImportError { memory, error }) => {
+                self.block_count.refund();
                 self.calls.failed.fetch_add(1, Ordering::Relaxed);
                 warn!(call = "import_block", bytes, refusal = %error, "the driver refused");
                 let Err(error) = self.note::<Infallible>(Err(error));
@@ -245,6 +272,7 @@ impl<B: Backend> Shared<B> {
             match destroy_block(&self.backend, block) {
                 Ok(()) => {
                     self.calls.destroy.fetch_add(1, Ordering::Relaxed);
+                    self.block_count.refund();
                     self.imported.note_destroyed();
                     is_any_destroyed = true;
                     debug!(call = "destroy_block", "driver call");

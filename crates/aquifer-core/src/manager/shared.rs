@@ -69,7 +69,7 @@ pub(crate) struct Shared<B: Backend> {
     are_caches_held: Mutex<bool>,
     process: Process,
     pub(crate) ledgers: Box<[Ledger]>,
-    /// Of all pools.
+    /// Of all pools, and imported ones.
     pub(super) block_count: BlockCount,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: TagNames,
