@@ -172,8 +172,8 @@ impl Generator {
             800..830 => self.request(),
             830..850 => self.host(),
             850..890 => self.queues(),
-            890..915 => self.give_back(),
-            915..930 => Action::Settle,
+            890..920 => self.give_back(),
+            920..930 => Action::Settle,
             930..945 => self.reclaim(),
             945..965 => Action::Advance { us: self.random.size(200_000) as u32 },
             965..970 => Action::RunAll,
@@ -239,13 +239,15 @@ impl Generator {
         }
     }
 
+    /// Before memory is needed, or after.
     fn give_back(&mut self) -> Action {
-        match self.random.below(10) {
+        match self.random.below(13) {
             0..2 => Action::Trim,
             2..5 => Action::TrimTo { mib: self.small() },
             5..7 => Action::ReleaseIdle,
             7..9 => Action::MarkIdlePurgeable,
-            _ => Action::Purge,
+            9 => Action::Purge,
+            _ => Action::Preallocate { bytes: self.bytes(), count: self.random.size(20) as u8 },
         }
     }
 

@@ -21,6 +21,7 @@ impl Scene {
                     self.buffers.swap_remove(place).free(&self.sim);
                 }
             }
+            Action::Preallocate { bytes, count } => self.preallocate(bytes, count.into()),
             Action::HostFill { buffer } => self.host_fill(buffer),
             Action::HostCopy { from, to } => self.host_copy(from, to),
             Action::Trim => self.give_back(|scene| scene.manager.trim()),
@@ -86,6 +87,40 @@ impl Scene {
             room < needed,
             "needless refusal: {needed} bytes needed, {room} unreserved after trimming: {error}"
         );
+    }
+
+    /// What is ready is there, and what was refused has left nothing.
+    fn preallocate(&mut self, bytes: u64, count: u64) {
+        let before = self.check();
+        let rounded = self.manager.config().layout.round_up(bytes).expect("a size that was generated");
+        match self.manager.pool().preallocate(bytes, count) {
+            Ok(created) => {
+                let after = self.check();
+                assert!(
+                    after.cached_bytes >= rounded * count,
+                    "{count} buffers of {bytes} bytes are not ready"
+                );
+                assert!(created <= after.reserved.total - before.reserved.total);
+            }
+            Err(error) => {
+                let after = self.check();
+                let is_kept = self.has_faults || self.may_be_lost;
+                assert!(is_kept || after.reserved.current <= before.reserved.current, "left behind: {error}");
+                match error.kind() {
+                    ErrorKind::OutOfMemory => {
+                        let report = error.out_of_memory().expect("every such error has a report");
+                        assert_eq!(report.requested_bytes, bytes * count);
+                    }
+                    ErrorKind::CanNeverFit => {
+                        assert!(
+                            rounded * count > self.budget_bytes()
+                                || self.block_bytes(bytes) > self.budget_bytes()
+                        );
+                    }
+                    _ => self.check_error("preallocate", &error),
+                }
+            }
+        }
     }
 
     fn give_back(&mut self, call: impl FnOnce(&Self) -> u64) {

@@ -249,6 +249,13 @@ pub enum Action {
         /// Which token.
         token: u8,
     },
+    /// Makes memory ready.
+    Preallocate {
+        /// For buffers of so many bytes,
+        bytes: u64,
+        /// and for so many of them.
+        count: u8,
+    },
     /// Gives everything back.
     Trim,
     /// Gives back all beyond so much.

@@ -231,6 +231,7 @@ impl Scene {
             Action::Allocate { .. }
             | Action::Free { .. }
             | Action::FreeMany { .. }
+            | Action::Preallocate { .. }
             | Action::HostFill { .. }
             | Action::HostCopy { .. }
             | Action::Trim
