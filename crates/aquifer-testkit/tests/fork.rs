@@ -9,7 +9,7 @@
 
 mod common;
 
-use aquifer_core::{CancelToken, ErrorKind, MemoryManager, SyncBackend};
+use aquifer_core::{CancelToken, Capabilities, ErrorKind, MemoryManager, SyncBackend};
 use aquifer_sim::{Kernel, Sim};
 use aquifer_testkit::{Faulty, MappedMemory, Shelf, config_with_budget};
 use common::{LONG, MIB, block_on, host, in_child, refused, sim};
@@ -65,6 +65,11 @@ fn fork_with_everything<B: SyncBackend>(
     let operation = queue.fill(manager.allocate(MIB).expect("there is room"), 1).expect("it is begun");
     let detached = queue.fill(manager.allocate(MIB).expect("there is room"), 1).expect("it is begun");
     drop(manager.allocate(1000).expect("there is room"));
+    // A place that is ready, and, where that can be, a block that is purgeable.
+    manager.pool().preallocate(3 * MIB, 1).expect("there is room");
+    drop(manager.allocate(9 * MIB).expect("there is room"));
+    let is_purgeable = manager.properties().capabilities.contains(Capabilities::PURGEABLE);
+    assert_eq!(manager.mark_idle_purgeable() > 0, is_purgeable);
     queue.synchronize(LONG).expect("the queue goes on");
     if has_reaper {
         // Until it sleeps: then it holds no lock.
@@ -76,6 +81,7 @@ fn fork_with_everything<B: SyncBackend>(
         let (manager, queue, mut buffer, at_home, recorded, other, operation, detached) = kept;
         let (before, forked) = (calls(), ErrorKind::Forked);
         drop(manager.allocate(1000).expect("what is cached needs no driver"));
+        drop(manager.allocate(3 * MIB).expect("nor does what is ready"));
         refused(manager.allocate(32 * MIB), forked);
         refused(queue.allocate(32 * MIB), forked);
         refused(manager.queue(), forked);
@@ -88,13 +94,14 @@ fn fork_with_everything<B: SyncBackend>(
         refused(queue.completed(), forked);
         refused(queue.wait(1, LONG), forked);
         refused(queue.synchronize(LONG), forked);
+        refused(manager.pool().preallocate(1000, 2000), forked);
         refused(buffer.fill(1), forked);
         refused(buffer.copy_from(0, &recorded, 0, 10), forked);
         let error = queue.fill(other, 1).expect_err("it needs the driver");
         assert_eq!(error.error().kind(), forked);
         drop(error.into_parts().expect("it comes back"));
         manager.settle();
-        assert_eq!((manager.trim(), manager.release_idle()), (0, 0));
+        assert_eq!((manager.trim(), manager.release_idle(), manager.mark_idle_purgeable()), (0, 0, 0));
         manager.free_raw(raw).expect("freeing needs no driver");
         assert!(manager.statistics().live_count() > 0);
         drop((buffer, at_home, recorded, detached));
