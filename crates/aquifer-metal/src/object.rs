@@ -14,7 +14,8 @@ use objc2::runtime::ProtocolObject;
 pub(crate) struct Object<P: ?Sized>(Retained<ProtocolObject<P>>);
 
 // SAFETY: Metal's resource objects are reference counted atomically and may be used and released on any thread (Apple, "Metal
-// Programming Guide", resource objects and threads); this crate calls only what reads fixed facts of them, or holds a lock.
+// Programming Guide", resource objects and threads). This crate reads fixed facts of them, makes others from them, and changes only
+// what has one owner at the time: the label of a block to be, the purgeable state of a block that nobody uses, sets under a lock.
 unsafe impl<P: ?Sized> Send for Object<P> {}
 // SAFETY: as above.
 unsafe impl<P: ?Sized> Sync for Object<P> {}
