@@ -57,11 +57,12 @@ impl Metal {
     /// As [`Metal::new`].
     pub fn all() -> Result<Vec<Self>, Error> {
         autoreleasepool(|_| {
-            let Some(default) = MTLCreateSystemDefaultDevice() else { return Ok(Vec::new()) };
+            // None where the process has no screen, say; there may be devices all the same.
+            let default = MTLCreateSystemDefaultDevice();
             let all = MTLCopyAllDevices();
             let others = (0..all.count()).map(|index| all.objectAtIndex(index));
-            let others: Vec<_> = others.filter(|device| *device != default).collect();
-            std::iter::once(default).chain(others).map(Self::new).collect()
+            let others: Vec<_> = others.filter(|device| Some(device) != default.as_ref()).collect();
+            default.into_iter().chain(others).map(Self::new).collect()
         })
     }
 
