@@ -255,7 +255,7 @@ impl MetalQueue {
             command_buffer.encodeWaitForEvent_value(order, before);
             encode(&command_buffer)?;
             command_buffer.encodeSignalEvent_value(order, step);
-            let handler = handler(Arc::clone(shared), step);
+            let handler = handler(Arc::clone(shared), step, operation);
             // SAFETY: the block takes what Metal gives such a block, and owns what it uses: an `Arc` that any thread may drop.
             unsafe { command_buffer.addCompletedHandler(RcBlock::as_ptr(&handler)) };
             std::mem::forget(encoding);
@@ -348,11 +348,11 @@ impl Drop for Encoding<'_> {
 }
 
 /// What Metal calls when the command buffer of a step has ended, well or not.
-fn handler(shared: Arc<Shared>, step: u64) -> Handler {
+fn handler(shared: Arc<Shared>, step: u64, operation: &'static str) -> Handler {
     RcBlock::new(move |command_buffer: std::ptr::NonNull<ProtocolObject<dyn MTLCommandBuffer>>| {
         let result = autoreleasepool(|_| {
             // SAFETY: Metal passes the command buffer that has ended, which lives for as long as the call.
-            outcome(unsafe { command_buffer.as_ref() }, "enqueue")
+            outcome(unsafe { command_buffer.as_ref() }, operation)
         });
         let result = result.map_err(|error| shared.device.note(error));
         shared.end(step, result);
@@ -374,9 +374,11 @@ impl Shared {
     fn pass(&self, number: u64) {
         // A copy by the processor signals nothing, nor does a command buffer that failed. All before it has ended, and what is
         // behind it waits for it: so nobody else sets the event now.
-        if self.order.signaledValue() < number {
-            self.order.setSignaledValue(number);
-        }
+        autoreleasepool(|_| {
+            if self.order.signaledValue() < number {
+                self.order.setSignaledValue(number);
+            }
+        });
     }
 
     /// Starts the thread that makes the processor's steps, each in its turn. It ends with the sender.

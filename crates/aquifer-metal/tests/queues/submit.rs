@@ -201,7 +201,8 @@ mod faults {
             let failed = submit_fill(line.queue(), block.block().buffer(), 0..64, 1);
             let well = submit_fill(line.queue(), block.block().buffer(), 64..128, 2);
             line.finish();
-            assert_eq!((failure(&failed), failure(&well)), (Some(kind), None), "{code:?}");
+            let failed = failed.take_error().map(|error| (error.kind(), error.operation()));
+            assert_eq!((failed, failure(&well)), (Some((kind, "submit")), None), "{code:?}");
             assert_eq!(block.content(65)[63..], [0, 2]);
         }
         device.faults().fail_command_buffer(0, Code::DeviceRemoved);
