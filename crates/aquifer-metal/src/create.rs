@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_backend::{BlockDesc, Error, ErrorKind, HostMemory, ImportError};
 use block2::RcBlock;
@@ -20,6 +21,10 @@ use crate::block::{Memory, MetalBlock};
 use crate::device::Device;
 use crate::object::Object;
 use crate::sparse::Mapper;
+
+/// How often, and how long apart, is looked whether Metal has let go of memory whose work has just ended.
+const LET_GO_LOOKS: u32 = 5;
+const LET_GO_PAUSE: Duration = Duration::from_millis(1);
 
 /// What blocks that are cut are called in Apple's tools.
 const LABEL: &str = "aquifer block";
@@ -227,12 +232,19 @@ impl Device {
         if self.options.overcommit || fits(self.working_set()) {
             return Ok(());
         }
-        // What was destroyed may still be there, since a residency set keeps it until it is committed.
+        // What was destroyed may still be there: a residency set keeps it until it is committed, and a command buffer until Metal
+        // has let go of that.
         self.flush_residency();
-        let (recommended, current) = self.working_set();
-        if fits((recommended, current)) {
-            return Ok(());
+        for _ in 0..LET_GO_LOOKS {
+            if fits(self.working_set()) {
+                return Ok(());
+            }
+            if !self.has_just_ended_work() {
+                break;
+            }
+            std::thread::sleep(LET_GO_PAUSE);
         }
+        let (recommended, current) = self.working_set();
         let message = format!(
             "{bytes} bytes would make it {} with the {current} that the process has; the device recommends no more than \
              {recommended}. Free some, raise the system's iogpu.wired_limit_mb, or allow it with MetalOptions::overcommit",

@@ -1,7 +1,8 @@
 //! What a backend, its queues and whoever still runs for them share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use aquifer_backend::{Capabilities, Error, ErrorKind, Heap, MemoryFlags, MemoryType, Properties};
 use objc2::rc::{Retained, autoreleasepool};
@@ -24,6 +25,9 @@ const PAGE_BYTES: u64 = 4 << 10;
 /// default is 64.
 const COMMAND_BUFFERS_MAX: usize = 1024;
 
+/// Metal lets go of what a command buffer used a moment after its handlers were called; it has long done so by then.
+const JUST_US: u64 = 50_000;
+
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) raw: Retained<ProtocolObject<dyn MTLDevice>>,
@@ -38,6 +42,9 @@ pub(crate) struct Device {
     pub(crate) transfers: Retained<ProtocolObject<dyn MTLCommandQueue>>,
     /// Whether the device is gone. Written under `touching`.
     is_lost: AtomicBool,
+    /// When the device last ended some work, in microseconds since `made`; 0 if it has not.
+    last_end_us: AtomicU64,
+    made: Instant,
     /// Who copies by the processor on a queue's behalf reads this meanwhile, so that nothing is touched any more when the device
     /// is declared lost.
     touching: RwLock<()>,
@@ -67,6 +74,8 @@ impl Device {
                 mapper,
                 transfers,
                 is_lost: AtomicBool::new(false),
+                last_end_us: AtomicU64::new(0),
+                made: Instant::now(),
                 touching: RwLock::new(()),
                 raw,
             })
@@ -115,6 +124,21 @@ impl Device {
         error
     }
 
+    /// Notes that a command buffer has ended.
+    pub(crate) fn note_end(&self) {
+        self.last_end_us.store(self.now_us(), Ordering::Relaxed);
+    }
+
+    /// Whether a command buffer has ended just now, so that Metal may still hold what it used.
+    pub(crate) fn has_just_ended_work(&self) -> bool {
+        let last_end_us = self.last_end_us.load(Ordering::Relaxed);
+        last_end_us > 0 && self.now_us().saturating_sub(last_end_us) < JUST_US
+    }
+
+    fn now_us(&self) -> u64 {
+        self.made.elapsed().as_micros().max(1) as u64
+    }
+
     /// Whether blocks of a memory type can be heaps: on devices without unified memory only private ones can (Apple's
     /// documentation of `MTLHeapDescriptor.storageMode`).
     pub(crate) fn has_heaps(&self, memory_type_index: usize) -> bool {
@@ -156,11 +180,7 @@ fn new_command_queue(
 }
 
 pub(crate) fn lost(operation: &'static str) -> Error {
-    Error::new(
-        ErrorKind::DeviceLost,
-        operation,
-        "the device was removed, or the system lets the process use it no more",
-    )
+    Error::new(ErrorKind::DeviceLost, operation, "the device was removed")
 }
 
 fn properties(

@@ -18,9 +18,10 @@ pub(crate) fn outcome(
     );
     let (kind, advice) = match code {
         MTLCommandBufferError::DeviceRemoved => (ErrorKind::DeviceLost, "the device was removed"),
+        // Not as lost: Metal does not say that work of the process that runs already has stopped. All that follows fails alike.
         MTLCommandBufferError::AccessRevoked => (
-            ErrorKind::DeviceLost,
-            "the system lets this process use the device no more, after too many faults or hangs of its work",
+            ErrorKind::Driver,
+            "the system lets this process use the device no more, after too many faults or hangs of its work; end it",
         ),
         MTLCommandBufferError::OutOfMemory => {
             (ErrorKind::OutOfMemory, "the work did not fit in memory; free some, or run less at a time")

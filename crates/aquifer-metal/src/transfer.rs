@@ -174,6 +174,7 @@ impl Device {
             unsafe { blit.encode(&command_buffer, operation) }?;
             command_buffer.commit();
             command_buffer.waitUntilCompleted();
+            self.note_end();
             outcome(&command_buffer, operation).map_err(|error| self.note(error))
         })
     }

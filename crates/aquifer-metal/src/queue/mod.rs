@@ -18,24 +18,25 @@
 
 mod host_step;
 mod progress;
+mod shared;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use aquifer_backend::{Command, CopyEnd, Error, ErrorKind, Ticket};
+use aquifer_backend::{Command, CopyEnd, Error, Ticket};
 use block2::RcBlock;
-use objc2::rc::{Retained, autoreleasepool};
+use objc2::rc::autoreleasepool;
 use objc2::runtime::ProtocolObject;
-use objc2_metal::{MTLCommandBuffer, MTLCommandQueue, MTLEvent, MTLSharedEvent};
+use objc2_metal::{MTLCommandBuffer, MTLCommandQueue, MTLEvent};
 use parking_lot::Mutex;
 
 use self::host_step::{Direction, HostStep};
-use self::progress::{Effect, Progress, Then};
+use self::progress::{Effect, Progress};
+use self::shared::{Shared, handler};
 use crate::block::MetalBlock;
-use crate::device::{Device, lost};
+use crate::device::Device;
 use crate::staging::Staging;
-use crate::status::outcome;
 use crate::transfer::{Blit, Part, new_command_buffer};
 
 /// A copy from or to the host of up to so many bytes is made at once, by the calling thread, if the queue is idle: it takes no longer
@@ -55,24 +56,6 @@ pub struct MetalQueue {
     /// Held while a step is made and given to Metal, so that they arrive in order. Not for markers: the program's closure runs under
     /// it, and may free memory.
     submission: Mutex<Submission>,
-}
-
-/// What handlers and the queue's thread need too.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    device: Arc<Device>,
-    raw: Retained<ProtocolObject<dyn MTLCommandQueue>>,
-    /// Has the number of the last step that has ended.
-    order: Retained<ProtocolObject<dyn MTLSharedEvent>>,
-    progress: Progress,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(residency) = &self.device.residency {
-            autoreleasepool(|_| residency.detach(&self.raw));
-        }
-    }
 }
 
 /// Holds a queue back until it is dropped; see [`MetalQueue::hold`]. Any thread may drop it. Forgotten, it holds the queue for good.
@@ -147,6 +130,9 @@ impl MetalQueue {
 
     /// Keeps what is put into the queue from now on from running, until the hold is dropped: for work that waits for something the
     /// host does. The queue's value does not rise past it either. Does not block, and gives Metal nothing.
+    ///
+    /// What is put into the queue behind it piles up, and 1024 command buffers are all that Metal lets a queue have: the thread that
+    /// is to drop the hold should not put more behind it.
     ///
     /// # Errors
     ///
@@ -333,8 +319,6 @@ impl MetalQueue {
     }
 }
 
-type Handler = RcBlock<dyn Fn(std::ptr::NonNull<ProtocolObject<dyn MTLCommandBuffer>>)>;
-
 /// A step that is being encoded. Dropped before it is given to Metal, the step is cancelled: `encode` failed or panicked.
 struct Encoding<'a> {
     shared: &'a Shared,
@@ -344,69 +328,5 @@ struct Encoding<'a> {
 impl Drop for Encoding<'_> {
     fn drop(&mut self) {
         self.shared.progress.cancel(self.step, |number| self.shared.pass(number));
-    }
-}
-
-/// What Metal calls when the command buffer of a step has ended, well or not.
-fn handler(shared: Arc<Shared>, step: u64, operation: &'static str) -> Handler {
-    RcBlock::new(move |command_buffer: std::ptr::NonNull<ProtocolObject<dyn MTLCommandBuffer>>| {
-        let result = autoreleasepool(|_| {
-            // SAFETY: Metal passes the command buffer that has ended, which lives for as long as the call.
-            outcome(unsafe { command_buffer.as_ref() }, operation)
-        });
-        let result = result.map_err(|error| shared.device.note(error));
-        shared.end(step, result);
-    })
-}
-
-impl Shared {
-    /// Notes that a step has ended.
-    fn end(&self, step: u64, result: Result<(), Error>) {
-        self.progress.end(step, result, |number| self.pass(number));
-    }
-
-    /// As [`Shared::end`], but leaves to the caller what is then to be done, under no lock.
-    fn note_end(&self, step: u64, result: Result<(), Error>) -> Vec<Then> {
-        self.progress.note_end(step, result, |number| self.pass(number))
-    }
-
-    /// A step and all before it have ended.
-    fn pass(&self, number: u64) {
-        // A copy by the processor signals nothing, nor does a command buffer that failed. All before it has ended, and what is
-        // behind it waits for it: so nobody else sets the event now.
-        autoreleasepool(|_| {
-            if self.order.signaledValue() < number {
-                self.order.setSignaledValue(number);
-            }
-        });
-    }
-
-    /// Starts the thread that makes the processor's steps, each in its turn. It ends with the sender.
-    fn start_host_steps(self: &Arc<Self>) -> Result<Sender<HostStep>, Error> {
-        let (sender, steps) = channel::<HostStep>();
-        let shared = Arc::clone(self);
-        let work = move || {
-            let mut staging = Staging::default();
-            for step in steps {
-                let number = step.number();
-                let is_lost = || shared.device.check("enqueue").is_err();
-                if shared.progress.wait_for_turn(number, is_lost) {
-                    step.run(&shared.device, &mut staging);
-                } else {
-                    step.fail(lost("enqueue"));
-                }
-                shared.end(number, Ok(()));
-            }
-            autoreleasepool(|_| drop(staging));
-        };
-        let started = std::thread::Builder::new().name("aquifer-metal".into()).spawn(work);
-        match started {
-            Ok(_) => Ok(sender),
-            Err(error) => {
-                let message = "the system did not start a thread for a queue's copies; drop other queues, or raise what limits the \
-                               process's threads";
-                Err(Error::new(ErrorKind::Driver, "enqueue", message).with_source(error))
-            }
-        }
     }
 }

@@ -1,17 +1,42 @@
 //! Memory, working set and objects that are short.
 
 use crate::common::*;
-use aquifer_backend::{Backend as _, BlockDesc};
+use aquifer_backend::{Backend as _, BlockDesc, BlockRange, Command};
 use aquifer_core::{ErrorKind, MemoryManager, MemoryOptions};
 use aquifer_metal::MetalOptions;
 use aquifer_testkit::{Random, config_with_budget};
 use software_metal::DeviceDesc;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
 
 fn small() -> DeviceDesc {
     DeviceDesc { working_set_bytes: 256 * MIB, memory_bytes: 512 * MIB, ..DeviceDesc::default() }
+}
+
+/// Metal lets go of what work has used a moment after the work has ended: that is no lack of memory.
+#[test]
+fn memory_whose_work_has_just_ended_can_be_had_again() {
+    for overlap_seed in [None, Some(3)] {
+        let desc = DeviceDesc { working_set_bytes: 64 * MIB, overlap_seed, ..DeviceDesc::default() };
+        let device = device(desc);
+        let metal = metal_on(&device);
+        let queue = metal.create_queue().unwrap();
+        for value in 1..=300 {
+            let block = metal.create_block(&BlockDesc::new(64 * MIB, 0)).expect("all of it is free");
+            let destination = BlockRange { block: &block, offset: 0, bytes: 4096 };
+            let command = Command::Fill { destination, value: 1 };
+            // SAFETY: the range lies in the block, which lives until the queue's value shows that it was filled.
+            unsafe { metal.enqueue(&queue, command, &Arc::default()) }.unwrap();
+            metal.signal(&queue, value).unwrap();
+            assert!(metal.wait(&queue, value, LONG).unwrap());
+            // SAFETY: nothing uses the block any more.
+            unsafe { metal.destroy_block(block) }.unwrap();
+        }
+        drop((queue, metal));
+        assert_nothing_is_left();
+    }
 }
 
 #[test]

@@ -10,11 +10,12 @@ use software_metal::DeviceDesc;
 const BYTES: u64 = 64 << 10;
 
 /// The codes after which the device is still there, and what the ticket is to tell.
-pub(crate) const CODES: [(Code, ErrorKind); 9] = [
+pub(crate) const CODES: [(Code, ErrorKind); 10] = [
     (Code::None, ErrorKind::Driver),
     (Code::Internal, ErrorKind::Driver),
     (Code::Timeout, ErrorKind::Driver),
     (Code::PageFault, ErrorKind::Driver),
+    (Code::AccessRevoked, ErrorKind::Driver),
     (Code::NotPermitted, ErrorKind::Driver),
     (Code::OutOfMemory, ErrorKind::OutOfMemory),
     (Code::InvalidResource, ErrorKind::Driver),
