@@ -41,6 +41,17 @@ impl Preallocated {
         place
     }
 
+    /// Takes up to `most` places of one size, and the bytes that each has.
+    fn take_some(&mut self, most: usize) -> Option<(u64, Vec<Place>)> {
+        let mut entry = self.places.first_entry()?;
+        let (bytes, places) = (*entry.key(), entry.get_mut());
+        let taken = places.split_off(places.len().saturating_sub(most));
+        if places.is_empty() {
+            entry.remove();
+        }
+        Some((bytes, taken))
+    }
+
     /// By class: the class and its bytes.
     pub(super) fn by_class(&self, layout: &BucketLayout) -> impl Iterator<Item = (ClassIndex, u64)> {
         self.places.iter().map(|(&bytes, places)| {
@@ -107,26 +118,23 @@ impl Pool {
 
     /// Frees places for requests like this that nobody has been given.
     pub(crate) fn free_places(&self, request: Request, places: Vec<Place>) {
-        self.free_places_of(request.bytes(&self.layout), places);
-    }
-
-    fn free_places_of(&self, bytes: u64, places: Vec<Place>) {
-        let now = self.clock.now_ms();
+        let (bytes, now) = (request.bytes(&self.layout), self.clock.now_ms());
         for places in places.chunks(PLACES_AT_ONCE) {
             let mut state = self.state.lock();
             places.iter().for_each(|&place| state.free_place(place, bytes, Bound::NONE, now));
         }
     }
 
-    /// Gives all preallocated places up, so that they merge; says whether there were any.
+    /// Gives all preallocated places up, so that they merge; says whether there were any. At any moment each is preallocated or
+    /// free, so that others who are short of memory find it.
     pub(crate) fn free_preallocated(&self) -> bool {
+        let now = self.clock.now_ms();
         let mut is_any = false;
         loop {
-            let Some((bytes, places)) = self.state.lock().preallocated.places.pop_first() else {
-                return is_any;
-            };
+            let mut state = self.state.lock();
+            let Some((bytes, places)) = state.preallocated.take_some(PLACES_AT_ONCE) else { return is_any };
             is_any = true;
-            self.free_places_of(bytes, places);
+            places.into_iter().for_each(|place| state.free_place(place, bytes, Bound::NONE, now));
         }
     }
 

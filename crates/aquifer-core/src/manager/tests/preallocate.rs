@@ -160,6 +160,25 @@ fn memory_types_of_one_heap_make_room_for_each_other() {
     drop(other);
 }
 
+/// To give up much takes a while. Meanwhile each place is ready or free, so that others who are short find either.
+#[test]
+fn what_is_given_up_is_always_somewhere() {
+    let (manager, books) = plain_manager(100);
+    manager.pool().preallocate(40 << 10, 200_000).expect("there is room");
+    let reserved_bytes = manager.statistics().reserved.current;
+    let pool = &manager.owner.pools[0].pool;
+    std::thread::scope(|scope| {
+        let giving_up = scope.spawn(|| pool.free_preallocated());
+        while !giving_up.is_finished() {
+            let snapshot = pool.snapshot();
+            assert_eq!(snapshot.cached_bytes + snapshot.free_bytes, reserved_bytes);
+        }
+        assert!(giving_up.join().expect("it does not panic"));
+    });
+    assert_eq!(manager.statistics().free_bytes, reserved_bytes);
+    assert_sums(&manager, &books);
+}
+
 /// Each time that one thread finds nothing, another one has made memory ready again.
 #[test]
 fn what_others_make_ready_again_and_again_is_given_up_a_few_times() {
