@@ -9,14 +9,9 @@ use super::typed_pool::Growing;
 use crate::pool::{BUCKET_BYTES_MAX, Growth, Lane, Place, Request, Return};
 use crate::statistics::Tag;
 use crate::sync::Ordering;
-use aquifer_backend::{
-    Backend, BlockDesc, Capabilities, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage,
-};
+use aquifer_backend::{Backend, BlockDesc, Capabilities, Error, ErrorKind, OutOfMemoryReport, Properties};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How many tags an out-of-memory report names.
-const REPORTED_TAGS: usize = 5;
 
 /// For how many markers trimming waits at most.
 const MARKERS_MAX: u32 = 64;
@@ -329,41 +324,5 @@ impl<B: Backend> Shared<B> {
             || if request.tag() == Tag::UNTAGGED { String::new() } else { self.tags.name(request.tag()) };
         let is_for_one = bytes / 2 < request.requested_bytes;
         (is_for_one && request.requested_bytes > BUCKET_BYTES_MAX).then(name)
-    }
-
-    #[cold]
-    fn out_of_memory(&self, kind: ErrorKind, message: String, heap_index: usize, request: Request) -> Error {
-        self.out_of_memory_in("allocate", kind, message, heap_index, request.requested_bytes)
-    }
-
-    #[cold]
-    pub(super) fn out_of_memory_in(
-        &self,
-        operation: &'static str,
-        kind: ErrorKind,
-        message: String,
-        heap_index: usize,
-        requested_bytes: u64,
-    ) -> Error {
-        let statistics = self.statistics();
-        let mut largest_tags: Vec<TagUsage> = statistics
-            .tags
-            .iter()
-            .filter(|tag| tag.current_bytes > 0)
-            .map(|tag| TagUsage { tag: tag.name.clone(), live_bytes: tag.current_bytes })
-            .collect();
-        largest_tags.sort_by_key(|usage| std::cmp::Reverse(usage.live_bytes));
-        largest_tags.truncate(REPORTED_TAGS);
-        let mut report = OutOfMemoryReport::default();
-        report.requested_bytes = requested_bytes;
-        report.budget_bytes = self.ledgers[heap_index].budget_bytes();
-        report.reserved_bytes = statistics.reserved.current;
-        report.live_bytes = statistics.allocated.current;
-        report.cached_bytes = statistics.cached_bytes;
-        report.quarantined_bytes = statistics.quarantined_bytes;
-        report.free_bytes = statistics.free_bytes;
-        report.largest_free_bytes = statistics.largest_free_bytes;
-        report.largest_tags = largest_tags;
-        Error::new(kind, operation, message).with_out_of_memory(report)
     }
 }

@@ -3,6 +3,7 @@
 mod block_count;
 mod buffer;
 mod builder;
+mod closing;
 mod config;
 mod growth;
 mod import;

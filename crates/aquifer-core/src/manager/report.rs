@@ -1,14 +1,18 @@
-//! Statistics put together and in words.
+//! Statistics put together and in words, for people and in errors.
 
 use super::observers::TrackedAllocation;
 use super::shared::Shared;
+use crate::pool::Request;
 use crate::statistics::{ByteCounter, Statistics, TagStatistics};
 use crate::sync::Ordering;
-use aquifer_backend::{Backend, Properties};
+use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
 use std::backtrace::Backtrace;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
+
+/// How many tags an out-of-memory report names.
+const REPORTED_TAGS: usize = 5;
 
 impl<B: Backend> Shared<B> {
     /// Sums up what all pools and threads have counted.
@@ -87,6 +91,48 @@ impl<B: Backend> Shared<B> {
             tags: statistics.tags.into_iter().filter(|tag| tag.current_bytes > 0).collect(),
             allocations: live,
         }
+    }
+
+    #[cold]
+    pub(super) fn out_of_memory(
+        &self,
+        kind: ErrorKind,
+        message: String,
+        heap_index: usize,
+        request: Request,
+    ) -> Error {
+        self.out_of_memory_in("allocate", kind, message, heap_index, request.requested_bytes)
+    }
+
+    #[cold]
+    pub(super) fn out_of_memory_in(
+        &self,
+        operation: &'static str,
+        kind: ErrorKind,
+        message: String,
+        heap_index: usize,
+        requested_bytes: u64,
+    ) -> Error {
+        let statistics = self.statistics();
+        let mut largest_tags: Vec<TagUsage> = statistics
+            .tags
+            .iter()
+            .filter(|tag| tag.current_bytes > 0)
+            .map(|tag| TagUsage { tag: tag.name.clone(), live_bytes: tag.current_bytes })
+            .collect();
+        largest_tags.sort_by_key(|usage| std::cmp::Reverse(usage.live_bytes));
+        largest_tags.truncate(REPORTED_TAGS);
+        let mut report = OutOfMemoryReport::default();
+        report.requested_bytes = requested_bytes;
+        report.budget_bytes = self.ledgers[heap_index].budget_bytes();
+        report.reserved_bytes = statistics.reserved.current;
+        report.live_bytes = statistics.allocated.current;
+        report.cached_bytes = statistics.cached_bytes;
+        report.quarantined_bytes = statistics.quarantined_bytes;
+        report.free_bytes = statistics.free_bytes;
+        report.largest_free_bytes = statistics.largest_free_bytes;
+        report.largest_tags = largest_tags;
+        Error::new(kind, operation, message).with_out_of_memory(report)
     }
 }
 

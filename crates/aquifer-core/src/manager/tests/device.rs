@@ -23,6 +23,9 @@ pub(super) enum Call {
     Fill,
 }
 
+/// Where a failing call tells that it fails, and where it waits.
+type Meeting = (SyncSender<()>, Mutex<Receiver<()>>);
+
 #[derive(Debug, Default)]
 struct Books {
     calls: Vec<Call>,
@@ -34,7 +37,7 @@ struct Books {
     /// The kind of call that fails from now on, and how.
     failing: Option<(Call, ErrorKind)>,
     /// Told of each such failure of a new block, before it is answered; and asked whether it may be.
-    meeting: Option<Arc<(SyncSender<()>, Mutex<Receiver<()>>)>>,
+    meeting: Option<Arc<Meeting>>,
 }
 
 impl Books {
