@@ -48,7 +48,7 @@ fn allocations(_: &Metal, manager: &MemoryManager<Metal>) -> Result<(), Error> {
 
 fn zeroed(_: &Metal, manager: &MemoryManager<Metal>) -> Result<(), Error> {
     let queue = manager.queue()?;
-    for bytes in [1000, 5 * MIB] {
+    for bytes in [1000, 300_000] {
         let mut buffer = manager.allocate(bytes)?;
         buffer.fill(0xff)?;
         drop(buffer);
@@ -66,7 +66,7 @@ fn zeroed(_: &Metal, manager: &MemoryManager<Metal>) -> Result<(), Error> {
 
 fn round(_: &Metal, manager: &MemoryManager<Metal>) -> Result<(), Error> {
     let queue = manager.queue()?;
-    for bytes in [3, 70_001, 3 * MIB] {
+    for bytes in [3, 70_001, MIB + 1] {
         let (source, target) = (queue.allocate(bytes)?, queue.allocate(bytes)?);
         let (source, _) = queue.upload(vec![5_u8; bytes as usize], source, 0)?.wait()?;
         let desc = CopyDesc { source_offset: 0, destination_offset: 0, bytes };
