@@ -462,7 +462,11 @@ pub unsafe trait Backend: 'static {
     ///
     /// [`ErrorKind::Driver`] if the driver did not take it: the value is then skipped, and covered by the next;
     /// [`ErrorKind::DeviceLost`].
-    fn signal(&self, queue: &Self::Queue, value: u64) -> Result<(), Error>;
+    ///
+    /// # Safety
+    ///
+    /// - Whoever takes the queue's value for true has made this call: the core's queues are signalled by the core alone.
+    unsafe fn signal(&self, queue: &Self::Queue, value: u64) -> Result<(), Error>;
 
     /// A queue's value now. It never falls. Should be a plain load: the core asks often.
     ///

@@ -207,7 +207,7 @@ unsafe impl Backend for Host {
     /// On an idle queue the value rises before the call returns.
     ///
     /// Never fails.
-    fn signal(&self, queue: &HostQueue, value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, queue: &HostQueue, value: u64) -> Result<(), Error> {
         queue.signal(value);
         Ok(())
     }

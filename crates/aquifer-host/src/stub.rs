@@ -103,7 +103,7 @@ unsafe impl Backend for Host {
         match *self {}
     }
 
-    fn signal(&self, _queue: &HostQueue, _value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, _queue: &HostQueue, _value: u64) -> Result<(), Error> {
         match *self {}
     }
 

@@ -232,7 +232,7 @@ unsafe impl Backend for Metal {
     }
 
     /// No call of Metal's: the value rises when everything before has ended.
-    fn signal(&self, queue: &MetalQueue, value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, queue: &MetalQueue, value: u64) -> Result<(), Error> {
         queue.signal(value)
     }
 

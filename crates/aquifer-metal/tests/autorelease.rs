@@ -11,6 +11,7 @@ use aquifer_metal::{Metal, MetalBlock};
 use aquifer_testkit::{MappedMemory, Shelf};
 use common::assert_nothing_is_left;
 use common::blocks::{LONG, OwnBlock, blit_fill, private_type, visible_type};
+use common::signal;
 use objc2_foundation::NSRange;
 use software_metal::{Call, DeviceDesc, SoftwareDevice};
 use software_objc::{poolless_autoreleases, thread_counts};
@@ -109,9 +110,9 @@ fn use_queues(device: &SoftwareDevice, metal: &Metal) {
         device.faults().fail(call, 0);
         enqueue(fill()).expect_err("Metal made nothing");
     }
-    metal.signal(&queue, 1).expect("a marker");
+    signal(metal, &queue, 1).expect("a marker");
     metal.wait_on_queue(&other, &queue, 1).expect("an order");
-    metal.signal(&other, 1).expect("a marker");
+    signal(metal, &other, 1).expect("a marker");
     drop(hold);
     for queue in [&queue, &other] {
         assert!(metal.wait(queue, 1, LONG).expect("the device works"));

@@ -11,6 +11,7 @@ use aquifer_metal::objc2_metal::{
 use aquifer_metal::{Metal, MetalBlock};
 use common::assert_nothing_is_left;
 use common::blocks::{LONG, OwnBlock};
+use common::signal;
 use objc2::rc::autoreleasepool;
 use objc2::runtime::{AnyObject, ProtocolObject};
 use objc2_foundation::NSRange;
@@ -151,7 +152,7 @@ fn the_backends_own_work_keeps_its_blocks() {
         let fill = Command::Fill { destination: block.all(), value: 1 };
         // SAFETY: none; that the block goes before the work is the fault.
         unsafe { metal.enqueue(&queue, fill, &ticket) }.expect("work");
-        metal.signal(&queue, 1).expect("a marker");
+        signal(&metal, &queue, 1).expect("a marker");
         drop(block);
         assert_eq!(device.allocated_bytes(), BYTES, "the command buffer has it");
         drop(held);

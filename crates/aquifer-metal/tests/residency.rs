@@ -7,6 +7,7 @@ use aquifer_backend::{Backend, BlockDesc, Command};
 use aquifer_metal::{Metal, MetalOptions, MetalQueue};
 use common::assert_nothing_is_left;
 use common::blocks::{LONG, OwnBlock, await_that};
+use common::signal;
 use software_metal::{Call, DeviceDesc, SoftwareDevice};
 use std::sync::Arc;
 
@@ -45,7 +46,7 @@ impl Worker {
         // SAFETY: the block lives until this returns, and the work has ended then.
         unsafe { metal.enqueue(&self.queue, fill, &Arc::default()) }.expect("work");
         self.value += 1;
-        metal.signal(&self.queue, self.value).expect("a marker");
+        signal(metal, &self.queue, self.value).expect("a marker");
         assert!(metal.wait(&self.queue, self.value, LONG).expect("the device works"));
     }
 }

@@ -8,6 +8,7 @@ use aquifer_core::Capabilities;
 use aquifer_metal::Metal;
 use common::assert_nothing_is_left;
 use common::blocks::{LONG, OwnBlock, pattern, private_type, visible_type};
+use common::signal;
 use software_metal::{Call, DeviceDesc, SoftwareDevice};
 
 fn device() -> SoftwareDevice {
@@ -213,7 +214,7 @@ fn queues_work_through_mappings() {
         let fill = aquifer_backend::Command::Fill { destination: sparse.range(page / 2, page), value: 4 };
         // SAFETY: the block lives until the queue has passed the marker.
         unsafe { metal.enqueue(&queue, fill, &std::sync::Arc::default()) }.expect("work");
-        metal.signal(&queue, 1).expect("a marker");
+        signal(&metal, &queue, 1).expect("a marker");
         assert!(metal.wait(&queue, 1, LONG).expect("the device works"));
         assert!(memory.read(page + page / 2..2 * page).iter().all(|&byte| byte == 4));
         assert!(memory.read(0..page / 2).iter().all(|&byte| byte == 4));

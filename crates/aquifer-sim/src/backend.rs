@@ -324,7 +324,7 @@ unsafe impl Backend for Sim {
         Ok(())
     }
 
-    fn signal(&self, queue: &SimQueue, value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, queue: &SimQueue, value: u64) -> Result<(), Error> {
         let mut state = self.state();
         state.schedule.ask_value(queue.id, value);
         let ns = state.costs.signal_ns;

@@ -19,7 +19,7 @@ fn reuse(other_queue: bool, pause_ns: u64, is_ordered: bool, offset: u64) -> Sim
     let queues = [sim.create_queue().unwrap(), sim.create_queue().unwrap()];
     let first = sim.claim(start, 4096);
     write(&sim, &queues[0], start, 4096, 1000);
-    sim.signal(&queues[0], 1).unwrap();
+    signal(&sim, &queues[0], 1).unwrap();
     sim.give_up(first);
     sim.advance(pause_ns);
     let second = sim.claim(start + offset, 4096);
@@ -265,11 +265,11 @@ fn breaches_of_the_contract_are_noted() {
     let sim = slow_sim();
     let block = create(&sim, 64 * MIB);
     let (one, other) = (sim.create_queue().unwrap(), sim.create_queue().unwrap());
-    sim.signal(&one, 1).unwrap();
+    signal(&sim, &one, 1).unwrap();
     sim.wait_on_queue(&other, &one, 1).unwrap();
     copy(&sim, &one, range(&block, 0, 10), range(&block, 10, 10));
     sim.assert_no_violations();
-    sim.signal(&one, 3).unwrap();
+    signal(&sim, &one, 3).unwrap();
     sim.wait_on_queue(&other, &one, 4).unwrap();
     copy(&sim, &one, range(&block, 0, 10), range(&block, 9, 10));
     drop(other);

@@ -37,11 +37,11 @@ fn the_planned_call_fails_and_does_nothing() {
     sim.plan_fault(plan(None, 1, Recurrence::FromThenOn, Fault::Refuse));
     try_fill(&sim, &queue, &other).unwrap();
     assert_eq!(try_fill(&sim, &queue, &other).unwrap_err().kind(), ErrorKind::Driver);
-    assert_eq!(sim.signal(&queue, 1).unwrap_err().kind(), ErrorKind::Driver);
+    assert_eq!(signal(&sim, &queue, 1).unwrap_err().kind(), ErrorKind::Driver);
     assert_eq!(sim.create_queue().unwrap_err().kind(), ErrorKind::Driver);
     assert_eq!(sim.completed(&queue).unwrap(), 0, "this call cannot fail so");
     sim.clear_faults();
-    sim.signal(&queue, 2).unwrap();
+    signal(&sim, &queue, 2).unwrap();
     assert_eq!(sim.completed(&queue).unwrap(), 2, "the value that was skipped is covered");
     assert_eq!(sim.books().calls_of(Call::Enqueue), 2);
     sim.run_all();
@@ -70,13 +70,13 @@ fn a_queue_that_hangs_holds_what_waits_for_it() {
     let [one, other, free] = &queues;
     for queue in &queues {
         spin(&sim, queue, 100);
-        sim.signal(queue, 1).unwrap();
+        signal(&sim, queue, 1).unwrap();
     }
     sim.advance(40);
     sim.hang(one, None);
     sim.wait_on_queue(other, one, 1).unwrap();
     spin(&sim, other, 100);
-    sim.signal(other, 2).unwrap();
+    signal(&sim, other, 2).unwrap();
     assert!(!sim.wait(one, 1, Duration::from_secs(10)).unwrap());
     assert!(sim.wait(free, 1, Duration::ZERO).unwrap());
     assert_eq!(sim.completed(other).unwrap(), 1);
@@ -94,12 +94,12 @@ fn a_queue_may_hang_before_it_has_anything_to_do() {
     let sim = free_sim();
     let (one, other) = (sim.create_queue().unwrap(), sim.create_queue().unwrap());
     sim.hang(&one, None);
-    sim.signal(&one, 1).unwrap();
+    signal(&sim, &one, 1).unwrap();
     spin(&sim, &other, 5);
-    sim.signal(&other, 1).unwrap();
+    signal(&sim, &other, 1).unwrap();
     sim.wait_on_queue(&one, &other, 1).unwrap();
     spin(&sim, &one, 10);
-    sim.signal(&one, 2).unwrap();
+    signal(&sim, &one, 2).unwrap();
     sim.run_all();
     assert_eq!((sim.completed(&one).unwrap(), sim.now_ns()), (0, 5));
     sim.resume(&one);
@@ -130,13 +130,13 @@ fn the_driver_gives_up_what_hangs_too_long() {
     let sim = free_sim();
     let queue = sim.create_queue().unwrap();
     spin(&sim, &queue, 100);
-    sim.signal(&queue, 1).unwrap();
+    signal(&sim, &queue, 1).unwrap();
     sim.hang(&queue, Some(50));
     sim.advance(40);
     sim.resume(&queue);
     assert!(sim.wait(&queue, 1, Duration::MAX).unwrap(), "in time");
     spin(&sim, &queue, 100);
-    sim.signal(&queue, 2).unwrap();
+    signal(&sim, &queue, 2).unwrap();
     sim.hang(&queue, Some(50));
     assert!(!sim.wait(&queue, 2, Duration::from_nanos(49)).unwrap());
     let error = sim.wait(&queue, 2, Duration::MAX).unwrap_err();
@@ -151,7 +151,7 @@ fn a_lost_device_runs_nothing_and_takes_its_blocks_back() {
     let (one, other) = (sim.create_queue().unwrap(), sim.create_queue().unwrap());
     let running = fill(&sim, &one, range(&block, 0, 8 * MIB));
     let queued = fill(&sim, &one, range(&block, 0, 8 * MIB));
-    sim.signal(&one, 1).unwrap();
+    signal(&sim, &one, 1).unwrap();
     sim.wait_on_queue(&other, &one, 1).unwrap();
     sim.advance(slow_ns(2 * MIB));
     sim.lose_device();
@@ -167,7 +167,7 @@ fn a_lost_device_runs_nothing_and_takes_its_blocks_back() {
         sim.create_block(&desc).err(),
         sim.create_queue().err(),
         enqueue(&sim, &one, command, &ticket).err(),
-        sim.signal(&one, 2).err(),
+        signal(&sim, &one, 2).err(),
         sim.completed(&one).err(),
         sim.wait(&one, 0, Duration::MAX).err(),
         sim.wait_on_queue(&one, &other, 1).err(),
@@ -196,7 +196,7 @@ fn the_device_is_lost_at_any_call() {
             let block = sim.create_block(&BlockDesc::new(2 * MIB, 0))?;
             let outcome = (|| {
                 try_fill(&sim, &queue, &block)?;
-                sim.signal(&queue, 1)?;
+                signal(&sim, &queue, 1)?;
                 sim.completed(&queue)?;
                 sim.wait(&queue, 1, Duration::MAX)
             })();

@@ -32,10 +32,10 @@ fn values_come_when_all_before_them_has_run() {
     let queue = sim.create_queue().unwrap();
     assert_eq!(sim.completed(&queue).unwrap(), 0);
     spin(&sim, &queue, 100);
-    sim.signal(&queue, 1).unwrap();
+    signal(&sim, &queue, 1).unwrap();
     spin(&sim, &queue, 100);
-    sim.signal(&queue, 2).unwrap();
-    sim.signal(&queue, 3).unwrap();
+    signal(&sim, &queue, 2).unwrap();
+    signal(&sim, &queue, 3).unwrap();
     sim.advance(99);
     assert_eq!(sim.completed(&queue).unwrap(), 0);
     sim.advance(1);
@@ -50,7 +50,7 @@ fn a_wait_ends_with_the_value_or_with_its_timeout() {
     let sim = free_sim();
     let queue = sim.create_queue().unwrap();
     spin(&sim, &queue, 5 * MS_NS);
-    sim.signal(&queue, 1).unwrap();
+    signal(&sim, &queue, 1).unwrap();
     assert!(!sim.wait(&queue, 1, 2 * MS).unwrap());
     assert_eq!(sim.now_ns(), 2 * MS_NS, "by its timeout");
     assert!(!sim.wait(&queue, 1, Duration::ZERO).unwrap());
@@ -69,7 +69,7 @@ fn a_wait_without_end_for_nothing_ends_all_the_same() {
     assert!(!sim.wait(&queue, 1, Duration::MAX).unwrap());
     assert!(!sim.wait(&queue, 1, Duration::MAX).unwrap());
     spin(&sim, &queue, u64::MAX);
-    sim.signal(&queue, 1).unwrap();
+    signal(&sim, &queue, 1).unwrap();
     sim.advance(u64::MAX);
     sim.run_all();
 }
@@ -79,10 +79,10 @@ fn a_queue_waits_for_another() {
     let sim = free_sim();
     let (one, other) = (sim.create_queue().unwrap(), sim.create_queue().unwrap());
     spin(&sim, &one, 100);
-    sim.signal(&one, 1).unwrap();
+    signal(&sim, &one, 1).unwrap();
     sim.wait_on_queue(&other, &one, 1).unwrap();
     spin(&sim, &other, 10);
-    sim.signal(&other, 1).unwrap();
+    signal(&sim, &other, 1).unwrap();
     sim.wait_on_queue(&one, &other, 1).unwrap();
     spin(&sim, &one, 1);
     sim.wait_on_queue(&one, &one, 1).unwrap();
@@ -98,9 +98,9 @@ fn queues_that_wait_for_each_other_by_turns_come_to_an_end() {
     let (one, other) = (sim.create_queue().unwrap(), sim.create_queue().unwrap());
     spin(&sim, &one, 1);
     for value in 1..100_000 {
-        sim.signal(&one, value).unwrap();
+        signal(&sim, &one, value).unwrap();
         sim.wait_on_queue(&other, &one, value).unwrap();
-        sim.signal(&other, value).unwrap();
+        signal(&sim, &other, value).unwrap();
         sim.wait_on_queue(&one, &other, value).unwrap();
     }
     sim.run_all();
@@ -126,7 +126,7 @@ fn calls_cost_what_the_driver_costs() {
     cost("create_queue", 34_000);
     fill(&sim, &queue, range(&block, 0, 1 << 30));
     cost("enqueue", costs.enqueue_fill_ns);
-    sim.signal(&queue, 1).unwrap();
+    signal(&sim, &queue, 1).unwrap();
     cost("signal", costs.signal_ns);
     assert_eq!(sim.completed(&queue).unwrap(), 0);
     cost("completed", costs.completed_ns);
@@ -158,7 +158,7 @@ fn run(seed: u64) -> (Vec<Ran>, Vec<u64>) {
             fill(&sim, queue, part);
             sim.launch(queue, Kernel::new([Access::write(address(&sim, &block) + index as u64 * MIB, MIB)]))
                 .unwrap();
-            sim.signal(queue, number + 1).unwrap();
+            signal(&sim, queue, number + 1).unwrap();
             values.push(sim.completed(queue).unwrap());
         }
     }
@@ -214,7 +214,7 @@ fn progress_and_cancellation_follow_the_clock() {
     let first = fill(&sim, &queue, range(&block, 0, 8 * MIB));
     let second = fill(&sim, &queue, range(&block, 0, 8 * MIB));
     let third = fill(&sim, &queue, range(&block, 0, 8 * MIB));
-    sim.signal(&queue, 1).unwrap();
+    signal(&sim, &queue, 1).unwrap();
     sim.advance(slow_ns(5 * MIB / 2));
     assert_eq!(first.done_bytes(), 2 * MIB);
     first.cancel();
@@ -259,7 +259,7 @@ fn clones_are_the_same_device_on_any_thread() {
                 let block = create(&sim, 64 * MIB);
                 for value in 1..=50 {
                     let ticket = fill(&sim, &queue, range(&block, 0, MIB));
-                    sim.signal(&queue, value).unwrap();
+                    signal(&sim, &queue, value).unwrap();
                     assert!(sim.wait(&queue, value, Duration::MAX).unwrap());
                     assert_eq!(ticket.done_bytes(), MIB);
                 }

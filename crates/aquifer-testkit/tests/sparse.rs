@@ -221,7 +221,7 @@ unsafe impl Backend for Paged {
         no_queues("enqueue")
     }
 
-    fn signal(&self, _queue: &(), _value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, _queue: &(), _value: u64) -> Result<(), Error> {
         no_queues("signal")
     }
 

@@ -138,7 +138,7 @@ unsafe impl Backend for CountingBackend {
         Ok(())
     }
 
-    fn signal(&self, queue: &Arc<DeviceQueue>, value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, queue: &Arc<DeviceQueue>, value: u64) -> Result<(), Error> {
         self.check_alive();
         queue.signal(value);
         Ok(())

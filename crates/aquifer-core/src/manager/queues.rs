@@ -4,6 +4,7 @@ use super::shared::Shared;
 use super::typed_pool::TypedPool;
 use crate::pool::{BatchId, LaneKey, Pool, Request, Return, Uses};
 use crate::range::{NO_QUEUE, QueueIndex};
+use crate::raw::allocation::signal;
 use crate::sync::{AtomicBool, Mutex, Ordering, Rank};
 use crate::timeline::Timeline;
 use aquifer_backend::{Backend, Error, ErrorKind};
@@ -129,7 +130,7 @@ impl<B: Backend> Shared<B> {
         self.check_process("signal")?;
         let mut is_refused = queue.is_refused.lock();
         let value = queue.timeline.claim();
-        let answer = self.backend.signal(&queue.raw, value);
+        let answer = signal(&self.backend, &queue.raw, value);
         *is_refused = answer.is_err();
         self.calls.signal.fetch_add(1, Ordering::Relaxed);
         drop(is_refused);

@@ -448,6 +448,12 @@ pub(crate) fn destroy_block<B: Backend>(
     unsafe { backend.destroy_block(block) }
 }
 
+/// Puts the marker for a value that was claimed into a queue of the manager's. The caller holds what lets one thread do that at a time.
+pub(crate) fn signal<B: Backend>(backend: &B, queue: &B::Queue, value: u64) -> Result<(), Error> {
+    // SAFETY: the core's queues are signalled here alone.
+    unsafe { backend.signal(queue, value) }
+}
+
 /// Allows the system to take a block's memory. The pool has set the block aside.
 pub(crate) fn make_purgeable<B: Backend>(backend: &B, block: &B::Block) -> Result<(), Error> {
     // SAFETY: a pool sets aside only blocks without a used range, which no queue may still use; every reference into a block

@@ -1,6 +1,6 @@
 //! Blocks by themselves, without a manager.
 
-use super::Metal;
+use super::{Metal, signal};
 use aquifer_backend::{Backend, BlockDesc, BlockRange, Error, Ticket};
 use aquifer_metal::objc2_metal::{
     MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandEncoder as _,
@@ -159,7 +159,7 @@ pub(crate) fn blit_fill(
     };
     // SAFETY: the range is the test's own, and it waits for the end.
     unsafe { queue.submit(&ticket, encode) }.expect("work");
-    metal.signal(queue, marker).expect("a marker");
+    signal(metal, queue, marker).expect("a marker");
     assert!(metal.wait(queue, marker, LONG).expect("the device works"));
     assert!(ticket.take_error().is_none());
 }

@@ -1,5 +1,6 @@
 //! Blocks and queues of the backend itself, as tests handle them.
 
+use super::signal;
 use aquifer_backend::{
     Backend as _, BlockDesc, BlockRange, Command, CopyEnd, Error, ErrorKind, MemoryFlags, Ticket,
 };
@@ -173,7 +174,7 @@ impl Line {
     pub fn mark(&self) -> u64 {
         let mut last_value = self.last_value.lock();
         *last_value += 1;
-        self.metal.signal(self.queue(), *last_value).expect("the queue takes a marker");
+        signal(&self.metal, self.queue(), *last_value).expect("the queue takes a marker");
         *last_value
     }
 
@@ -203,7 +204,7 @@ impl Drop for Line {
     fn drop(&mut self) {
         let value = *self.last_value.get_mut() + 1;
         let queue = self.queue.as_ref().expect("it is taken here only");
-        let marked = self.metal.signal(queue, value);
+        let marked = signal(&self.metal, queue, value);
         let is_through = match marked.and_then(|()| self.metal.wait(queue, value, LONG)) {
             Ok(is_through) => is_through,
             Err(error) => error.kind() == ErrorKind::DeviceLost,

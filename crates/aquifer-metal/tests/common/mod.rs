@@ -6,8 +6,15 @@ mod line;
 
 pub(crate) mod blocks;
 
-use aquifer_metal::{Metal, MetalOptions};
+use aquifer_backend::{Backend as _, Error};
+use aquifer_metal::{Metal, MetalOptions, MetalQueue};
 pub use line::*;
+
+/// Puts a marker into a queue of the test's own.
+pub(crate) fn signal(metal: &Metal, queue: &MetalQueue, value: u64) -> Result<(), Error> {
+    // SAFETY: only the test takes its value for true.
+    unsafe { metal.signal(queue, value) }
+}
 
 #[cfg(not(target_vendor = "apple"))]
 pub(crate) use software::*;

@@ -152,8 +152,9 @@ unsafe impl Backend for Watched {
         unsafe { self.metal.enqueue(queue, command, ticket) }
     }
 
-    fn signal(&self, queue: &MetalQueue, value: u64) -> Result<(), Error> {
-        self.metal.signal(queue, value)
+    unsafe fn signal(&self, queue: &MetalQueue, value: u64) -> Result<(), Error> {
+        // SAFETY: the caller vouches for the queue.
+        unsafe { self.metal.signal(queue, value) }
     }
 
     fn completed(&self, queue: &MetalQueue) -> Result<u64, Error> {

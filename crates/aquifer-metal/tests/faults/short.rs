@@ -29,7 +29,7 @@ fn memory_whose_work_has_just_ended_can_be_had_again() {
             let command = Command::Fill { destination, value: 1 };
             // SAFETY: the range lies in the block, which lives until the queue's value shows that it was filled.
             unsafe { metal.enqueue(&queue, command, &Arc::default()) }.unwrap();
-            metal.signal(&queue, value).unwrap();
+            signal(&metal, &queue, value).unwrap();
             assert!(metal.wait(&queue, value, LONG).unwrap());
             // SAFETY: nothing uses the block any more.
             unsafe { metal.destroy_block(block) }.unwrap();

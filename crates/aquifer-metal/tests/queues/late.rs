@@ -174,7 +174,7 @@ fn handlers_may_come_when_everything_is_gone() {
         let queues = [(); 2].map(|()| metal.create_queue().unwrap());
         let block = OwnBlock::visible(&metal, BYTES);
         let tickets = [1, 2].map(|value| submit_fill(&queues[0], block.block().buffer(), 0..64, value));
-        metal.signal(&queues[0], 1).unwrap();
+        signal(&metal, &queues[0], 1).unwrap();
         metal.wait_on_queue(&queues[1], &queues[0], 1).unwrap();
         let after = submit_fill(&queues[1], block.block().buffer(), 64..128, 3);
         drop((block, queues, metal));

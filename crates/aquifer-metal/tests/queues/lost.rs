@@ -36,7 +36,7 @@ fn answers(metal: &Metal, line: &Line, other: &Line, block: &OwnBlock, shelf: &S
         ("enqueue, cancelled", line.try_enqueue(fill(BYTES), &cancelled)),
         ("submit", submit),
         ("hold", line.queue().hold().map(drop)),
-        ("signal", metal.signal(line.queue(), 1000)),
+        ("signal", signal(metal, line.queue(), 1000)),
         ("completed", metal.completed(line.queue()).map(drop)),
         ("wait, reached", metal.wait(line.queue(), 0, LONG).map(drop)),
         ("wait", metal.wait(line.queue(), 1 << 40, LONG).map(drop)),
@@ -282,7 +282,7 @@ fn an_idle_device_that_is_gone_is_found_out_by_the_next_work() {
         let (line, other) = (Line::new(&metal), Line::new(&metal));
         device.faults().remove();
         let ticket: Arc<_> = line.fill(&block, 0..BYTES, 1);
-        metal.signal(line.queue(), 1).ok();
+        signal(&metal, line.queue(), 1).ok();
         assert!(!matches!(metal.wait(line.queue(), 1, LONG), Ok(false)));
         until("the ticket is told", || failure(&ticket) == Some(ErrorKind::DeviceLost));
         until("the loss is known", || metal.completed(other.queue()).is_err());

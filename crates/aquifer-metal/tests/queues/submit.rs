@@ -142,8 +142,8 @@ fn a_marker_put_while_encoding_comes_behind_the_work() {
             let (metal, queue, event) = (metal.clone(), Arc::clone(&queue), event.clone());
             move || {
                 let encode = |command_buffer: &ProtocolObject<dyn MTLCommandBuffer>| {
-                    metal.signal(&queue, 1).expect("a marker");
-                    metal.signal(&queue, 2).expect("a marker");
+                    signal(&metal, &queue, 1).expect("a marker");
+                    signal(&metal, &queue, 2).expect("a marker");
                     command_buffer.encodeWaitForEvent_value(ProtocolObject::from_ref(&*event), 1);
                 };
                 // SAFETY: it uses no memory.

@@ -56,6 +56,11 @@ pub(crate) fn enqueue(
     unsafe { sim.enqueue(queue, command, ticket) }
 }
 
+pub(crate) fn signal(sim: &Sim, queue: &SimQueue, value: u64) -> Result<(), Error> {
+    // SAFETY: the tests' queues are their own.
+    unsafe { sim.signal(queue, value) }
+}
+
 /// Enqueues a fill that is to be accepted.
 pub(crate) fn fill(sim: &Sim, queue: &SimQueue, destination: BlockRange<'_, SimBlock>) -> Arc<Ticket> {
     let ticket = Arc::default();

@@ -5,7 +5,7 @@
 
 use super::owned::Owned;
 use crate::Pattern;
-use aquifer_backend::{Backend, BlockRange, Capabilities, Command, CopyEnd, ErrorKind, Ticket};
+use aquifer_backend::{Backend, BlockRange, Capabilities, Command, CopyEnd, Error, ErrorKind, Ticket};
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -54,10 +54,15 @@ impl<'a, B: Backend> Line<'a, B> {
         self.enqueue(Command::Copy { source, destination, bytes })
     }
 
+    fn signal(&self, value: u64) -> Result<(), Error> {
+        // SAFETY: the queue is this line's own.
+        unsafe { self.backend.signal(&self.queue, value) }
+    }
+
     /// Signals the next value.
     fn mark(&mut self) -> u64 {
         self.value += 1;
-        self.backend.signal(&self.queue, self.value).expect("the queue takes a marker");
+        self.signal(self.value).expect("the queue takes a marker");
         self.value
     }
 
@@ -121,7 +126,7 @@ impl<'a, B: Backend> Line<'a, B> {
 
 impl<B: Backend> Drop for Line<'_, B> {
     fn drop(&mut self) {
-        let marked = self.backend.signal(&self.queue, self.value + 1);
+        let marked = self.signal(self.value + 1);
         let reached = marked.and_then(|()| self.backend.wait(&self.queue, self.value + 1, LONG));
         if !std::thread::panicking() {
             assert!(reached.expect("the device is there"), "a queue does not come to its end");

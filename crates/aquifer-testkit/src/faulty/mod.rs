@@ -298,9 +298,10 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         unsafe { self.inner.enqueue(queue, self.command(command), ticket) }
     }
 
-    fn signal(&self, queue: &Self::Queue, value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, queue: &Self::Queue, value: u64) -> Result<(), Error> {
         self.faults.call(DriverCall::Signal, "signal")?;
-        self.inner.signal(queue, value)
+        // SAFETY: the caller vouches for the queue.
+        unsafe { self.inner.signal(queue, value) }
     }
 
     fn completed(&self, queue: &Self::Queue) -> Result<u64, Error> {

@@ -129,8 +129,9 @@ unsafe impl Backend for Stubborn {
         unsafe { self.host.enqueue(queue, command, ticket) }
     }
 
-    fn signal(&self, queue: &HostQueue, value: u64) -> Result<(), Error> {
-        self.host.signal(queue, value)
+    unsafe fn signal(&self, queue: &HostQueue, value: u64) -> Result<(), Error> {
+        // SAFETY: the caller vouches for the queue.
+        unsafe { self.host.signal(queue, value) }
     }
 
     fn completed(&self, queue: &HostQueue) -> Result<u64, Error> {

@@ -251,7 +251,7 @@ unsafe impl Backend for Device {
         unsupported("enqueue")
     }
 
-    fn signal(&self, _queue: &(), _value: u64) -> Result<(), Error> {
+    unsafe fn signal(&self, _queue: &(), _value: u64) -> Result<(), Error> {
         unsupported("signal")
     }
 
