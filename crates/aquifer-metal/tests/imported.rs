@@ -10,7 +10,6 @@ use aquifer_metal::objc2_metal::{
 };
 use aquifer_testkit::{MappedMemory, Pattern, Shelf, config_with_budget};
 use common::blocks::{await_that, blit_fill, holds_pattern};
-use common::signal;
 use common::{assert_nothing_is_left, metal};
 use objc2::Message as _;
 use objc2::rc::autoreleasepool;
@@ -213,7 +212,7 @@ mod in_software {
             let fill = aquifer_backend::Command::Fill { destination: block.all(), value: 3 };
             // SAFETY: the memory stays until its owner is dropped, which is what this is about.
             unsafe { metal.enqueue(&queue, fill, &ticket) }.expect("work");
-            signal(&metal, &queue, 1).expect("a marker");
+            common::signal(&metal, &queue, 1).expect("a marker");
             // The command buffer keeps the Metal buffer, so the memory is still the device's.
             drop(block);
             assert_eq!(shelf.count(), 0);
