@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+#[cfg(doc)]
+use aquifer_backend::ErrorKind;
 use aquifer_backend::{Command, CopyEnd, Error, Ticket};
 use block2::RcBlock;
 use objc2::rc::autoreleasepool;
