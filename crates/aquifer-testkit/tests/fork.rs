@@ -181,8 +181,8 @@ fn work_under_way() {
 
 /// Imported memory stays the parent's, whatever the child does with its buffer.
 #[test]
-fn imported_memory() {
-    in_child("imported_memory", || {
+fn forked_with_imported_memory() {
+    in_child("forked_with_imported_memory", || {
         let manager = MemoryManager::with_config(host(), common::quiet_config(64 * MIB)).expect("a budget");
         let shelf = Shelf::default();
         let import = || manager.import(MappedMemory::new(MIB, MIB).lend(0..MIB, &shelf));
