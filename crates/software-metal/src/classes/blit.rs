@@ -36,8 +36,10 @@ define_class!(
     #[ivars = BlitEncoderIvars]
     pub(crate) struct BlitEncoder;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for BlitEncoder {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLCommandEncoder for BlitEncoder {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Retained<Proto<dyn MTLDevice>> {
@@ -70,6 +72,7 @@ define_class!(
         }
     }
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLBlitCommandEncoder for BlitEncoder {
         #[unsafe(method(copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:))]
         fn copy(

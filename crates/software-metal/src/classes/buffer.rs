@@ -59,8 +59,10 @@ define_class!(
     #[ivars = BufferIvars]
     pub(crate) struct Buffer;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for Buffer {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLAllocation for Buffer {
         #[unsafe(method(allocatedSize))]
         fn allocated_size(&self) -> usize {
@@ -68,6 +70,7 @@ define_class!(
         }
     }
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLResource for Buffer {
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {
@@ -146,6 +149,7 @@ define_class!(
         }
     }
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLBuffer for Buffer {
         #[unsafe(method(length))]
         fn length(&self) -> usize {

@@ -87,8 +87,10 @@ define_class!(
     #[ivars = CommandBufferIvars]
     pub(crate) struct CommandBuffer;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for CommandBuffer {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLCommandBuffer for CommandBuffer {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Retained<Proto<dyn MTLDevice>> {

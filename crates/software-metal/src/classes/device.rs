@@ -51,8 +51,10 @@ define_class!(
         }
     }
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for Device {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLDevice for Device {
         #[unsafe(method_id(name))]
         fn name(&self) -> Retained<NSString> {

@@ -33,8 +33,10 @@ define_class!(
     #[ivars = EventIvars]
     pub(crate) struct EventObject;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for EventObject {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLEvent for EventObject {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Option<Retained<Proto<dyn MTLDevice>>> {
@@ -72,8 +74,10 @@ define_class!(
     #[ivars = EventIvars]
     pub(crate) struct SharedEventObject;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for SharedEventObject {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLEvent for SharedEventObject {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Option<Retained<Proto<dyn MTLDevice>>> {
@@ -91,6 +95,7 @@ define_class!(
         }
     }
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLSharedEvent for SharedEventObject {
         #[unsafe(method(signaledValue))]
         fn signaled_value(&self) -> u64 {

@@ -25,8 +25,10 @@ define_class!(
     #[ivars = FenceIvars]
     pub(crate) struct Fence;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for Fence {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLFence for Fence {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Retained<Proto<dyn MTLDevice>> {

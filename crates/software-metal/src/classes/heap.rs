@@ -42,8 +42,10 @@ define_class!(
     #[ivars = HeapIvars]
     pub(crate) struct Heap;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for Heap {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLAllocation for Heap {
         #[unsafe(method(allocatedSize))]
         fn allocated_size(&self) -> usize {
@@ -51,6 +53,7 @@ define_class!(
         }
     }
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLHeap for Heap {
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {

@@ -72,8 +72,10 @@ define_class!(
     #[ivars = Mtl4CommandQueueIvars]
     pub(crate) struct Mtl4CommandQueue;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for Mtl4CommandQueue {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTL4CommandQueue for Mtl4CommandQueue {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Retained<Proto<dyn MTLDevice>> {

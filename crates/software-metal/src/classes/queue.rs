@@ -107,8 +107,10 @@ define_class!(
     #[ivars = CommandQueueIvars]
     pub(crate) struct CommandQueue;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for CommandQueue {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLCommandQueue for CommandQueue {
         #[unsafe(method_id(label))]
         fn label(&self) -> Option<Retained<NSString>> {

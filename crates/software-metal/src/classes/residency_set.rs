@@ -39,8 +39,10 @@ define_class!(
     #[ivars = ResidencySetIvars]
     pub(crate) struct ResidencySet;
 
+    // SAFETY: NSObject is the superclass.
     unsafe impl NSObjectProtocol for ResidencySet {}
 
+    // SAFETY: each method has its protocol's signature, which is checked against the encodings in debug builds.
     unsafe impl MTLResidencySet for ResidencySet {
         #[unsafe(method_id(device))]
         fn device_object(&self) -> Retained<Proto<dyn MTLDevice>> {
