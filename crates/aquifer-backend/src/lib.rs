@@ -33,6 +33,11 @@
 //! - **sparse** block: addresses that have no memory of their own; memory of other blocks is mapped behind them.
 //! - **purgeable**: kept, but the system may take the memory without asking; what is lost is known only on asking for it back.
 //! - **imported**: a block made of memory that the user brought.
+//! - **pinned**: memory of the host that is page-locked, which the device reads and writes by itself.
+//! - **unified**: memory that host and device both use where it is, with no copy.
+//! - **transfer**: bytes that the manager brings from one place to another, in **chunks**, by whichever **route** there is.
+//! - **staged**: copied in chunks through pinned memory, since the device cannot reach the other end by itself.
+//! - **peer**: another device of the same backend.
 
 mod error;
 mod properties;
@@ -445,6 +450,7 @@ pub unsafe trait Backend: 'static {
     /// # Safety
     ///
     /// - Ranges lie in their blocks, host memory is as long as the copy, and a copy's two ends do not overlap.
+    /// - Blocks are this device's, but for a copy's source where [`Backend::reads_peer`] answers true.
     /// - Until the queue's value shows that the command has run, or the device is lost, the blocks are not destroyed,
     ///   host memory stays where it is, and nobody writes what is read or touches what is written, other than commands
     ///   that are ordered after this one.
@@ -454,6 +460,13 @@ pub unsafe trait Backend: 'static {
         command: Command<'_, Self::Block>,
         ticket: &Arc<Ticket>,
     ) -> Result<(), Error>;
+
+    /// Whether this device's queues read blocks of that memory type of `peer`, another device of the backend, without the
+    /// host between: then such a block may be the source of a [`Command::Copy`] that is enqueued here. May ask the driver.
+    fn reads_peer(&self, peer: &Self, memory_type_index: usize) -> bool {
+        let _ = (peer, memory_type_index);
+        false
+    }
 
     /// Puts a marker at the end of a queue: when everything before it has run, the queue's value becomes `value`. The core
     /// calls this for one queue by one thread at a time, with 1, 2, 3 and so on, also after a failure.

@@ -46,8 +46,11 @@ bit_set! {
     MemoryFlags: u8 {
         /// The host can read and write it: [`Backend::host_pointer`](crate::Backend::host_pointer) is `Some`.
         HOST_VISIBLE = 1;
-        /// Fast for the device.
+        /// Fast for the device. Together with [`MemoryFlags::HOST_VISIBLE`] it is *unified* memory: both use it where it is.
         DEVICE_LOCAL = 1 << 1;
+        /// Memory of the host that the system keeps where it is (*page-locked*), so that the device copies from and to it by
+        /// itself, as fast as the link goes. [`MemoryFlags::HOST_VISIBLE`] too.
+        PINNED = 1 << 2;
     }
 }
 
