@@ -31,13 +31,13 @@ pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Buffer, BufferView, Config, CopyDesc,
-    ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryManager, MemoryManagerBuilder, MemoryOptions,
-    MemoryPool, Operation, OperationError, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking,
-    ZeroPolicy, parse_bytes,
+    ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager, MemoryManagerBuilder,
+    MemoryOptions, MemoryPool, Operation, OperationError, PinnedConfig, Queue, RawBuffer, ReclaimHook,
+    ReclaimRequest, Report, Tracking, WhenRefused, ZeroPolicy, parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{
-    ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, Statistics, Tag, TagStatistics,
+    ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, PinnedStatistics, Statistics, Tag, TagStatistics,
 };

@@ -75,6 +75,8 @@ pub(crate) enum Rank {
     Depot,
     /// A pool's ranges, slabs and counters.
     PoolState,
+    /// Which pinned allocations are live. Nothing is taken under it.
+    Pinned,
     /// Who is to be woken or called back: waiting allocations, cancellation, reclaim hooks. Nothing is taken under it.
     Waiters,
 }

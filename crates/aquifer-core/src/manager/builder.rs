@@ -2,6 +2,7 @@
 
 use super::MemoryManager;
 use super::config::{Config, Tracking, ZeroPolicy};
+use super::pinned::PinnedConfig;
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
 use aquifer_backend::{Backend, DefaultDevice, Error};
@@ -76,6 +77,12 @@ impl<B: Backend> MemoryManagerBuilder<B> {
     /// [`Config::record_to`].
     pub fn record_to(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.record_to = Some(path.into());
+        self
+    }
+
+    /// [`Config::pinned`].
+    pub fn pinned(mut self, limits: PinnedConfig) -> Self {
+        self.config.pinned = limits;
         self
     }
 

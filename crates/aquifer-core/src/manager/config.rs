@@ -1,5 +1,6 @@
 //! How a manager is set up: in code, and by environment variables that override the code.
 
+use super::pinned::{PinnedConfig, WhenRefused};
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
 use aquifer_backend::{Error, ErrorKind};
@@ -63,6 +64,8 @@ pub struct Config {
     /// `.gz`. It is complete when the manager and its buffers are gone (a manager in a `static` never is). Nothing is
     /// overwritten: if the file exists, the process's number and a count go before its extensions.
     pub record_to: Option<PathBuf>,
+    /// Limits of pinned memory ([`MemoryKind::Pinned`](crate::MemoryKind::Pinned)).
+    pub pinned: PinnedConfig,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -79,13 +82,14 @@ impl Default for Config {
             in_flight_wait: Duration::from_secs(10),
             reaper: true,
             record_to: None,
+            pinned: PinnedConfig::DEFAULT,
             clock: Clock::default(),
         }
     }
 }
 
 /// The variables that [`Config::with_environment`] reads.
-pub const ENVIRONMENT_VARIABLES: [(&str, &str); 8] = [
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 11] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
     ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
@@ -97,6 +101,9 @@ pub const ENVIRONMENT_VARIABLES: [(&str, &str); 8] = [
         "AQUIFER_PURGEABLE_AFTER_MS",
         "milliseconds after which a block that holds nothing becomes purgeable; off",
     ),
+    ("AQUIFER_PINNED_COUNT", "the most pinned allocations that may be live: 64"),
+    ("AQUIFER_PINNED_BYTES", "the largest pinned allocation, in bytes: 256M"),
+    ("AQUIFER_PINNED_REFUSED", "error or unlocked: what comes where the driver locks no more memory"),
 ];
 
 impl Config {
@@ -157,6 +164,19 @@ impl Config {
         if let Some((name, value)) = read("AQUIFER_PURGEABLE_AFTER_MS") {
             self.purgeable_after = milliseconds(name, &value)?;
         }
+        if let Some((name, value)) = read("AQUIFER_PINNED_COUNT") {
+            self.pinned.count_max = value.parse().map_err(|_| nonsense(name, &value))?;
+        }
+        if let Some((name, value)) = read("AQUIFER_PINNED_BYTES") {
+            self.pinned.bytes_max = parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?;
+        }
+        if let Some((name, value)) = read("AQUIFER_PINNED_REFUSED") {
+            self.pinned.when_refused = match value.as_str() {
+                "error" => WhenRefused::Error,
+                "unlocked" => WhenRefused::UseUnlocked,
+                _ => return Err(nonsense(name, &value)),
+            };
+        }
         Ok(self)
     }
 }
@@ -216,6 +236,9 @@ mod tests {
             ("AQUIFER_RECORD", "a file that all allocations are recorded to, as a trace: run.csv.gz"),
             ("AQUIFER_IDLE_DECAY_MS", "250"),
             ("AQUIFER_PURGEABLE_AFTER_MS", "100"),
+            ("AQUIFER_PINNED_COUNT", "3"),
+            ("AQUIFER_PINNED_BYTES", "1M"),
+            ("AQUIFER_PINNED_REFUSED", "unlocked"),
         ])
         .unwrap();
         assert_eq!(config.budget_bytes, Some(2 << 30));
@@ -223,6 +246,8 @@ mod tests {
         assert_eq!((config.zero_policy, config.tracking), (ZeroPolicy::OnReuse, Tracking::Places));
         assert_eq!(config.idle_decay, Some(Duration::from_millis(250)));
         assert_eq!(config.purgeable_after, Some(Duration::from_millis(100)));
+        let pinned = PinnedConfig::DEFAULT.count_max(3).bytes_max(1 << 20);
+        assert_eq!(config.pinned, pinned.when_refused(WhenRefused::UseUnlocked));
         let off = with(&[("AQUIFER_PURGEABLE_AFTER_MS", "off"), ("AQUIFER_IDLE_DECAY_MS", "off")]).unwrap();
         assert_eq!((off.idle_decay, off.purgeable_after), (None, None));
         assert_eq!(with(&[("AQUIFER_POLICY", "power-of-two")]).unwrap().layout, BucketLayout::power_of_two());

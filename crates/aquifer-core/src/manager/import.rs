@@ -2,6 +2,7 @@
 
 use super::MemoryManager;
 use super::buffer::Buffer;
+use super::kinds::MemoryKind;
 use super::options::MemoryOptions;
 use super::queues::lost;
 use super::shared::Shared;
@@ -110,7 +111,7 @@ impl<B: Backend> MemoryManager<B> {
     /// # Errors
     ///
     /// As [`MemoryManager::import`]; also [`ErrorKind::InvalidArgument`] if the memory does not start at a multiple of the
-    /// alignment, or if it is to be zeroed: what is imported keeps what it holds.
+    /// alignment, if it is to be zeroed (what is imported keeps what it holds), or if the options ask for a kind of memory.
     #[track_caller]
     pub fn import_with(&self, memory: HostMemory, options: MemoryOptions) -> Result<Buffer<B>, ImportError> {
         let owner = &self.owner;
@@ -168,8 +169,14 @@ impl<B: Backend> Shared<B> {
             );
             return refuse(ErrorKind::InvalidArgument, message);
         }
-        if options.is_zeroed {
+        if options.is_zeroed() {
             let message = "zeros asked for; imported memory keeps what it holds: fill the buffer".into();
+            return refuse(ErrorKind::InvalidArgument, message);
+        }
+        let kind = options.memory_kind();
+        if kind != MemoryKind::Device {
+            let message =
+                format!("{kind:?} memory asked for; imported memory is what it is: ask for no kind");
             return refuse(ErrorKind::InvalidArgument, message);
         }
         if self.is_lost() {

@@ -8,12 +8,14 @@ mod config;
 mod growth;
 mod import;
 mod imported_blocks;
+mod kinds;
 mod ladder;
 mod ledger;
 mod memory_pool;
 mod observers;
 mod operation;
 mod options;
+mod pinned;
 mod preallocate;
 mod purgeable;
 mod queue;
@@ -35,10 +37,12 @@ mod tests;
 pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
 pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
+pub use kinds::MemoryKind;
 pub use ledger::BUDGET_BYTES_MAX;
 pub use memory_pool::MemoryPool;
 pub use operation::{Operation, OperationError};
 pub use options::MemoryOptions;
+pub use pinned::{PinnedConfig, WhenRefused};
 pub use queue::{CopyDesc, Queue};
 pub use raw_handle::RawBuffer;
 pub use reclaim::{ReclaimHook, ReclaimRequest};
@@ -140,12 +144,14 @@ impl<B: Backend> MemoryManager<B> {
         self.allocate_with(bytes, MemoryOptions::DEFAULT)
     }
 
-    /// Allocates `bytes` bytes with options: tag, alignment, zeroed.
+    /// Allocates `bytes` bytes with options: kind of memory, tag, alignment, zeroed.
     ///
     /// # Errors
     ///
     /// As [`MemoryManager::allocate`]; also [`ErrorKind::InvalidArgument`] for an alignment that is no power of two, and
-    /// [`ErrorKind::Unsupported`] for one larger than the device gives.
+    /// [`ErrorKind::Unsupported`] for one larger than the device gives, or for a kind of memory that it has not. For pinned memory also
+    /// [`ErrorKind::CanNeverFit`] and [`ErrorKind::OutOfMemory`] where [`Config::pinned`] allows no more, and, where the driver locks
+    /// no more, what it says.
     #[inline]
     #[track_caller]
     pub fn allocate_with(&self, bytes: u64, options: MemoryOptions) -> Result<Buffer<B>, Error> {

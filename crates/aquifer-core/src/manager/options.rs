@@ -1,7 +1,12 @@
 //! What one allocation asks for beyond its size.
 
+use super::kinds::MemoryKind;
 use crate::pool::GRANULE_BYTES;
 use crate::statistics::Tag;
+
+const ZEROED_BIT: u8 = 1 << 7;
+const PINNED: u8 = MemoryKind::Pinned as u8;
+const UNIFIED: u8 = MemoryKind::Unified as u8;
 
 /// Options of one allocation. A plain value of one word: make it once, use it often.
 ///
@@ -14,7 +19,8 @@ pub struct MemoryOptions {
     /// In bytes, as asked for, right or wrong; what is too large for the field is wrong in any case.
     alignment: u32,
     pub(crate) tag: Tag,
-    pub(crate) is_zeroed: bool,
+    /// [`ZEROED_BIT`], and the kind below it: one byte, so that the whole stays one word.
+    kind_and_zeroed: u8,
     /// Whether nothing but a tag is asked for, so that the hot path need look at one field only.
     pub(crate) is_plain: bool,
 }
@@ -26,12 +32,22 @@ impl Default for MemoryOptions {
 }
 
 impl MemoryOptions {
-    /// Untagged, aligned to 256 bytes, content unspecified.
-    pub const DEFAULT: Self =
-        Self { tag: Tag::UNTAGGED, alignment: GRANULE_BYTES as u32, is_zeroed: false, is_plain: true };
+    /// Untagged, aligned to 256 bytes, content unspecified, in the device's memory.
+    pub const DEFAULT: Self = Self {
+        tag: Tag::UNTAGGED,
+        alignment: GRANULE_BYTES as u32,
+        kind_and_zeroed: MemoryKind::Device as u8,
+        is_plain: true,
+    };
 
     /// All bytes zero, those that rounding adds too.
     pub const ZEROED: Self = Self::DEFAULT.zeroed(true);
+
+    /// [`MemoryKind::Pinned`].
+    pub const PINNED: Self = Self::DEFAULT.kind(MemoryKind::Pinned);
+
+    /// [`MemoryKind::Unified`].
+    pub const UNIFIED: Self = Self::DEFAULT.kind(MemoryKind::Unified);
 
     /// Counted under `tag`, which must be of the manager that allocates: another's is counted under another name.
     #[must_use]
@@ -56,7 +72,27 @@ impl MemoryOptions {
     /// Zeroed or not.
     #[must_use]
     pub const fn zeroed(self, is_zeroed: bool) -> Self {
-        Self { is_zeroed, ..self }.classified()
+        let zeroed = if is_zeroed { ZEROED_BIT } else { 0 };
+        Self { kind_and_zeroed: self.kind_and_zeroed & !ZEROED_BIT | zeroed, ..self }.classified()
+    }
+
+    /// In memory of this kind.
+    #[must_use]
+    pub const fn kind(self, kind: MemoryKind) -> Self {
+        Self { kind_and_zeroed: self.kind_and_zeroed & ZEROED_BIT | kind as u8, ..self }.classified()
+    }
+
+    pub(crate) const fn is_zeroed(self) -> bool {
+        self.kind_and_zeroed & ZEROED_BIT != 0
+    }
+
+    #[inline]
+    pub(crate) const fn memory_kind(self) -> MemoryKind {
+        match self.kind_and_zeroed & !ZEROED_BIT {
+            PINNED => MemoryKind::Pinned,
+            UNIFIED => MemoryKind::Unified,
+            _ => MemoryKind::Device,
+        }
     }
 
     pub(crate) const fn alignment_bytes(self) -> u64 {
@@ -64,8 +100,29 @@ impl MemoryOptions {
     }
 
     const fn classified(self) -> Self {
-        let is_plain =
-            !self.is_zeroed && self.alignment.is_power_of_two() && self.alignment_bytes() <= GRANULE_BYTES;
+        let is_plain = self.kind_and_zeroed == MemoryKind::Device as u8
+            && self.alignment.is_power_of_two()
+            && self.alignment_bytes() <= GRANULE_BYTES;
         Self { is_plain, ..self }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_do_not_get_into_each_others_way() {
+        assert_eq!(size_of::<MemoryOptions>(), size_of::<u64>());
+        for kind in [MemoryKind::Device, MemoryKind::Pinned, MemoryKind::Unified] {
+            for is_zeroed in [false, true] {
+                let options = MemoryOptions::ZEROED.kind(kind).zeroed(is_zeroed).alignment(64).tag(Tag(7));
+                assert_eq!((options.memory_kind(), options.is_zeroed()), (kind, is_zeroed));
+                assert_eq!((options.alignment_bytes(), options.tag), (64, Tag(7)));
+                assert_eq!(options.is_plain, kind == MemoryKind::Device && !is_zeroed);
+                assert_eq!(options.zeroed(is_zeroed).kind(kind), options);
+            }
+        }
+        assert!(!MemoryOptions::DEFAULT.alignment(512).is_plain && MemoryOptions::DEFAULT.is_plain);
     }
 }

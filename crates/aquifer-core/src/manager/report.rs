@@ -27,6 +27,7 @@ impl<B: Backend> Shared<B> {
             reclaim_panic_count: self.reclaim.panics(),
             imported: self.imported.bytes(),
             imported_block_count: self.imported.count(),
+            pinned: self.pinned.registry().statistics(),
             ..Statistics::default()
         };
         for ledger in &self.ledgers {
@@ -200,6 +201,20 @@ impl fmt::Display for Report {
                 in_words(statistics.recovered_bytes),
                 statistics.purged_block_count,
                 in_words(statistics.purged_bytes),
+            )?;
+        }
+        let pinned = &statistics.pinned;
+        if pinned.peak_count > 0 || pinned.refused_count() > 0 {
+            writeln!(
+                f,
+                "pinned: {} in {} of {} allocations (peak {} in {}), {} of them unlocked; {} refused",
+                in_words(pinned.live_bytes),
+                pinned.live_count,
+                pinned.count_max,
+                in_words(pinned.peak_bytes),
+                pinned.peak_count,
+                in_words(pinned.unlocked_bytes),
+                pinned.refused_count(),
             )?;
         }
         writeln!(

@@ -5,10 +5,12 @@ use super::block_count::BlockCount;
 use super::buffer::Buffer;
 use super::config::{Config, ZeroPolicy};
 use super::imported_blocks::ImportedBlocks;
+use super::kinds::{KindTypes, MemoryKind};
 use super::ladder::InFlight;
 use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
+use super::pinned::{self, Pinned};
 use super::purgeable::PurgeableCounters;
 use super::queues::Queues;
 use super::raw_handle::RawTable;
@@ -51,6 +53,8 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) imported: ImportedBlocks<B::Block>,
     /// Where ordinary buffers are made: in the first memory type, the best for them, on no queue.
     pub(crate) ordinary: Home,
+    pub(super) kind_types: KindTypes,
+    pub(super) pinned: Pinned,
     pub(crate) queues: Queues<B::Queue>,
     pub(crate) operations: Operations<B>,
     /// Buffers that are out as numbers. Shared, since it must outlast the buffer that was put in last.
@@ -117,6 +121,8 @@ impl<B: Backend> Shared<B> {
             keepers: Keepers::new(pools.len()),
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
             imported: ImportedBlocks::default(),
+            kind_types: KindTypes::new(&backend.properties().memory_types),
+            pinned: Pinned::new(config.pinned),
             queues: Queues::default(),
             operations: Operations::default(),
             raw_buffers: RawTable::new(),
@@ -140,7 +146,9 @@ impl<B: Backend> Shared<B> {
     /// A checked request.
     #[inline]
     pub(super) fn request(&self, home: Home, bytes: u64, options: MemoryOptions) -> Request {
-        Request::new(&self.config.layout, home.key, bytes, options.alignment_bytes(), options.tag)
+        let request =
+            Request::new(&self.config.layout, home.key, bytes, options.alignment_bytes(), options.tag);
+        if options.memory_kind() == MemoryKind::Pinned { request.pinned() } else { request }
     }
 
     /// Whether this process was forked from the one that made the manager.
@@ -218,7 +226,7 @@ impl<B: Backend> Shared<B> {
 
     /// Whether an allocation must be cleared before it is handed out.
     fn must_clear(&self, options: &MemoryOptions) -> bool {
-        options.is_zeroed || self.config.zero_policy == ZeroPolicy::OnReuse
+        options.is_zeroed() || self.config.zero_policy == ZeroPolicy::OnReuse
     }
 
     pub(crate) fn driver_calls(&self) -> DriverCalls {
@@ -259,8 +267,27 @@ pub(crate) fn allocate<B: Backend>(
             return Ok(owner.adopt(home.queue, place, request));
         }
     }
+    if options.memory_kind() != MemoryKind::Device {
+        return allocate_of_kind(owner, home, bytes, options, InFlight::Wait);
+    }
     let place = allocate_slow(owner, home, bytes, options, InFlight::Wait)?;
     Ok(owner.adopt(home.queue, place, shared.request(home, bytes, options)))
+}
+
+/// As [`allocate`], for memory of a kind, wherever that is made. Inlined for the same reason as that.
+#[inline(always)]
+#[track_caller]
+fn allocate_of_kind<B: Backend>(
+    owner: &Owner<B>,
+    home: Home,
+    bytes: u64,
+    options: MemoryOptions,
+    in_flight: InFlight,
+) -> Result<Allocation<B>, Error> {
+    // A copy, so that who never comes here need not have theirs in memory.
+    let mut home = home;
+    let place = allocate_of_kind_slow(owner, &mut home, bytes, options, in_flight)?;
+    Ok(owner.adopt(home.queue, place, owner.request(home, bytes, options)))
 }
 
 /// As [`allocate`], but fails rather than wait for memory that queues still use.
@@ -271,6 +298,9 @@ pub(crate) fn allocate_without_waiting<B: Backend>(
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
+    if options.memory_kind() != MemoryKind::Device {
+        return allocate_of_kind(owner, home, bytes, options, InFlight::Fail);
+    }
     let place = allocate_slow(owner, home, bytes, options, InFlight::Fail)?;
     Ok(owner.adopt(home.queue, place, owner.request(home, bytes, options)))
 }
@@ -289,6 +319,41 @@ fn allocate_slow<B: Backend>(
     owner.check("allocate", bytes, &options)?;
     let request = owner.request(home, bytes, options);
     let (place, is_fresh) = owner.find(home, request, in_flight)?;
+    finish(owner, home, (place, request), options, is_fresh)
+}
+
+/// As [`allocate_slow`], for memory of a kind: finds out where that is made, from the queue that `home` names. On return `home` is
+/// where it was made.
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn allocate_of_kind_slow<B: Backend>(
+    owner: &Owner<B>,
+    home: &mut Home,
+    bytes: u64,
+    options: MemoryOptions,
+    in_flight: InFlight,
+) -> Result<Place, Error> {
+    owner.check("allocate", bytes, &options)?;
+    let kind = options.memory_kind();
+    *home = owner.home_on(kind, home.queue)?;
+    if kind == MemoryKind::Pinned {
+        return pinned::allocate(owner, home, bytes, options, in_flight);
+    }
+    let request = owner.request(*home, bytes, options);
+    let (place, is_fresh) = owner.find(*home, request, in_flight)?;
+    finish(owner, *home, (place, request), options, is_fresh)
+}
+
+/// Clears what has been found, if need be, and tells who watches.
+#[track_caller]
+pub(super) fn finish<B: Backend>(
+    owner: &Owner<B>,
+    home: Home,
+    (place, request): (Place, Request),
+    options: MemoryOptions,
+    is_fresh: bool,
+) -> Result<Place, Error> {
     // From here on the place is freed if anything fails, or panics.
     let mut allocation = owner.adopt(home.queue, place, request);
     if owner.must_clear(&options) && !is_fresh {

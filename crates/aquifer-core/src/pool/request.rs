@@ -61,10 +61,11 @@ pub(crate) struct Request {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneKey(u64);
 
-// The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 6, cached 1, memory type 4,
-// identity 32.
+// The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 5, pinned 1, cached 1, memory
+// type 4, identity 32.
 const TAG_SHIFT: u32 = 11;
 const ALIGNMENT_SHIFT: u32 = 21;
+const PINNED_SHIFT: u32 = 26;
 const CACHED_SHIFT: u32 = 27;
 const MEMORY_TYPE_SHIFT: u32 = 28;
 const IDENTITY_SHIFT: u32 = 32;
@@ -88,10 +89,16 @@ impl LaneKey {
     pub(crate) fn identity(self) -> LaneIdentity {
         LaneIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
     }
+
+    #[allow(dead_code, reason = "for transfers, and tests")]
+    pub(crate) fn memory_type(self) -> usize {
+        (self.0 >> MEMORY_TYPE_SHIFT & 0xf) as usize
+    }
 }
 
 impl Request {
-    /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two.
+    /// A request for 1 byte or more, few enough that rounding up cannot overflow; `alignment` is a power of two, at most
+    /// 2 GiB.
     pub(crate) fn new(
         layout: &BucketLayout,
         key: LaneKey,
@@ -108,6 +115,7 @@ impl Request {
             layout.class_count()
         };
         let alignment_log2 = alignment.max(GRANULE_BYTES).trailing_zeros();
+        debug_assert!(alignment_log2 < 1 << (PINNED_SHIFT - ALIGNMENT_SHIFT), "alignment {alignment}");
         let replaced = (1 << (MEMORY_TYPE_SHIFT - ALIGNMENT_SHIFT)) - 1;
         let parts = key.0 & !(replaced << ALIGNMENT_SHIFT)
             | class as u64
@@ -121,6 +129,18 @@ impl Request {
     pub(crate) fn plain(layout: &BucketLayout, key: LaneKey, requested_bytes: u64, tag: Tag) -> Self {
         let class = layout.class_of(requested_bytes);
         Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
+    }
+
+    /// The same for an allocation that counts as pinned: thread caches keep no places for it, so that all of its free goes
+    /// the slow way, where it is uncounted.
+    pub(crate) fn pinned(self) -> Self {
+        Self { parts: self.parts & !(1 << CACHED_SHIFT) | 1 << PINNED_SHIFT, ..self }
+    }
+
+    /// Whether the allocation counts as pinned, locked or not.
+    #[inline]
+    pub(crate) fn is_pinned(self) -> bool {
+        self.parts >> PINNED_SHIFT & 1 != 0
     }
 
     /// What stands for a request where memory was brought instead: of no class and no lane, exactly as large as it is, and
@@ -170,7 +190,7 @@ impl Request {
 
     /// At least [`GRANULE_BYTES`].
     pub(crate) fn alignment(self) -> u64 {
-        1 << (self.parts >> ALIGNMENT_SHIFT & 0x3f)
+        1 << (self.parts >> ALIGNMENT_SHIFT & 0x1f)
     }
 
     /// Whether thread caches keep places for it.
@@ -210,5 +230,33 @@ impl Request {
             return None;
         }
         local::with(self.identity(), |cache| cache.quarantine(Entry { place, request: self, uses }))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_request_is_what_it_was_but_never_cached() {
+        let layout = BucketLayout::default();
+        let key = LaneKey::new(LaneIdentity::from_bits(0x8765_4321), 15);
+        for (bytes, alignment) in [(1, 1), (1000, 256), (1000, 1 << 31), (5 << 20, 4096), (1 << 40, 1)] {
+            let plain = Request::new(&layout, key, bytes, alignment, Tag(1023));
+            let pinned = plain.pinned();
+            assert!(pinned.is_pinned() && !pinned.is_cached() && !plain.is_pinned());
+            assert_eq!(pinned.alignment(), alignment.max(GRANULE_BYTES));
+            let parts = |request: Request| {
+                let (class, tag) = (request.class(), request.tag());
+                (request.requested_bytes, class, tag, request.memory_type(), request.identity())
+            };
+            assert_eq!(parts(pinned), parts(plain));
+            assert_eq!(
+                parts(plain).1,
+                if bytes == 1 << 40 { layout.class_count() } else { layout.class_of(bytes) }
+            );
+            assert_eq!((parts(plain).2, parts(plain).3, key.identity()), (Tag(1023), 15, parts(plain).4));
+        }
+        assert!(!Request::imported(3, 4096, Tag::UNTAGGED).is_pinned());
     }
 }

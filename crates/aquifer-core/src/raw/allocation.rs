@@ -232,6 +232,9 @@ impl<B: Backend> Allocation<B> {
             return self.free_imported();
         }
         let shared = &*self.shared;
+        if self.request.is_pinned() {
+            shared.forget_pinned(self.place, self.request);
+        }
         let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
         if Arc::clone(&pool).free(home, self.place, self.request) == Closing::Drained {
             self.shared.release(1);
@@ -251,6 +254,9 @@ impl<B: Backend> Allocation<B> {
             return self.free_imported();
         }
         let shared = &*self.shared;
+        if self.request.is_pinned() {
+            shared.forget_pinned(self.place, self.request);
+        }
         let pool = Arc::clone(&shared.pools[self.request.memory_type()].pool);
         // Before the free is counted: after it the manager may be gone.
         shared.seal_full_quarantine(uses.home(), self.request);

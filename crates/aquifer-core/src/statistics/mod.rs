@@ -2,9 +2,11 @@
 
 mod bucket;
 mod gauge;
+mod pinned;
 mod tally;
 
 pub use bucket::MemoryBucket;
+pub use pinned::PinnedStatistics;
 
 pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
 
@@ -171,6 +173,8 @@ pub struct Statistics {
     /// How many blocks are made of such memory: also those that were freed but that queues may still use. None is left
     /// when every owner has been dropped.
     pub imported_block_count: u64,
+    /// Pinned allocations: a part of the other sums and counts.
+    pub pinned: PinnedStatistics,
     /// The most that may be reserved.
     pub budget_bytes: u64,
     /// Allocations so far.

@@ -1,4 +1,5 @@
-//! A device with two memory types of one heap and no memory, that writes down what it is asked.
+//! A device with two memory types of one heap, that writes down what it is asked. It has no memory, but for types that the host
+//! sees.
 #![allow(unsafe_code)]
 
 use aquifer_backend::{
@@ -6,11 +7,14 @@ use aquifer_backend::{
     MemoryFlags, MemoryType, Properties, Ticket,
 };
 use parking_lot::{Mutex, MutexGuard};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
+
+const ALIGNMENT: usize = 4096;
 
 /// A call that was answered well, or was told to fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,8 @@ struct Books {
     next: u64,
     /// Whether what is purgeable has lost its content when it comes back.
     purges: bool,
+    /// What there is of memory that is pinned, in bytes.
+    locked_bytes: u64,
     /// The kind of call that fails from now on, and how.
     failing: Option<(Call, ErrorKind)>,
     /// Told of each such failure of a new block, before it is answered; and asked whether it may be.
@@ -99,6 +105,11 @@ impl Hand {
         self.0.lock().failing = None;
     }
 
+    /// What there is of memory that is pinned, in bytes.
+    pub(super) fn locked_bytes(&self) -> u64 {
+        self.0.lock().locked_bytes
+    }
+
     /// Lets what is purgeable lose its content.
     pub(super) fn purge(&self) {
         self.0.lock().purges = true;
@@ -109,11 +120,55 @@ impl Hand {
 pub(super) struct Device {
     properties: Properties,
     hand: Hand,
+    /// The most that can be pinned, in bytes, and how it refuses more.
+    lockable: (u64, ErrorKind),
 }
 
-/// A block's number.
+/// Memory that is pinned, as `MemoryFlags` obliges: the host sees it.
+pub(super) fn pinned() -> MemoryFlags {
+    MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED
+}
+
+/// A block's number, and its memory, if the host sees it.
 #[derive(Debug)]
-pub(super) struct Block(u64);
+pub(super) struct Block {
+    number: u64,
+    locked_bytes: u64,
+    memory: Option<Memory>,
+}
+
+impl Block {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+#[derive(Debug)]
+struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the memory is the block's alone, and used as `Backend` says.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn new(bytes: u64) -> Self {
+        let layout = Layout::from_size_align(bytes as usize, ALIGNMENT).expect("blocks are not that large");
+        // SAFETY: a block has some bytes.
+        let start = unsafe { alloc_zeroed(layout) };
+        Self { start: NonNull::new(start).expect("the test machine has memory"), layout }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: from `alloc_zeroed`, with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
 
 impl Device {
     pub(super) fn new(capabilities: Capabilities, block_count_max: u64) -> Self {
@@ -126,12 +181,20 @@ impl Device {
             block_granularity_bytes: 64 << 10,
             block_bytes_max: 1 << 40,
             block_count_max,
-            alignment_bytes_min: 4096,
+            alignment_bytes_min: ALIGNMENT as u64,
             physical_page_bytes: 0,
             import_alignment_bytes: 0,
             capabilities,
         };
-        Self { properties, hand: Hand::default() }
+        Self { properties, hand: Hand::default(), lockable: (u64::MAX, ErrorKind::OutOfMemory) }
+    }
+
+    /// One with these memory types, that pins so many bytes and refuses more in this way.
+    pub(super) fn with_types(flags: &[MemoryFlags], lockable: (u64, ErrorKind)) -> Self {
+        let mut device = Self::new(Capabilities::ZEROED_BLOCKS, 1000);
+        device.properties.memory_types =
+            flags.iter().map(|&flags| MemoryType { heap_index: 0, flags }).collect();
+        Self { lockable, ..device }
     }
 
     pub(super) fn hand(&self) -> Hand {
@@ -147,7 +210,8 @@ fn unsupported<T>(operation: &'static str) -> Result<T, Error> {
     Err(Error::new(ErrorKind::Unsupported, operation, "the recording device has no queues"))
 }
 
-// SAFETY: there is no memory, so nothing overlaps and nothing is read or written; there are no queues.
+// SAFETY: each block that the host sees has memory of its own, which is readable, writable, zeroed and lies still; the others
+// have none; there are no queues.
 unsafe impl Backend for Device {
     type Block = Block;
     type Queue = ();
@@ -177,12 +241,19 @@ unsafe impl Backend for Device {
             }
             return Err(error);
         }
+        let flags = self.properties.memory_types[desc.memory_type_index].flags;
+        let locked_bytes = if flags.contains(MemoryFlags::PINNED) { desc.bytes } else { 0 };
+        if books.locked_bytes + locked_bytes > self.lockable.0 {
+            return Err(Error::new(self.lockable.1, "create_block", "no more can be locked"));
+        }
         assert!((books.live.len() as u64) < self.properties.block_count_max, "a block too many is asked for");
         books.calls.push(call);
         let number = books.next;
         books.next += 1;
         books.live.insert(number, false);
-        Ok(Block(number))
+        books.locked_bytes += locked_bytes;
+        let memory = flags.contains(MemoryFlags::HOST_VISIBLE).then(|| Memory::new(desc.bytes));
+        Ok(Block { number, locked_bytes, memory })
     }
 
     unsafe fn destroy_block(&self, block: Block) -> Result<(), DestroyError<Block>> {
@@ -191,7 +262,8 @@ unsafe impl Backend for Device {
             return Err(DestroyError { block, error });
         }
         books.calls.push(Call::Destroy);
-        books.live.remove(&block.0).expect("a block that is destroyed exists");
+        books.locked_bytes -= block.locked_bytes;
+        books.live.remove(&block.number).expect("a block that is destroyed exists");
         Ok(())
     }
 
@@ -199,7 +271,7 @@ unsafe impl Backend for Device {
         let mut books = self.lock();
         books.fails(&Call::MakePurgeable, "make_purgeable")?;
         books.calls.push(Call::MakePurgeable);
-        assert_eq!(books.live.insert(block.0, true), Some(false), "made purgeable twice");
+        assert_eq!(books.live.insert(block.number, true), Some(false), "made purgeable twice");
         Ok(())
     }
 
@@ -207,7 +279,7 @@ unsafe impl Backend for Device {
         let mut books = self.lock();
         books.fails(&Call::MakeNonpurgeable, "make_nonpurgeable")?;
         books.calls.push(Call::MakeNonpurgeable);
-        assert_eq!(books.live.insert(block.0, false), Some(true), "it was not purgeable");
+        assert_eq!(books.live.insert(block.number, false), Some(true), "it was not purgeable");
         Ok(!books.purges)
     }
 
@@ -215,8 +287,8 @@ unsafe impl Backend for Device {
         self.lock().calls.push(Call::Flush);
     }
 
-    fn host_pointer(&self, _block: &Block) -> Option<NonNull<u8>> {
-        None
+    fn host_pointer(&self, block: &Block) -> Option<NonNull<u8>> {
+        block.memory.as_ref().map(|memory| memory.start)
     }
 
     unsafe fn copy(
@@ -227,10 +299,17 @@ unsafe impl Backend for Device {
         Ok(())
     }
 
-    unsafe fn fill(&self, destination: BlockRange<'_, Block>, _value: u8) -> Result<(), Error> {
+    unsafe fn fill(&self, destination: BlockRange<'_, Block>, value: u8) -> Result<(), Error> {
         let mut books = self.lock();
-        assert_eq!(books.live.get(&destination.block.0), Some(&false), "a purgeable block is used");
+        assert_eq!(books.live.get(&destination.block.number), Some(&false), "a purgeable block is used");
+        books.fails(&Call::Fill, "fill")?;
         books.calls.push(Call::Fill);
+        if let Some(memory) = &destination.block.memory {
+            // SAFETY: the range lies in the block, says the caller.
+            let start = unsafe { memory.start.add(destination.offset as usize) };
+            // SAFETY: as above, and nobody else uses it.
+            unsafe { start.write_bytes(value, destination.bytes as usize) };
+        }
         Ok(())
     }
 

@@ -1,7 +1,8 @@
-//! What the driver is asked for, and when. A manager uses its first memory type only, so the second is allocated from at
+//! What the driver is asked for, and when. Plain allocations use the first memory type only, so the second is allocated from at
 //! the level of the shared state.
 
 mod device;
+mod pinned;
 mod preallocate;
 mod purgeable;
 
