@@ -192,11 +192,13 @@ fn properties(
     let page_bytes = if is_apple { APPLE_PAGE_BYTES } else { PAGE_BYTES };
     let is_unified = device.hasUnifiedMemory();
     let local = MemoryFlags::DEVICE_LOCAL;
+    // Shared storage is always page-locked for the device; the crate's documentation says why.
+    let shared = MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED;
     let flags = if is_unified {
         // What both see is as fast as what only the device sees, so it comes first.
-        [local | MemoryFlags::HOST_VISIBLE, local]
+        [local | shared, local]
     } else {
-        [local, MemoryFlags::HOST_VISIBLE]
+        [local, shared]
     };
     let placed = device.heapBufferSizeAndAlignWithLength_options(
         page_bytes as usize,

@@ -2,7 +2,7 @@
 
 mod common;
 
-use aquifer_backend::{Backend, BlockDesc, Ticket};
+use aquifer_backend::{Backend, BlockDesc, MemoryFlags, Ticket};
 use aquifer_core::{Buffer, MemoryManager, MemoryOptions};
 use aquifer_metal::objc2_metal::{
     MTLBlitCommandEncoder, MTLBuffer, MTLCommandBuffer, MTLCommandEncoder as _, MTLDevice,
@@ -66,6 +66,26 @@ fn assert_pointer_follows_type(metal: &Metal, block: &MetalBlock, memory_type_in
     if let Some(pointer) = pointer {
         assert_eq!(pointer, block.buffer().contents().cast());
     }
+}
+
+/// What host and device see is pinned on every device, and unified where their memory is the same.
+#[test]
+fn shared_memory_is_pinned_and_private_memory_is_not() {
+    let shared = MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED;
+    common::on_all_kinds(|kind, metal| {
+        let flags: Vec<_> = metal.properties().memory_types.iter().map(|one| one.flags).collect();
+        let expected = if metal.raw_device().hasUnifiedMemory() {
+            [MemoryFlags::DEVICE_LOCAL | shared, MemoryFlags::DEVICE_LOCAL]
+        } else {
+            [MemoryFlags::DEVICE_LOCAL, shared]
+        };
+        assert_eq!(flags, expected, "{kind}");
+        for (index, flags) in flags.into_iter().enumerate() {
+            let block = OwnBlock::new(metal, 2 * MIB, index);
+            let is_pinned = flags.contains(MemoryFlags::PINNED);
+            assert_eq!(block.buffer().storageMode() == MTLStorageMode::Shared, is_pinned, "{kind}");
+        }
+    });
 }
 
 #[test]
