@@ -10,7 +10,9 @@ use aquifer_backend::{
 };
 use objc2::rc::{Retained, autoreleasepool};
 use objc2::runtime::ProtocolObject;
-use objc2_metal::{MTLCopyAllDevices, MTLCreateSystemDefaultDevice, MTLDevice, MTLPurgeableState};
+use objc2_metal::{
+    MTLCopyAllDevices, MTLCreateSystemDefaultDevice, MTLDevice, MTLPurgeableState, MTLStorageMode,
+};
 
 use crate::block::{Memory, MetalBlock};
 use crate::device::Device;
@@ -128,9 +130,13 @@ unsafe impl Backend for Metal {
     }
 
     /// Never fails.
-    unsafe fn destroy_block(&self, block: MetalBlock) -> Result<(), DestroyError<MetalBlock>> {
+    unsafe fn destroy_block(&self, mut block: MetalBlock) -> Result<(), DestroyError<MetalBlock>> {
         autoreleasepool(|_| {
             self.device.remove_from_residency(&block);
+            if *block.was_viewed.get_mut() {
+                // The peer's work has ended just now, perhaps.
+                self.device.note_end();
+            }
             drop(block);
         });
         Ok(())
@@ -221,6 +227,8 @@ unsafe impl Backend for Metal {
         MetalQueue::new(&self.device)
     }
 
+    /// A peer's block is read through a view of it that lives until the command has run. Where Metal makes none, that is
+    /// [`ErrorKind::Driver`].
     unsafe fn enqueue(
         &self,
         queue: &MetalQueue,
@@ -228,7 +236,12 @@ unsafe impl Backend for Metal {
         ticket: &Arc<Ticket>,
     ) -> Result<(), Error> {
         // SAFETY: the caller vouches for the command, and for its memory until the queue's value shows it.
-        unsafe { queue.enqueue(command, ticket) }
+        autoreleasepool(|_| unsafe { queue.enqueue(command, ticket) })
+    }
+
+    /// Private memory of the devices that [`Metal::reaches_directly`] names: of other memory there are no views.
+    fn reads_peer(&self, peer: &Self, memory_type_index: usize) -> bool {
+        peer.reaches_directly(self) && peer.device.storage_mode(memory_type_index) == MTLStorageMode::Private
     }
 
     /// No call of Metal's: the value rises when everything before has ended.

@@ -1,6 +1,7 @@
 //! A block: a heap with one buffer over all of it, or a buffer by itself.
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
 
 use objc2::runtime::ProtocolObject;
 use objc2_metal::{MTLAllocation, MTLBuffer, MTLHeap, MTLPurgeableState, MTLResource as _};
@@ -20,6 +21,10 @@ pub struct MetalBlock {
     pub(crate) contents: Option<NonNull<u8>>,
     pub(crate) bytes: u64,
     pub(crate) gpu_address: Option<u64>,
+    /// Of its device's.
+    pub(crate) registry_id: u64,
+    /// Whether a peer has been given a view of it, which may keep the memory a moment longer than the block.
+    pub(crate) was_viewed: AtomicBool,
     /// Its place in the residency sets.
     pub(crate) seat: Seat,
 }

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aquifer_backend::{BlockDesc, Error, ErrorKind, HostMemory, ImportError};
@@ -187,6 +188,8 @@ impl Device {
             contents,
             bytes,
             gpu_address,
+            registry_id: self.registry_id,
+            was_viewed: AtomicBool::new(false),
             seat: Mutex::new(None),
         };
         self.add_to_residency(&block);

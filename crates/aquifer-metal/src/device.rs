@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use aquifer_backend::{Capabilities, Error, ErrorKind, Heap, MemoryFlags, MemoryType, Properties};
 use objc2::rc::{Retained, autoreleasepool};
-use objc2::runtime::ProtocolObject;
+use objc2::runtime::{NSObjectProtocol, ProtocolObject};
+use objc2::sel;
 use objc2_metal::{
     MTLCommandQueue, MTLDevice, MTLGPUFamily, MTLResourceOptions, MTLSharedEvent, MTLStorageMode,
 };
@@ -34,6 +35,10 @@ pub(crate) struct Device {
     pub(crate) options: MetalOptions,
     pub(crate) properties: Properties,
     pub(crate) is_unified: bool,
+    /// The same for all of Metal's objects that are this GPU.
+    pub(crate) registry_id: u64,
+    /// The same for GPUs that are connected with each other; 0: it is in no such group.
+    pub(crate) peer_group_id: u64,
     /// Apple's own GPUs copy and fill at any offset; the documentation wants multiples of 4 on macOS, which binds others.
     pub(crate) copies_any_bytes: bool,
     pub(crate) residency: Option<Arc<Residency>>,
@@ -65,7 +70,10 @@ impl Device {
             let is_unified = raw.hasUnifiedMemory();
             let is_apple = raw.supportsFamily(MTLGPUFamily::Apple1);
             let properties = properties(&raw, &options, is_apple, mapper.is_some());
+            let has_peers = raw.respondsToSelector(sel!(peerGroupID));
             Ok(Self {
+                registry_id: raw.registryID(),
+                peer_group_id: if has_peers { raw.peerGroupID() } else { 0 },
                 options,
                 properties,
                 is_unified,

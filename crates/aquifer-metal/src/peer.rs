@@ -1,82 +1,46 @@
-//! Copies from one Metal device to another.
+//! Memory of one Metal device that another reads.
 
-use aquifer_backend::{BlockRange, Error};
-use objc2::rc::{Retained, autoreleasepool};
+use std::sync::atomic::Ordering;
+
+use aquifer_backend::Error;
+use objc2::rc::Retained;
 use objc2::runtime::{NSObjectProtocol, ProtocolObject};
 use objc2::sel;
-use objc2_metal::{MTLBuffer, MTLDevice, MTLResource as _, MTLStorageMode};
+use objc2_metal::MTLBuffer;
 
 use crate::backend::Metal;
 use crate::block::MetalBlock;
-use crate::staging::Staging;
-use crate::transfer::{Blit, Part, chunks};
-
-const OPERATION: &str = "copy_to_peer";
+use crate::device::Device;
+use crate::status::no_object;
 
 impl Metal {
     /// Whether `peer` is another device that reads this one's private memory without the host between: both are in one peer
-    /// group. Apple marks these calls as ended with macOS 27, and no Mac with Apple silicon has such a group.
+    /// group. Then a copy in a queue of `peer`'s may have such a block as its source
+    /// ([`Backend::reads_peer`](aquifer_backend::Backend::reads_peer)). Apple marks these calls as ended with macOS 27, and no
+    /// Mac with Apple silicon has such a group.
     #[must_use]
     pub fn reaches_directly(&self, peer: &Self) -> bool {
-        let group = |metal: &Self| {
-            let device = &metal.device.raw;
-            if device.respondsToSelector(sel!(peerGroupID)) { device.peerGroupID() } else { 0 }
-        };
-        self.device.raw.registryID() != peer.device.raw.registryID()
-            && group(self) != 0
-            && group(self) == group(peer)
+        let (here, there) = (&self.device, &peer.device);
+        here.registry_id != there.registry_id
+            && here.peer_group_id != 0
+            && here.peer_group_id == there.peer_group_id
     }
+}
 
-    /// Copies a part of a block of this device to a part of one of `peer`, of the same length. Returns when the bytes have
-    /// arrived. Directly where the devices can ([`Metal::reaches_directly`]) and the source is private, else in chunks
-    /// through memory that the host sees.
-    ///
-    /// # Errors
-    ///
-    /// As [`Backend::copy`](aquifer_backend::Backend::copy), and [`ErrorKind::Driver`](aquifer_backend::ErrorKind::Driver) if
-    /// Metal makes no staging buffer.
-    ///
-    /// # Safety
-    ///
-    /// - Both ranges lie in their blocks, are equally long, and do not overlap.
-    /// - Nobody writes the source or touches the destination until the call returns.
-    pub unsafe fn copy_to_peer(
-        &self,
-        source: BlockRange<'_, MetalBlock>,
-        peer: &Self,
-        destination: BlockRange<'_, MetalBlock>,
-    ) -> Result<(), Error> {
-        let bytes = source.bytes;
-        let to = Part::of(destination.block, destination.offset);
-        let view = autoreleasepool(|_| self.remote_view(source.block, peer));
-        if let Some(view) = view {
-            let from = Part { buffer: &view, contents: None, offset: source.offset };
-            // SAFETY: the caller vouches for the ranges; the view is of the whole source.
-            return unsafe {
-                peer.device.run(Blit::Copy { source: from, destination: to, bytes }, OPERATION)
-            };
-        }
-        let (mut near, mut far) = (Staging::default(), Staging::default());
-        let from = Part::of(source.block, source.offset);
-        for (done, bytes) in chunks(bytes) {
-            // SAFETY: the caller vouches for the source; the chunk lies in it.
-            let staged = unsafe { near.download(&self.device, from.at(done), bytes, OPERATION) }?;
-            // SAFETY: as above, for the destination; what is staged is that long, and nobody else knows it.
-            unsafe { far.upload(&peer.device, staged, to.at(done), bytes, OPERATION) }?;
-        }
-        Ok(())
-    }
-
-    /// A buffer of `peer`'s that is this device's block.
-    fn remote_view(
+impl Device {
+    /// A buffer of this device's that is a peer's block, to be read by blits and nothing else: it has no memory of its own, and
+    /// keeps the block's. `None` if the block is this device's. To be called with an autorelease pool.
+    pub(crate) fn view_of_peer(
         &self,
         block: &MetalBlock,
-        peer: &Self,
-    ) -> Option<Retained<ProtocolObject<dyn MTLBuffer>>> {
-        let buffer = &block.buffer;
-        let can = self.reaches_directly(peer)
-            && buffer.storageMode() == MTLStorageMode::Private
-            && buffer.respondsToSelector(sel!(newRemoteBufferViewForDevice:));
-        if can { buffer.newRemoteBufferViewForDevice(&peer.device.raw) } else { None }
+        operation: &'static str,
+    ) -> Result<Option<Retained<ProtocolObject<dyn MTLBuffer>>>, Error> {
+        if block.registry_id == self.registry_id {
+            return Ok(None);
+        }
+        let has_views = block.buffer.respondsToSelector(sel!(newRemoteBufferViewForDevice:));
+        let view = if has_views { block.buffer.newRemoteBufferViewForDevice(&self.raw) } else { None };
+        block.was_viewed.store(true, Ordering::Relaxed);
+        view.map(Some).ok_or_else(|| no_object(operation, "view of a peer's buffer"))
     }
 }

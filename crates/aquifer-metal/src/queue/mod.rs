@@ -15,6 +15,8 @@
 //!   when everything before it has ended, and the queue goes on.
 //! - **Host memory.** Metal takes memory of the program's own only as whole pages of a mapping, so copies from and to the host are
 //!   made by the processor, in their turn: directly where the host sees the block, else through a staging buffer.
+//! - **Peers.** A copy from a peer's block reads a remote view of it, which is like any private buffer of this device's: a
+//!   blit, or a step of the processor's with a staging buffer of this device's where a blit cannot do it.
 
 mod host_step;
 mod progress;
@@ -154,6 +156,8 @@ impl MetalQueue {
         self.shared.progress.wait_idle(|| device.check("wait").is_err());
     }
 
+    /// To be called with an autorelease pool.
+    ///
     /// # Safety
     ///
     /// - As for [`Backend::enqueue`](aquifer_backend::Backend::enqueue).
@@ -166,45 +170,58 @@ impl MetalQueue {
         if ticket.is_cancelled() {
             return Ok(());
         }
-        let blit = match command {
-            Command::Fill { destination, value } => Blit::fill(destination, value),
-            Command::Copy {
-                source: CopyEnd::Block { block: from, offset: from_offset },
-                destination: CopyEnd::Block { block: to, offset: to_offset },
-                bytes,
-            } => Blit::Copy {
-                source: Part::of(from, from_offset),
-                destination: Part::of(to, to_offset),
-                bytes,
-            },
-            Command::Copy {
-                source: CopyEnd::Block { block, offset },
-                destination: CopyEnd::Host(to),
-                bytes,
-            } => {
-                // SAFETY: the caller vouches for both ends until the queue's value shows that it has run.
-                let step = unsafe {
-                    HostStep::transfer(Part::of(block, offset), to, Direction::Download, bytes, ticket)
-                };
-                return self.step_by_host(step);
-            }
-            Command::Copy {
-                source: CopyEnd::Host(from),
-                destination: CopyEnd::Block { block, offset },
-                bytes,
-            } => {
-                // SAFETY: as above.
-                let step = unsafe {
-                    HostStep::transfer(Part::of(block, offset), from, Direction::Upload, bytes, ticket)
-                };
-                return self.step_by_host(step);
-            }
-            Command::Copy { source: CopyEnd::Host(from), destination: CopyEnd::Host(to), bytes } => {
-                // SAFETY: as above.
-                let step = unsafe { HostStep::within_host(from, to, bytes, ticket) };
-                return self.step_by_host(step);
+        let (source, destination, bytes) = match command {
+            Command::Copy { source, destination, bytes } => (source, destination, bytes),
+            Command::Fill { destination, value } => {
+                // SAFETY: the caller vouches for the range until the queue's value shows that it has run.
+                return unsafe { self.enqueue_blit(Blit::fill(destination, value), ticket) };
             }
         };
+        if bytes == 0 {
+            return Ok(());
+        }
+        // Before anything is queued. What is made of it keeps it: the command buffer, or the processor's step.
+        let view = match source {
+            CopyEnd::Block { block, .. } => self.shared.device.view_of_peer(block, "enqueue")?,
+            CopyEnd::Host(_) => None,
+        };
+        let to_read = |block, offset| match &view {
+            None => Part::of(block, offset),
+            Some(buffer) => Part { buffer, contents: None, offset },
+        };
+        let step = match (source, destination) {
+            (
+                CopyEnd::Block { block: from, offset: from_offset },
+                CopyEnd::Block { block: to, offset: to_offset },
+            ) => {
+                let (source, destination) = (to_read(from, from_offset), Part::of(to, to_offset));
+                // SAFETY: the caller vouches for the ranges until the queue's value shows that it has run.
+                return unsafe { self.enqueue_blit(Blit::Copy { source, destination, bytes }, ticket) };
+            }
+            (CopyEnd::Block { block, offset }, CopyEnd::Host(to)) => {
+                let part = to_read(block, offset);
+                // SAFETY: the caller vouches for both ends until the queue's value shows that it has run.
+                unsafe { HostStep::transfer(part, to, Direction::Download, bytes, ticket) }
+            }
+            (CopyEnd::Host(from), CopyEnd::Block { block, offset }) => {
+                let part = Part::of(block, offset);
+                // SAFETY: as above.
+                unsafe { HostStep::transfer(part, from, Direction::Upload, bytes, ticket) }
+            }
+            // SAFETY: as above.
+            (CopyEnd::Host(from), CopyEnd::Host(to)) => unsafe {
+                HostStep::within_host(from, to, bytes, ticket)
+            },
+        };
+        self.step_by_host(step)
+    }
+
+    /// A command of the device's, or, where none can do it, a step of the processor's.
+    ///
+    /// # Safety
+    ///
+    /// - As [`MetalQueue::enqueue`].
+    unsafe fn enqueue_blit(&self, blit: Blit<'_>, ticket: &Arc<Ticket>) -> Result<(), Error> {
         if blit.bytes() == 0 {
             return Ok(());
         }
@@ -213,7 +230,7 @@ impl MetalQueue {
             return self.step_by_host(unsafe { HostStep::blit(blit, ticket) });
         }
         self.commit("enqueue", Effect::new(ticket, blit.bytes()), 1, |command_buffer| {
-            // SAFETY: the caller vouches for the ranges, until the queue's value shows that it has run.
+            // SAFETY: as above.
             unsafe { blit.encode(command_buffer, "enqueue") }
         })?;
         Ok(())

@@ -80,11 +80,15 @@ impl Shared {
             for step in steps {
                 let number = step.number();
                 let is_lost = || shared.device.check("enqueue").is_err();
-                if shared.progress.wait_for_turn(number, is_lost) {
-                    step.run(&shared.device, &mut staging);
-                } else {
-                    step.fail(lost("enqueue"));
-                }
+                let is_its_turn = shared.progress.wait_for_turn(number, is_lost);
+                // With a pool, since it may be the last to let go of a view.
+                autoreleasepool(|_| {
+                    if is_its_turn {
+                        step.run(&shared.device, &mut staging);
+                    } else {
+                        step.fail(lost("enqueue"));
+                    }
+                });
                 shared.end(number, Ok(()));
             }
             autoreleasepool(|_| drop(staging));

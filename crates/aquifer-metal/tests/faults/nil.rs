@@ -2,10 +2,10 @@
 
 use crate::common::*;
 use crate::everything::{NOT_CLEARED, everything};
-use aquifer_backend::{Error, ErrorKind};
+use aquifer_backend::{Command, Error, ErrorKind};
 use aquifer_core::MemoryManager;
 use aquifer_metal::{Metal, MetalOptions};
-use aquifer_testkit::{Random, config_with_budget};
+use aquifer_testkit::config_with_budget;
 use objc2_metal::MTLCommandBufferError;
 use software_metal::{Call, DeviceDesc, SoftwareDevice};
 
@@ -167,8 +167,9 @@ fn each_command_buffer_may_fail() {
     }
 }
 
+/// What a copy from a peer needs of Metal: at once for the queue, or in its turn for the ticket.
 #[test]
-fn without_remote_views_copies_go_through_the_host() {
+fn what_a_copy_from_a_peer_lacks_is_told() {
     let peer = |peer_index: u32| DeviceDesc {
         registry_id: u64::from(peer_index),
         peer_group_id: 1,
@@ -178,31 +179,34 @@ fn without_remote_views_copies_go_through_the_host() {
     };
     let devices = [0, 1].map(|index| device(peer(index)));
     let metals = devices.each_ref().map(metal_on);
-    assert!(metals[0].reaches_directly(&metals[1]));
     let blocks = metals.each_ref().map(|metal| OwnBlock::private(metal, 3 << 20));
-    let mut random = Random::new(1);
-    for is_failing in [false, true, false] {
-        let value = random.below(256) as u8;
-        blocks[0].fill(value);
-        blocks[1].fill(!value);
-        devices[1].faults().fail_all(Call::NewRemoteView, is_failing);
-        let bytes = 3 << 20;
-        // SAFETY: both ranges are in their blocks, and no queue uses them.
-        unsafe { metals[0].copy_to_peer(blocks[0].range(0..bytes), &metals[1], blocks[1].range(0..bytes)) }
-            .unwrap();
-        assert!(blocks[1].content(bytes as usize) == vec![value; bytes as usize]);
-    }
-    let staged = |call| {
-        devices[1].faults().fail_all(Call::NewRemoteView, true);
-        devices[1].faults().fail_all(call, true);
-        // SAFETY: as above.
-        let copied =
-            unsafe { metals[0].copy_to_peer(blocks[0].range(0..100), &metals[1], blocks[1].range(0..100)) };
-        devices[1].faults().fail_all(call, false);
-        copied.unwrap_err()
+    blocks[0].fill(7);
+    blocks[1].fill(0);
+    let line = Line::new(&metals[1]);
+    let copy = |bytes: u64| {
+        let told = ticket();
+        let (source, destination) = (end(blocks[0].range(0..bytes)), end(blocks[1].range(0..bytes)));
+        line.try_enqueue(Command::Copy { source, destination, bytes }, &told)?;
+        line.finish();
+        told.take_error().map_or(Ok(()), Err)
     };
-    assert!(names(&staged(Call::NewBuffer), &["staging buffer"]));
-    assert!(names(&staged(Call::NewCommandBuffer), &["command buffer"]));
-    drop((blocks, metals));
+    for (call, bytes, words) in [
+        (Call::NewRemoteView, 100, "view of a peer's buffer"),
+        (Call::NewCommandBuffer, 100, "command buffer"),
+        (Call::NewBlitEncoder, 100, "blit encoder"),
+        // No multiple of 4: by way of the host.
+        (Call::NewRemoteView, 101, "view of a peer's buffer"),
+        (Call::NewBuffer, 101, "staging buffer"),
+        (Call::NewCommandBuffer, 101, "command buffer"),
+    ] {
+        devices[1].faults().fail_all(call, true);
+        let error = copy(bytes).expect_err("Metal makes none");
+        assert!(error.kind() == ErrorKind::Driver && names(&error, &[words]), "{call:?}: {error}");
+        assert!(names(&error, &ADVICE), "{error}");
+        devices[1].faults().fail_all(call, false);
+    }
+    copy(3 << 20).expect("nothing fails any more");
+    assert!(blocks[1].content(3 << 20) == vec![7; 3 << 20]);
+    drop((line, blocks, metals));
     assert_nothing_is_left();
 }
