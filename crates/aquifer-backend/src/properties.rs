@@ -78,6 +78,8 @@ bit_set! {
         /// [`Backend::create_sparse_block`](crate::Backend::create_sparse_block), [`Backend::map`](crate::Backend::map),
         /// [`Backend::unmap`](crate::Backend::unmap).
         SPARSE_BLOCKS = 1 << 7;
+        /// The device is the host's processors: a queue copies no faster than a thread of the program does.
+        RUNS_ON_HOST = 1 << 8;
     }
 }
 

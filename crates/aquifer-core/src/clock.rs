@@ -1,4 +1,4 @@
-//! Time as the core sees it: milliseconds since the manager was made.
+//! Time as the core sees it: since the manager was made.
 
 use crate::sync::{AtomicU64, Ordering};
 use std::fmt;
@@ -57,10 +57,14 @@ impl Clock {
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
+        self.now().as_millis() as u64
+    }
+
+    pub(crate) fn now(&self) -> Duration {
         match &self.0 {
-            Source::System(start) => start.elapsed().as_millis() as u64,
-            Source::Manual(now) => now.load(Ordering::Relaxed),
-            Source::Function(now) => now().as_millis() as u64,
+            Source::System(start) => start.elapsed(),
+            Source::Manual(now) => Duration::from_millis(now.load(Ordering::Relaxed)),
+            Source::Function(now) => now(),
         }
     }
 }

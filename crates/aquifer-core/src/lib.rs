@@ -21,6 +21,7 @@ mod statistics;
 mod sync;
 mod timeline;
 pub mod trace;
+mod transfer;
 mod waiters;
 
 pub use aquifer_backend::{

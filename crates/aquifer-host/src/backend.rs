@@ -67,7 +67,8 @@ impl Host {
                 | Capabilities::COMMIT_ON_TOUCH
                 | Capabilities::RELEASE_RANGE
                 | Capabilities::QUEUES
-                | Capabilities::IMPORT,
+                | Capabilities::IMPORT
+                | Capabilities::RUNS_ON_HOST,
         };
         Ok(Self { properties })
     }

@@ -16,6 +16,8 @@ const DRAIN_WAIT: Duration = Duration::from_secs(10);
 impl<B: Backend> Shared<B> {
     /// Ends allocation and gives back what nobody uses; returns how many pools have nothing live.
     pub(crate) fn close(&self) -> usize {
+        // What was kept for staging is no leak.
+        self.close_transfers();
         let leaks = self.leak_report();
         if leaks.live_count > 0 {
             warn!("the manager is dropped with allocations live, which keep their blocks:\n{leaks}");

@@ -3,6 +3,7 @@
 use super::pinned::{PinnedConfig, WhenRefused};
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
+use crate::transfer::TransferConfig;
 use aquifer_backend::{Error, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct Config {
     pub record_to: Option<PathBuf>,
     /// Limits of pinned memory ([`MemoryKind::Pinned`](crate::MemoryKind::Pinned)).
     pub pinned: PinnedConfig,
+    /// How [`Transfers`](crate::Transfers) are done.
+    pub transfers: TransferConfig,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -83,6 +86,7 @@ impl Default for Config {
             reaper: true,
             record_to: None,
             pinned: PinnedConfig::DEFAULT,
+            transfers: TransferConfig::default(),
             clock: Clock::default(),
         }
     }

@@ -52,7 +52,6 @@ impl<B: Backend> Shared<B> {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] where the device has no such memory.
-    #[allow(dead_code, reason = "for transfers, and tests")]
     pub(crate) fn home_of(&self, kind: MemoryKind) -> Result<Home, Error> {
         self.home_on(kind, NO_QUEUE)
     }

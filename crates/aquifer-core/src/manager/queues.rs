@@ -138,7 +138,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Signals again where the driver refused the last marker.
-    fn signal_refused(&self, queue: &QueueState<B::Queue>) {
+    pub(crate) fn signal_refused(&self, queue: &QueueState<B::Queue>) {
         let is_refused = *queue.is_refused.lock();
         if is_refused {
             let _ = self.signal(queue);

@@ -28,6 +28,7 @@ use crate::raw::operation::Operations;
 use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use crate::trace::lasting_sink;
+use crate::transfer::Engine;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::sync::{Arc, OnceLock};
 
@@ -57,6 +58,7 @@ pub(crate) struct Shared<B: Backend> {
     pub(super) pinned: Pinned,
     pub(crate) queues: Queues<B::Queue>,
     pub(crate) operations: Operations<B>,
+    pub(crate) transfers: Engine<B>,
     /// Buffers that are out as numbers. Shared, since it must outlast the buffer that was put in last.
     pub(crate) raw_buffers: Arc<RawTable<Buffer<B>>>,
     pub(crate) reclaim: Arc<ReclaimHooks>,
@@ -125,6 +127,7 @@ impl<B: Backend> Shared<B> {
             pinned: Pinned::new(config.pinned),
             queues: Queues::default(),
             operations: Operations::default(),
+            transfers: Engine::default(),
             raw_buffers: RawTable::new(),
             reclaim: ReclaimHooks::new(),
             bell,

@@ -97,6 +97,12 @@ impl<B: Backend> SharedPtr<B> {
         // only one caller sees the count reach zero.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
+
+    /// Another keeper, for who must go on when the owner of this pointer has gone.
+    pub(crate) fn keeper(&self) -> Keeper<B> {
+        self.keepers.take();
+        Keeper(SharedPtr(self.0))
+    }
 }
 
 /// All handles together. Dropped with the last of them.
@@ -124,8 +130,11 @@ impl<B: Backend> Owner<B> {
 
     /// Another keeper, for who must go on when all handles are gone.
     pub(crate) fn keeper(&self) -> Keeper<B> {
-        self.0.keepers.take();
-        Keeper(SharedPtr(self.0.0))
+        self.0.keeper()
+    }
+
+    pub(crate) fn shared_ptr(&self) -> &SharedPtr<B> {
+        &self.0
     }
 }
 
@@ -133,6 +142,11 @@ impl<B: Backend> Owner<B> {
 pub(crate) struct Keeper<B: Backend>(SharedPtr<B>);
 
 impl<B: Backend> Keeper<B> {
+    /// One more.
+    pub(crate) fn another(&self) -> Self {
+        self.0.keeper()
+    }
+
     /// Leaves the state as it is, for good: the device may touch its memory.
     pub(crate) fn abandon(self) {
         tracing::error!("a manager's memory is lost: its queues do not finish their work");
@@ -300,6 +314,14 @@ impl<B: Backend> Allocation<B> {
 
     pub(crate) fn shared(&self) -> &Shared<B> {
         &self.shared
+    }
+
+    pub(crate) fn shared_ptr(&self) -> &SharedPtr<B> {
+        &self.shared
+    }
+
+    pub(crate) fn memory_type(&self) -> usize {
+        self.request.memory_type()
     }
 
     pub(crate) fn place(&self) -> Place {

@@ -6,6 +6,7 @@
 //! - [`local`]: a thread reaches its cache without counting borrows.
 //!
 //! - [`operation`]: a queue uses memory until it is done, whatever becomes of who asked for it.
+//! - [`transfer`]: processors and queues copy what others have lent or given them.
 //!
 //! The first three are here because a measurement asked for it; each says which.
 #![allow(unsafe_code)]
@@ -14,3 +15,4 @@ pub(crate) mod allocation;
 pub(crate) mod fork;
 pub(crate) mod local;
 pub(crate) mod operation;
+pub(crate) mod transfer;

@@ -142,6 +142,11 @@ impl<B: Backend> Shared<B> {
         self.kind_types.pinned == Some(request.memory_type())
     }
 
+    /// Index of the memory type of pinned memory, if there is one.
+    pub(crate) fn pinned_type(&self) -> Option<usize> {
+        self.kind_types.pinned
+    }
+
     /// Takes a pinned allocation off the list. It is about to be freed.
     pub(crate) fn forget_pinned(&self, place: Place, request: Request) {
         let address = self.host_address(place, request);
@@ -152,7 +157,6 @@ impl<B: Backend> Shared<B> {
     /// is locked; `None` for all other memory. Costs a load where no pinned memory is live.
     ///
     /// The caller has a reference to the memory, so its allocation stays live, and gives the block up while it still has.
-    #[allow(dead_code, reason = "for transfers, and tests")]
     pub(crate) fn find_pinned(&self, address: usize, bytes: usize) -> Option<(Arc<B::Block>, u64)> {
         let (live, skipped) = self.pinned.registry.find(address, bytes)?;
         let Live { place, request, is_locked } = live;

@@ -1,0 +1,536 @@
+//! All transfers of a manager that are under way.
+
+use super::counters::{End, RouteCounters};
+use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, Spare, Want};
+use super::ring::Ring;
+use super::threads::{CopyStep, CopyThreads};
+use super::{Progress, Route, RouteStatistics};
+use crate::calls::{call, wake_all};
+use crate::manager::{MemoryManager, QueueState, Shared};
+use crate::raw::transfer::{Parts, Plan, Slot};
+use aquifer_backend::{Backend, Error, ErrorKind};
+use arrayvec::ArrayVec;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+/// How many queues are asked at a time how far they are.
+const LOOKS_MAX: usize = 8;
+/// How long one waits for a queue, or for the bell, before one looks at all again.
+const WAIT_STEP: Duration = Duration::from_millis(100);
+/// The same for copy threads: how late they may notice what nobody rings for.
+const TICK: Duration = Duration::from_millis(1);
+/// What is kept for the next transfers.
+const SPARES_MAX: usize = 16;
+
+/// Counts rings: who has seen the count, then looked in vain, sleeps until it changes.
+#[derive(Debug, Default)]
+pub(super) struct RingBell {
+    count: AtomicU64,
+    lock: Mutex<()>,
+    rung: Condvar,
+}
+
+impl RingBell {
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    pub(super) fn ring(&self) {
+        // Under the lock, so that who is about to sleep does not miss it.
+        let lock = self.lock.lock();
+        self.count.fetch_add(1, Ordering::AcqRel);
+        drop(lock);
+        self.rung.notify_all();
+    }
+
+    /// Sleeps until it has rung since `seen`, or for so long.
+    pub(super) fn wait(&self, seen: u64, timeout: Option<Duration>) {
+        let mut lock = self.lock.lock();
+        let is_same = |_: &mut ()| self.count() == seen;
+        match timeout {
+            Some(timeout) => drop(self.rung.wait_while_for(&mut lock, is_same, timeout)),
+            None => self.rung.wait_while(&mut lock, is_same),
+        }
+    }
+}
+
+impl Wake for RingBell {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+}
+
+/// What a queue is for, so that what goes one way over the link does not wait for what goes the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QueueUse {
+    Upload,
+    Download,
+    Local,
+}
+
+struct State<B: Backend> {
+    entries: Vec<Entry<B>>,
+    /// What is over, and has not been asked for yet.
+    ended: Vec<(u64, Over, Option<Box<dyn Parts<B>>>)>,
+    ring: Ring<B>,
+    spares: Vec<Spare>,
+    last_id: u64,
+    /// Pieces that processors are at.
+    copying: usize,
+}
+
+/// See the module's text in [`super`].
+pub(crate) struct Engine<B: Backend> {
+    state: Mutex<State<B>>,
+    pub(super) bell: Arc<RingBell>,
+    /// Rings the bell.
+    waker: Waker,
+    queues: [OnceLock<Arc<QueueState<B::Queue>>>; 3],
+    making_queue: Mutex<()>,
+    counters: RouteCounters,
+    pub(super) threads: CopyThreads,
+}
+
+impl<B: Backend> Default for Engine<B> {
+    fn default() -> Self {
+        let state = State {
+            entries: Vec::new(),
+            ended: Vec::new(),
+            ring: Ring::default(),
+            spares: Vec::new(),
+            last_id: 0,
+            copying: 0,
+        };
+        let bell = Arc::<RingBell>::default();
+        Self {
+            state: Mutex::new(state),
+            waker: Arc::clone(&bell).into(),
+            bell,
+            queues: [const { OnceLock::new() }; 3],
+            making_queue: Mutex::new(()),
+            counters: RouteCounters::default(),
+            threads: CopyThreads::default(),
+        }
+    }
+}
+
+/// An entry that is over, with what must be called and dropped under no lock.
+struct Ended<B: Backend> {
+    waker: Option<Waker>,
+    parts: Option<Box<dyn Parts<B>>>,
+    manager: Option<MemoryManager<B>>,
+    plan: Plan<B>,
+    hops: [Option<HopQueue<B>>; 2],
+    after: Vec<(HopQueue<B>, u64)>,
+}
+
+/// Something to tell a user.
+type Tell = (Arc<dyn Fn(Progress) + Send + Sync>, Progress);
+
+impl<B: Backend> State<B> {
+    fn entry(&mut self, id: u64) -> Option<&mut Entry<B>> {
+        self.entries.iter_mut().find(|entry| entry.id == id)
+    }
+
+    /// Who is next of those of whom `wants` says that they want something, if it can be had.
+    fn pick(
+        &mut self,
+        only: Option<u64>,
+        wants: impl Fn(&mut Entry<B>) -> Option<Want>,
+    ) -> Option<usize> {
+        let has_slot = self.ring.has_free();
+        let can = |(index, entry): (usize, &mut Entry<B>)| {
+            if only.is_some_and(|id| id != entry.id) {
+                return None;
+            }
+            let want = wants(entry)?;
+            (has_slot || !want.needs_slot).then(|| ((std::cmp::Reverse(entry.priority()), entry.share()), index))
+        };
+        let first = self.entries.iter_mut().enumerate().filter_map(can).min();
+        first.map(|(_, index)| index)
+    }
+}
+
+impl<B: Backend> Engine<B> {
+    pub(crate) fn statistics(&self, route: Route) -> RouteStatistics {
+        self.counters.get(route)
+    }
+
+    /// Counts a transfer that needed no entry.
+    pub(crate) fn count(&self, route: Route, over: &Over, time: Duration) {
+        let end = match &over.result {
+            Ok(()) => End::Done,
+            Err(error) if error.kind() == ErrorKind::Cancelled => End::Cancelled,
+            Err(_) => End::Failed,
+        };
+        self.counters.add(route, end, over.done_bytes, time);
+    }
+
+    /// The manager's own queue for something.
+    pub(crate) fn queue(&self, shared: &Shared<B>, of: QueueUse) -> Result<Arc<QueueState<B::Queue>>, Error> {
+        let place = &self.queues[of as usize];
+        if let Some(queue) = place.get() {
+            return Ok(Arc::clone(queue));
+        }
+        let _one = self.making_queue.lock();
+        if let Some(queue) = place.get() {
+            return Ok(Arc::clone(queue));
+        }
+        let queue = shared.make_queue()?;
+        Ok(Arc::clone(place.get_or_init(|| queue)))
+    }
+
+    /// Begins a transfer, and answers its number. Every number must be taken, or detached.
+    pub(crate) fn begin(
+        &self,
+        shared: &Shared<B>,
+        plan: Plan<B>,
+        desc: EntryDesc<B>,
+        parts: Option<Box<dyn Parts<B>>>,
+    ) -> u64 {
+        let is_shared = desc.way.is_copied() && plan.bytes > desc.chunk_bytes || parts.is_some();
+        let mut state = self.state.lock();
+        state.last_id += 1;
+        let (id, spare) = (state.last_id, state.spares.pop().unwrap_or_default());
+        drop(state);
+        let mut entry = Entry::new(id, plan, desc, spare);
+        entry.has_future = parts.is_some();
+        entry.parts = parts;
+        entry.start = shared.config.clock.now();
+        entry.follow_token(&self.bell);
+        let mut state = self.state.lock();
+        // Who comes now shares from now on.
+        entry.served = state.entries.iter().map(|other| other.share().1).min().unwrap_or(0);
+        state.entries.push(entry);
+        drop(state);
+        if is_shared {
+            self.bell.ring();
+        }
+        id
+    }
+
+    /// Makes slots, for a transfer of so many bytes, as far as the bound allows. An error only if there is none at all.
+    pub(crate) fn make_slots(
+        &self,
+        shared: &Shared<B>,
+        bytes: u64,
+        mut make: impl FnMut() -> Result<Slot<B>, Error>,
+    ) -> Result<(), Error> {
+        let config = &shared.config.transfers;
+        let most = (config.staging_bytes / config.chunk_bytes).max(1).min(bytes.div_ceil(config.chunk_bytes));
+        while self.state.lock().ring.begin_slot(most as usize) {
+            let made = make();
+            let mut state = self.state.lock();
+            let (slot, refusal) = match made {
+                Ok(slot) => (Some(slot), None),
+                Err(error) => (None, Some(error)),
+            };
+            state.ring.end_slot(slot);
+            match refusal {
+                Some(error) if state.ring.count() == 0 => return Err(error),
+                Some(_) => break,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the slots that nobody uses; to be dropped, by the caller.
+    pub(crate) fn take_free_slots(&self) -> Vec<Arc<Slot<B>>> {
+        self.state.lock().ring.take_free()
+    }
+
+    /// One slot, for who copies at once. To be given back.
+    pub(crate) fn take_slot(&self) -> Option<(usize, Arc<Slot<B>>)> {
+        let mut state = self.state.lock();
+        let index = state.ring.take()?;
+        let slot = state.ring.slot(index);
+        Some((index, slot))
+    }
+
+    pub(crate) fn give_slot_back(&self, index: usize) {
+        self.state.lock().ring.give_back(index);
+        self.bell.ring();
+    }
+
+    /// Notes what queues have passed, ends what is over, and gives queues what is next. Does not wait.
+    pub(crate) fn poll(&self, shared: &Shared<B>) {
+        loop {
+            self.look(shared);
+            self.settle(shared);
+            if !self.enqueue_next(shared) {
+                return;
+            }
+        }
+    }
+
+    /// Asks the queues that are waited for how far they are.
+    fn look(&self, shared: &Shared<B>) {
+        if shared.is_forked() {
+            return;
+        }
+        let mut queues = ArrayVec::<HopQueue<B>, LOOKS_MAX>::new();
+        let state = self.state.lock();
+        for entry in &state.entries {
+            entry.each_awaited(|queue, value| {
+                let is_known = |known: &HopQueue<B>| Arc::ptr_eq(&known.queue, &queue.queue);
+                if queue.queue.timeline.completed() < value && !queues.is_full() && !queues.iter().any(is_known) {
+                    queues.push(queue.clone());
+                }
+            });
+        }
+        drop(state);
+        queues.iter().for_each(|queue| queue.look(shared));
+    }
+
+    fn settle(&self, shared: &Shared<B>) {
+        let mut has_changed = false;
+        loop {
+            let mut state = self.state.lock();
+            let State { entries, ring, .. } = &mut *state;
+            let over = entries.iter_mut().position(|entry| entry.settle(shared, ring));
+            let told = if over.is_none() { self.next_tell(&mut state) } else { None };
+            let Some(index) = over else {
+                drop(state);
+                let Some((tell, progress)) = told else { break };
+                call("a progress callback", || tell(progress));
+                continue;
+            };
+            let tell = tell_of(&mut state.entries[index]);
+            let ended = self.end(shared, &mut state, index);
+            drop(state);
+            has_changed = true;
+            if let Some((tell, progress)) = tell {
+                call("a progress callback", || tell(progress));
+            }
+            // All of these may run other code: frees, of which a recorder's writer hears, a manager's end, the executor's.
+            let Ended { waker, parts, manager, plan, hops, after } = ended;
+            call("who hears of a free", || drop((parts, plan, hops, after)));
+            wake_all(waker);
+            self.bell.ring();
+            drop(manager);
+        }
+        if has_changed {
+            self.bell.ring();
+        }
+    }
+
+    /// The next progress that has not been told.
+    fn next_tell(&self, state: &mut MutexGuard<'_, State<B>>) -> Option<Tell> {
+        state.entries.iter_mut().find_map(tell_of)
+    }
+
+    fn end(&self, shared: &Shared<B>, state: &mut State<B>, index: usize) -> Ended<B> {
+        let mut entry = state.entries.swap_remove(index);
+        let (id, route, start) = (entry.id, entry.desc.route, entry.start);
+        let hops = [entry.desc.near.take(), entry.desc.far.take()];
+        let (waker, plan) = (entry.waker.take(), entry.plan.clone());
+        let after = std::mem::take(&mut entry.desc.after);
+        let is_awaited = entry.has_future || entry.parts.is_none();
+        let (over, spare, parts, manager) = entry.end();
+        self.count(route, &over, shared.config.clock.now().saturating_sub(start));
+        if state.spares.len() < SPARES_MAX {
+            state.spares.push(spare);
+        }
+        let parts = if is_awaited {
+            state.ended.push((id, over, parts));
+            None
+        } else {
+            parts
+        };
+        Ended { waker, parts, manager, plan, hops, after }
+    }
+
+    /// Gives a queue one chunk; false if there is none to give.
+    fn enqueue_next(&self, shared: &Shared<B>) -> bool {
+        let mut state = self.state.lock();
+        let Some(index) = state.pick(None, |entry| entry.wants_enqueue(&self.waker)) else { return false };
+        let State { entries, ring, .. } = &mut *state;
+        let entry = &mut entries[index];
+        let Some((hop, chunk)) = entry.begin_enqueue(ring) else { return false };
+        let slot = chunk.slot.map(|slot| ring.slot(slot));
+        let queue = entry.hop(hop).expect("who enqueues has a queue").clone();
+        let (id, plan, ticket) = (entry.id, entry.plan.clone(), Arc::clone(entry.ticket(hop)));
+        drop(state);
+        let answer = enqueue(shared, &plan, &queue, hop, chunk, slot.as_deref(), &ticket);
+        self.end_enqueue(id, hop, chunk, answer);
+        true
+    }
+
+    pub(super) fn end_enqueue(&self, id: u64, hop: Hop, chunk: super::Chunk, answer: Result<u64, Error>) {
+        let mut state = self.state.lock();
+        let State { entries, ring, .. } = &mut *state;
+        let entry = entries.iter_mut().find(|entry| entry.id == id).expect("it is not over while a piece is");
+        entry.end_enqueue(ring, hop, chunk, answer);
+    }
+
+    /// One piece for a processor: of transfer `only`, or of any. `None` if there is none now.
+    pub(crate) fn take_copy(&self, copiers_max: usize, only: Option<u64>) -> Option<CopyStep<B>> {
+        let mut state = self.state.lock();
+        if only.is_none() && state.copying >= copiers_max {
+            return None;
+        }
+        let index = state.pick(only, |entry| entry.wants_copy(&self.waker))?;
+        let State { entries, ring, copying, .. } = &mut *state;
+        let entry = &mut entries[index];
+        let chunk = entry.begin_copy(ring, copiers_max as u64)?;
+        *copying += 1;
+        Some(CopyStep {
+            id: entry.id,
+            way: entry.desc.way,
+            plan: entry.plan.clone(),
+            slot: chunk.slot.map(|slot| ring.slot(slot)),
+            queue: entry.hop(Hop::Far).cloned(),
+            ticket: Arc::clone(entry.ticket(Hop::Far)),
+            chunk,
+        })
+    }
+
+    /// A processor has done its piece; of one that goes on to a queue, this is the queue's answer.
+    pub(super) fn end_copy(&self, id: u64, chunk: super::Chunk, enqueued: Option<Result<u64, Error>>) {
+        let mut state = self.state.lock();
+        state.copying -= 1;
+        let State { entries, ring, .. } = &mut *state;
+        let entry = entries.iter_mut().find(|entry| entry.id == id).expect("it is not over while a piece is");
+        match enqueued {
+            Some(answer) => entry.end_enqueue(ring, Hop::Far, chunk, answer),
+            None => entry.end_copy(ring, chunk),
+        }
+        drop(state);
+        self.bell.ring();
+    }
+
+    /// Blocks until a transfer is over, working at it meanwhile.
+    pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> (Over, Option<Box<dyn Parts<B>>>) {
+        let copiers = shared.config.transfers.copy_threads.max(1);
+        loop {
+            let seen = self.bell.count();
+            self.poll(shared);
+            if let Some(over) = self.take_ended(id) {
+                return over;
+            }
+            if let Some(step) = self.take_copy(copiers, Some(id)) {
+                step.run(shared);
+                continue;
+            }
+            self.wait_a_while(shared, Some(id), seen, Some(WAIT_STEP));
+        }
+    }
+
+    /// Waits for what may bring a transfer on, or any.
+    fn wait_a_while(&self, shared: &Shared<B>, id: Option<u64>, seen: u64, timeout: Option<Duration>) {
+        let mut state = self.state.lock();
+        let awaited = |entry: &Entry<B>| entry.awaited().map(|(queue, value)| (queue.clone(), value));
+        let own = id.and_then(|id| state.entry(id).and_then(|entry| awaited(entry)));
+        let awaited = own.or_else(|| state.entries.iter().find_map(awaited));
+        drop(state);
+        match awaited {
+            Some((queue, value)) => {
+                let of = queue.shared(shared);
+                if of.is_lost() || of.wait_a_while(&queue.queue, value, timeout.unwrap_or(TICK)).is_err() {
+                    // The driver cannot wait; or it is over, which the next look tells.
+                    self.bell.wait(seen, Some(TICK));
+                }
+            }
+            None => self.bell.wait(seen, timeout),
+        }
+    }
+
+    /// For a copy thread: sleeps until there may be something to do.
+    pub(super) fn rest(&self, shared: &Shared<B>, seen: u64) {
+        let state = self.state.lock();
+        let is_idle = state.entries.is_empty();
+        drop(state);
+        if is_idle {
+            return self.bell.wait(seen, None);
+        }
+        // One thread waits for the queue, the others for the bell.
+        match self.threads.begin_waiting() {
+            Some(_waiting) => self.wait_a_while(shared, None, seen, Some(TICK)),
+            None => self.bell.wait(seen, Some(WAIT_STEP)),
+        }
+    }
+
+    /// What became of a transfer, if it is over, and what it owned.
+    pub(crate) fn take_ended(&self, id: u64) -> Option<(Over, Option<Box<dyn Parts<B>>>)> {
+        let mut state = self.state.lock();
+        let index = state.ended.iter().position(|(ended, ..)| *ended == id)?;
+        let (_, over, parts) = state.ended.swap_remove(index);
+        Some((over, parts))
+    }
+
+    /// As [`Engine::take_ended`], but keeps a waker for that moment if it is to come.
+    pub(crate) fn poll_ended(&self, id: u64, waker: &Waker) -> Option<(Over, Option<Box<dyn Parts<B>>>)> {
+        // To clone or drop a waker is the executor's code, so neither is done under the lock.
+        let waker = waker.clone();
+        let mut state = self.state.lock();
+        let replaced = state.entry(id).map(|entry| entry.waker.replace(waker));
+        drop(state);
+        drop(replaced);
+        self.take_ended(id)
+    }
+
+    /// Asks a transfer to stop; false if it is over.
+    pub(crate) fn cancel(&self, id: u64) -> bool {
+        let mut state = self.state.lock();
+        let Some(entry) = state.entry(id) else { return false };
+        entry.cancel();
+        drop(state);
+        self.bell.ring();
+        true
+    }
+
+    /// Nobody will ask what became of a transfer: what it owns goes with it.
+    pub(crate) fn detach(&self, id: u64) {
+        let mut state = self.state.lock();
+        let waker = state.entry(id).map(|entry| {
+            entry.has_future = false;
+            entry.waker.take()
+        });
+        drop(state);
+        drop(waker);
+        drop(self.take_ended(id));
+    }
+
+    /// How many bytes of a transfer have arrived; `None` if it is over.
+    pub(crate) fn done_bytes(&self, id: u64) -> Option<u64> {
+        self.state.lock().entry(id).map(|entry| entry.done_bytes())
+    }
+
+    /// Whether a transfer is over.
+    pub(crate) fn is_over(&self, id: u64) -> bool {
+        self.state.lock().entry(id).is_none()
+    }
+}
+
+/// What an entry's user has not been told yet.
+fn tell_of<B: Backend>(entry: &mut Entry<B>) -> Option<Tell> {
+    let done_bytes = entry.done_bytes();
+    let tell = entry.desc.options.progress.as_ref().filter(|_| done_bytes > entry.told_bytes)?;
+    entry.told_bytes = done_bytes;
+    Some((Arc::clone(tell), Progress { done_bytes, bytes: entry.plan.bytes }))
+}
+
+/// Gives a queue a chunk, and puts a marker behind it: by this value the queue has passed it.
+pub(super) fn enqueue<B: Backend>(
+    own: &Shared<B>,
+    plan: &Plan<B>,
+    queue: &HopQueue<B>,
+    hop: Hop,
+    chunk: super::Chunk,
+    slot: Option<&Slot<B>>,
+    ticket: &Arc<aquifer_backend::Ticket>,
+) -> Result<u64, Error> {
+    let shared = queue.shared(own);
+    // To another device a staging chunk is memory of the host.
+    let slot = slot.map(|slot| match queue.foreign {
+        Some(_) => slot.end.of_host().expect("the host sees staging chunks"),
+        None => slot.end.clone(),
+    });
+    plan.enqueue(shared, &queue.queue, hop, chunk, slot.as_ref(), ticket)?;
+    // Refused or not, a marker comes behind it sooner or later.
+    Ok(shared.signal(&queue.queue).unwrap_or_else(|_| queue.queue.timeline.claimed()))
+}

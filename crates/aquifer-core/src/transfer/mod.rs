@@ -1,0 +1,153 @@
+//! Transfers: bringing bytes from one place to another, by the best way there is.
+//!
+//! ```text
+//! Transfers (manager/transfers.rs) ──> Plan (raw/transfer.rs) ──> Engine
+//!                                                                  │ entry.rs   one transfer: its chunks
+//!                        callers that block, copy threads,         │ engine.rs  all of them: who is next
+//!                        futures, simulations: poll, take_copy ──> │ ring.rs    pinned chunks for staging
+//! ```
+//!
+//! The engine has no thread of its own mind: whoever has time calls [`Engine::poll`], which notes what queues have passed and
+//! gives them what is next, and [`Engine::take_copy`], which hands out one piece of copying for a processor. Callers that block
+//! do both for their own transfer, copy threads for all. So the same code runs on one thread in virtual time.
+
+mod counters;
+mod engine;
+mod entry;
+mod ring;
+mod threads;
+mod ways;
+
+pub use counters::RouteStatistics;
+pub(crate) use engine::{Engine, QueueUse};
+pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
+pub(crate) use ways::describe;
+pub use threads::HostCopy;
+
+use crate::cancel::CancelToken;
+use std::fmt;
+use std::sync::Arc;
+
+/// From where to where a transfer goes, as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Route {
+    /// From memory of the host to the device's.
+    HostToDevice,
+    /// From the device's memory to the host's.
+    DeviceToHost,
+    /// Within one device.
+    DeviceToDevice,
+    /// From one device to another, without memory of the host between.
+    PeerDirect,
+    /// From one device to another, through pinned memory.
+    PeerStaged,
+    /// One value to every byte of a buffer.
+    Fill,
+}
+
+impl Route {
+    /// All routes.
+    pub const ALL: [Self; 6] = [
+        Self::HostToDevice,
+        Self::DeviceToHost,
+        Self::DeviceToDevice,
+        Self::PeerDirect,
+        Self::PeerStaged,
+        Self::Fill,
+    ];
+
+    /// The route in words: `host to device`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::HostToDevice => "host to device",
+            Self::DeviceToHost => "device to host",
+            Self::DeviceToDevice => "device to device",
+            Self::PeerDirect => "peer direct",
+            Self::PeerStaged => "peer staged",
+            Self::Fill => "fill",
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Whose chunks go first while several transfers are under way. Those of one priority share alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum Priority {
+    /// Only while no other wants to.
+    Low,
+    /// As most do.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// How many bytes have arrived.
+    pub done_bytes: u64,
+    /// Of how many.
+    pub bytes: u64,
+}
+
+/// How transfers are done: a part of [`Config`](crate::Config).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransferConfig {
+    /// How many threads copy between memory of the host, besides those that wait for transfers of their own; started when a transfer is
+    /// long enough to need them. By default the number of processors, at most 8: one thread copies 6 to 20 GB/s, and a
+    /// link takes up to 55. 0: none; see [`Transfers::take_copy`](crate::Transfers::take_copy).
+    pub copy_threads: usize,
+    /// What is copied at a time, and the size of a staging chunk, in bytes: 1 MiB by default; at least
+    /// [`CHUNK_BYTES_MIN`](Self::CHUNK_BYTES_MIN). A cancelled transfer copies at most so much more.
+    pub chunk_bytes: u64,
+    /// The most pinned memory for staging, in bytes: 32 MiB by default. At least one chunk. It is taken when it is first needed, and
+    /// given back by [`trim`](crate::MemoryManager::trim).
+    pub staging_bytes: u64,
+}
+
+impl TransferConfig {
+    /// The smallest chunk, in bytes.
+    pub const CHUNK_BYTES_MIN: u64 = 64 << 10;
+}
+
+impl Default for TransferConfig {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { copy_threads: processors.min(8), chunk_bytes: 1 << 20, staging_bytes: 32 << 20 }
+    }
+}
+
+/// What a transfer is told beyond its ends. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct TransferOptions {
+    pub(crate) priority: Priority,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
+}
+
+impl TransferOptions {
+    /// Whether nobody looks on or may cancel.
+    pub(crate) fn are_plain(&self) -> bool {
+        self.cancel.is_none() && self.progress.is_none()
+    }
+}
+
+impl fmt::Debug for TransferOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransferOptions")
+            .field("priority", &self.priority)
+            .field("cancel", &self.cancel)
+            .field("has_progress", &self.progress.is_some())
+            .finish()
+    }
+}
