@@ -16,6 +16,7 @@ mod manager;
 mod planted;
 mod pool;
 mod range;
+mod range_lock;
 mod raw;
 mod statistics;
 mod sync;
@@ -34,11 +35,12 @@ pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Buffer, BufferView, Config, CopyDesc,
     ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager, MemoryManagerBuilder,
     MemoryOptions, MemoryPool, Operation, OperationError, PinnedConfig, Queue, RawBuffer, ReclaimHook,
-    ReclaimRequest, Report, Tracking, WhenRefused, ZeroPolicy, parse_bytes,
+    ReclaimRequest, Report, Tracking, Transfers, TransferDestination, TransferSource, TypedView, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
+pub use transfer::{HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig};
 pub use statistics::{
     ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, PinnedStatistics, Statistics, Tag, TagStatistics,
 };

@@ -16,6 +16,9 @@
 //! system has no such call, both are ordinary full fences. Either way: of two threads that each write one place, pass
 //! their fence and read the other's place, at least one sees the other's write.
 
+use std::sync::Arc;
+use std::task::Wake;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
@@ -79,6 +82,8 @@ pub(crate) enum Rank {
     Pinned,
     /// Who is to be woken or called back: waiting allocations, cancellation, reclaim hooks. Nothing is taken under it.
     Waiters,
+    /// Who uses which part of a shared allocation. Nothing is taken under it, but a second of them by [`Mutex::lock_both`].
+    Parts,
 }
 
 /// A mutual exclusion lock with a rank. It has no poison: no code of the user's runs under it.
@@ -115,15 +120,37 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         #[cfg(all(debug_assertions, not(loom)))]
         let held = held::Held::new(self.rank);
-        #[cfg(not(loom))]
-        let inner = self.inner.lock();
-        #[cfg(loom)]
-        let inner = self.inner.lock().expect("loom's locks are not poisoned: a panic ends the run");
         MutexGuard {
-            inner,
+            inner: self.lock_inner(),
             #[cfg(all(debug_assertions, not(loom)))]
             _held: held,
         }
+    }
+
+    /// Waits for two locks of one rank, which are not the same lock, and answers them in the order in which they are given. They
+    /// are taken in the order of their addresses, so that nobody who takes them crosswise waits for ever.
+    pub(crate) fn lock_both<'a>(one: &'a Self, other: &'a Self) -> (MutexGuard<'a, T>, MutexGuard<'a, T>) {
+        debug_assert!(!std::ptr::eq(one, other), "a lock is taken twice");
+        if std::ptr::from_ref(one) > std::ptr::from_ref(other) {
+            let (other, one) = Self::lock_both(other, one);
+            return (one, other);
+        }
+        let one = one.lock();
+        #[cfg(all(debug_assertions, not(loom)))]
+        let held = held::Held::beside(other.rank);
+        let other = MutexGuard {
+            inner: other.lock_inner(),
+            #[cfg(all(debug_assertions, not(loom)))]
+            _held: held,
+        };
+        (one, other)
+    }
+
+    fn lock_inner(&self) -> InnerGuard<'_, T> {
+        #[cfg(not(loom))]
+        return self.inner.lock();
+        #[cfg(loom)]
+        return self.inner.lock().expect("loom's locks are not poisoned: a panic ends the run");
     }
 }
 
@@ -163,11 +190,20 @@ mod held {
 
     impl Held {
         pub(super) fn new(rank: Rank) -> Self {
+            Self::note(rank, |highest| highest < rank)
+        }
+
+        /// For the second of two locks of one rank, which are taken together.
+        pub(super) fn beside(rank: Rank) -> Self {
+            Self::note(rank, |highest| highest == rank)
+        }
+
+        fn note(rank: Rank, may_be_under: impl Fn(Rank) -> bool) -> Self {
             let _ = HELD.try_with(|held| {
                 let mut held = held.borrow_mut();
                 let highest = held.iter().max();
                 assert!(
-                    highest.is_none_or(|&highest| highest < rank),
+                    highest.is_none_or(|&highest| may_be_under(highest)),
                     "lock {rank:?} taken under {highest:?}"
                 );
                 held.push(rank);
@@ -184,6 +220,54 @@ mod held {
                 held.remove(place.expect("a held lock is listed"));
             });
         }
+    }
+}
+
+/// Where one thread sleeps until it is woken. To wake it before it sleeps keeps it from sleeping.
+#[derive(Debug)]
+pub(crate) struct Sleeper {
+    #[cfg(not(loom))]
+    is_woken: parking_lot::Mutex<bool>,
+    #[cfg(not(loom))]
+    wake: parking_lot::Condvar,
+    #[cfg(loom)]
+    notify: loom::sync::Notify,
+}
+
+#[cfg(not(loom))]
+impl Sleeper {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { is_woken: parking_lot::Mutex::new(false), wake: parking_lot::Condvar::new() })
+    }
+
+    /// Blocks until it has been woken since the last sleep.
+    pub(crate) fn sleep(&self) {
+        let mut is_woken = self.is_woken.lock();
+        self.wake.wait_while(&mut is_woken, |is_woken| !*is_woken);
+        *is_woken = false;
+    }
+}
+
+#[cfg(loom)]
+impl Sleeper {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { notify: loom::sync::Notify::new() })
+    }
+
+    pub(crate) fn sleep(&self) {
+        self.notify.wait();
+    }
+}
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        #[cfg(not(loom))]
+        {
+            *self.is_woken.lock() = true;
+            self.wake.notify_one();
+        }
+        #[cfg(loom)]
+        self.notify.notify();
     }
 }
 

@@ -1,5 +1,6 @@
 //! What an allocation looks like to its user.
 
+use super::shared::Shared;
 use super::view::BufferView;
 use crate::raw::allocation::Allocation;
 use crate::statistics::Tag;
@@ -86,6 +87,10 @@ impl<B: Backend> Buffer<B> {
 
     pub(super) fn allocation(&self) -> &Allocation<B> {
         &self.allocation
+    }
+
+    pub(super) fn allocation_mut(&mut self) -> &mut Allocation<B> {
+        &mut self.allocation
     }
 
     pub(super) fn into_allocation(self) -> Allocation<B> {
@@ -198,7 +203,7 @@ impl<B: Backend> Buffer<B> {
     ) -> Result<(), Error> {
         checked_range("copy", source_offset, bytes, source.size_bytes())?;
         checked_range("copy", offset, bytes, self.size_bytes())?;
-        check_one_manager(&self.allocation, &source.allocation)?;
+        check_one_manager(self.allocation.shared(), source.allocation.shared())?;
         self.allocation.copy_from(offset, &source.allocation, source_offset, bytes)
     }
 
@@ -231,8 +236,8 @@ impl<B: Backend> Buffer<B> {
     }
 }
 
-pub(super) fn check_one_manager<B: Backend>(one: &Allocation<B>, other: &Allocation<B>) -> Result<(), Error> {
-    if std::ptr::eq(one.shared(), other.shared()) {
+pub(super) fn check_one_manager<B: Backend>(one: &Shared<B>, other: &Shared<B>) -> Result<(), Error> {
+    if std::ptr::eq(one, other) {
         return Ok(());
     }
     let message = "the buffers belong to two managers; read one and write the other";

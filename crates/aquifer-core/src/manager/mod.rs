@@ -27,6 +27,7 @@ mod report;
 mod shared;
 mod shrink;
 mod tags;
+mod transfers;
 mod typed_pool;
 mod view;
 mod waiting;
@@ -47,7 +48,8 @@ pub use queue::{CopyDesc, Queue};
 pub use raw_handle::RawBuffer;
 pub use reclaim::{ReclaimHook, ReclaimRequest};
 pub use report::{LeakReport, LiveAllocation, Report};
-pub use view::BufferView;
+pub use transfers::{TransferDestination, TransferSource, Transfers};
+pub use view::{BufferView, TypedView, ViewRead, ViewWrite};
 pub use waiting::{ANSWER_WITHIN, AllocateAsync};
 
 pub(crate) use queues::QueueState;

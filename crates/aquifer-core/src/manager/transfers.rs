@@ -6,7 +6,8 @@ use super::view::BufferView;
 use super::{MemoryManager, MemoryOptions, shared};
 use crate::cancel::CancelToken;
 use crate::manager::MemoryKind;
-use crate::raw::shared_allocation::{Access, RangeClaim, SharedAllocation};
+use crate::range_lock::Access;
+use crate::raw::shared_allocation::{RangeClaim, SharedAllocation};
 use crate::raw::transfer::{self, From as Bytes, Reach, ReachMut, Slot};
 use crate::transfer::{
     EntryDesc, HostCopy, Over, Priority, Progress, Route, RouteStatistics, TransferOptions, describe,
@@ -121,7 +122,7 @@ type Claimed<Buffer, B> = EndOf<(Buffer, Range<u64>), RangeClaim<B>>;
 fn claimed_source<'a, B: Backend>(end: TransferSource<'a, B>, range: Range<u64>) -> Claimed<&'a Buffer<B>, B> {
     match end.0 {
         EndOf::Buffer(buffer) => EndOf::Buffer((buffer, range)),
-        EndOf::View(view) => EndOf::View(view.claim_part(range, Access::Read)),
+        EndOf::View(view) => EndOf::View(view.claim_checked(range, Access::Read)),
     }
 }
 
@@ -131,7 +132,7 @@ fn claimed_destination<'a, B: Backend>(
 ) -> Claimed<&'a mut Buffer<B>, B> {
     match end.0 {
         EndOf::Buffer(buffer) => EndOf::Buffer((buffer, range)),
-        EndOf::View(view) => EndOf::View(view.claim_part(range, Access::Write)),
+        EndOf::View(view) => EndOf::View(view.claim_checked(range, Access::Write)),
     }
 }
 

@@ -1,21 +1,30 @@
 //! Parts of a buffer that share it.
 
-use super::buffer::{Buffer, backwards, check_one_manager, checked_range, not_visible, slice, slice_mut};
-use crate::raw::allocation::Allocation;
+mod typed;
+
+pub use typed::TypedView;
+
+use super::buffer::{Buffer, backwards, check_one_manager, checked_range, not_visible};
+use crate::range_lock::Access;
+use crate::raw::shared_allocation::{CopyClaims, RangeClaim, SharedAllocation};
+pub use crate::raw::view_guard::{ViewRead, ViewWrite};
 use aquifer_backend::{Backend, Error, ErrorKind};
 use bytemuck::{AnyBitPattern, NoUninit};
-use parking_lot::RwLock;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// A part of a buffer, or all of it, that keeps the buffer alive.
 ///
-/// Views of one buffer may overlap and be used from any thread: each access takes a lock that the buffer's views share,
-/// readers together, a writer alone, and so may block for as long as another view's access lasts. Every offset counts
-/// from the start of the view, and nothing outside the view can be reached through it. Clones are cheap.
+/// Views of one buffer may overlap and be used from any thread. Each access has its bytes for as long as it lasts: those that have
+/// no byte in common go on at the same time, and so do those that only read; any other waits for those that came before it,
+/// first come, first served. So an access may block for as long as other views' accesses last, and a view whose bytes a thread
+/// itself holds, by [`BufferView::as_mut_slice`] say, is waited for for ever. (Where the host cannot see the memory, bytes count in
+/// units of 4: a device may have to write all of one.)
+///
+/// Every offset counts from the start of the view, and nothing outside the view can be reached through it. Clones are cheap.
 pub struct BufferView<B: Backend> {
-    parent: Arc<RwLock<Allocation<B>>>,
+    parent: Arc<SharedAllocation<B>>,
     offset: u64,
     bytes: u64,
 }
@@ -35,7 +44,7 @@ impl<B: Backend> fmt::Debug for BufferView<B> {
 impl<B: Backend> BufferView<B> {
     pub(super) fn new(buffer: Buffer<B>) -> Self {
         let bytes = buffer.size_bytes();
-        Self { parent: Arc::new(RwLock::new(buffer.into_allocation())), offset: 0, bytes }
+        Self { parent: Arc::new(SharedAllocation::new(buffer.into_allocation())), offset: 0, bytes }
     }
 
     /// The view's size in bytes.
@@ -76,23 +85,59 @@ impl<B: Backend> BufferView<B> {
         Ok((self.view(0..offset)?, self.view(offset..self.bytes.max(offset))?))
     }
 
-    /// The buffer itself, if this is its only view left; else the view.
+    /// The view as values of one type.
     ///
     /// # Errors
     ///
-    /// The view, unchanged, while others share the buffer.
+    /// [`ErrorKind::InvalidArgument`] if its size is not a multiple of theirs, or its offset in the buffer not one of their
+    /// alignment.
+    pub fn typed<T: NoUninit + AnyBitPattern>(&self) -> Result<TypedView<B, T>, Error> {
+        TypedView::new(self.clone())
+    }
+
+    /// The buffer itself, if this is its only view left and nothing else uses it; else the view.
+    ///
+    /// # Errors
+    ///
+    /// The view, unchanged, while other views, accesses through them, or what [`BufferView::as_slice`] and
+    /// [`BufferView::as_mut_slice`] gave share the buffer.
     pub fn try_into_buffer(self) -> Result<Buffer<B>, Self> {
         let Self { parent, offset, bytes } = self;
         match Arc::try_unwrap(parent) {
-            Ok(allocation) => Ok(Buffer::new(allocation.into_inner())),
+            Ok(shared) => Ok(Buffer::new(shared.into_allocation())),
             Err(parent) => Err(Self { parent, offset, bytes }),
         }
     }
 
-    /// The range of the buffer that `bytes` bytes at `offset` of the view are.
-    fn in_parent(&self, operation: &'static str, offset: u64, bytes: u64) -> Result<Range<u64>, Error> {
-        let range = checked_range(operation, offset, bytes, self.bytes)?;
-        Ok(self.offset + range.start..self.offset + range.end)
+    /// Claims the view's bytes, now and without blocking; the claim may have to wait until it is granted. It keeps the buffer
+    /// alive, whatever becomes of the view.
+    pub(crate) fn claim(&self, access: Access) -> RangeClaim<B> {
+        self.parent.claim(self.range(), access)
+    }
+
+    /// As [`BufferView::claim`], a part of the view, which the caller has checked.
+    pub(crate) fn claim_checked(&self, range: Range<u64>, access: Access) -> RangeClaim<B> {
+        self.parent.claim(self.offset + range.start..self.offset + range.end, access)
+    }
+
+    /// The allocation, and the range of it that the view is, for claims.
+    pub(crate) fn claimable(&self) -> (&Arc<SharedAllocation<B>>, Range<u64>) {
+        (&self.parent, self.range())
+    }
+
+    /// Claims what [`BufferView::copy_from`] uses, both ends at the same moment, without blocking. Refused as that is.
+    pub(crate) fn claim_copy(&self, source: &Self) -> Result<CopyClaims<B>, Error> {
+        if self.bytes != source.bytes {
+            let message = format!("{} bytes to be copied to {}; cut one view", source.bytes, self.bytes);
+            return Err(Error::new(ErrorKind::InvalidArgument, "copy", message));
+        }
+        check_one_manager(self.parent.shared(), source.parent.shared())?;
+        SharedAllocation::claim_copy((&self.parent, self.range()), (&source.parent, source.range()))
+    }
+
+    /// The range of the buffer that the view is.
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.bytes
     }
 
     /// Writes values at a byte offset. Blocks until they are there.
@@ -103,9 +148,9 @@ impl<B: Backend> BufferView<B> {
     /// [`ErrorKind::Unsupported`] if the host cannot see the memory.
     pub fn write<T: NoUninit>(&self, offset: u64, values: &[T]) -> Result<(), Error> {
         let values: &[u8] = bytemuck::cast_slice(values);
-        let range = self.in_parent("write", offset, values.len() as u64)?;
-        let mut parent = self.parent.write();
-        slice_mut(parent.bytes_mut()?.ok_or_else(|| not_visible("write"))?, range).copy_from_slice(values);
+        let mut claim = self.claim_part("write", offset, values.len() as u64, Access::Write)?;
+        claim.wait();
+        claim.bytes_mut()?.ok_or_else(|| not_visible("write"))?.copy_from_slice(values);
         Ok(())
     }
 
@@ -117,9 +162,9 @@ impl<B: Backend> BufferView<B> {
     /// host cannot see the memory.
     pub fn read<T: NoUninit + AnyBitPattern>(&self, offset: u64, values: &mut [T]) -> Result<(), Error> {
         let values: &mut [u8] = bytemuck::cast_slice_mut(values);
-        let range = self.in_parent("read", offset, values.len() as u64)?;
-        let parent = self.parent.read();
-        values.copy_from_slice(slice(parent.bytes()?.ok_or_else(|| not_visible("read"))?, range));
+        let mut claim = self.claim_part("read", offset, values.len() as u64, Access::Read)?;
+        claim.wait();
+        values.copy_from_slice(claim.bytes()?.ok_or_else(|| not_visible("read"))?);
         Ok(())
     }
 
@@ -129,7 +174,9 @@ impl<B: Backend> BufferView<B> {
     ///
     /// [`ErrorKind::Driver`] if the driver failed.
     pub fn fill(&self, value: u8) -> Result<(), Error> {
-        self.parent.write().fill(self.offset..self.offset + self.bytes, value)
+        let mut claim = self.claim(Access::Write);
+        claim.wait();
+        claim.fill(value)
     }
 
     /// Copies the whole of `source`, which must be as long as this view. Blocks until it has arrived.
@@ -139,23 +186,85 @@ impl<B: Backend> BufferView<B> {
     /// [`ErrorKind::InvalidArgument`] if the lengths differ, if both are views of one buffer and overlap, or if they
     /// belong to two managers; [`ErrorKind::Driver`] if the driver failed.
     pub fn copy_from(&self, source: &Self) -> Result<(), Error> {
-        let refuse = |message: String| Err(Error::new(ErrorKind::InvalidArgument, "copy", message));
-        if self.bytes != source.bytes {
-            return refuse(format!("{} bytes to be copied to {}; cut one view", source.bytes, self.bytes));
-        }
-        if Arc::ptr_eq(&self.parent, &source.parent) {
-            if self.offset.abs_diff(source.offset) < self.bytes {
-                return refuse("the views overlap; read one and write the other".into());
-            }
-            return self.parent.write().copy_within(source.offset, self.offset, self.bytes);
-        }
-        // Two threads that copy crosswise must not wait for each other: both take the locks in the order of their
-        // addresses.
-        let is_first = Arc::as_ptr(&self.parent) < Arc::as_ptr(&source.parent);
-        let early = is_first.then(|| self.parent.write());
-        let from = source.parent.read();
-        let mut to = early.unwrap_or_else(|| self.parent.write());
-        check_one_manager(&to, &from)?;
-        to.copy_from(self.offset, &from, source.offset, self.bytes)
+        let CopyClaims { mut destination, mut source } = self.claim_copy(source)?;
+        destination.wait();
+        source.wait();
+        destination.copy_from(&source)
+    }
+
+    /// The view as values, without a copy. Blocks while others write bytes of it; while the answer lives, others can read the
+    /// bytes but wait to write them.
+    ///
+    /// A thread that holds this and writes the same bytes through a view waits for itself, for ever; so do two threads that each
+    /// hold what the other wants.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`] if the view's size is not a multiple of the values', or its offset in the buffer not one of
+    /// their alignment; [`ErrorKind::Unsupported`] if the host cannot see the memory.
+    pub fn as_slice<T: AnyBitPattern>(&self) -> Result<ViewRead<B, T>, Error> {
+        self.check_values::<T>("as_slice")?;
+        let mut claim = self.claim(Access::Read);
+        claim.wait();
+        ViewRead::new("as_slice", claim)?.ok_or_else(|| not_visible("as_slice"))
+    }
+
+    /// As [`BufferView::as_slice`], but `None` instead of waiting for others who write bytes of it, or came before to do so.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferView::as_slice`].
+    pub fn try_as_slice<T: AnyBitPattern>(&self) -> Result<Option<ViewRead<B, T>>, Error> {
+        self.check_values::<T>("try_as_slice")?;
+        let Some(claim) = self.parent.try_claim(self.range(), Access::Read) else { return Ok(None) };
+        ViewRead::new("try_as_slice", claim)?.ok_or_else(|| not_visible("try_as_slice")).map(Some)
+    }
+
+    /// The view as values to be written, without a copy. Blocks while others use bytes of it; while the answer lives, others wait
+    /// to use them.
+    ///
+    /// A thread that holds this and uses the same bytes through a view waits for itself, for ever; so do two threads that each
+    /// hold what the other wants.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferView::as_slice`].
+    pub fn as_mut_slice<T: NoUninit + AnyBitPattern>(&self) -> Result<ViewWrite<B, T>, Error> {
+        self.check_values::<T>("as_mut_slice")?;
+        let mut claim = self.claim(Access::Write);
+        claim.wait();
+        ViewWrite::new("as_mut_slice", claim)?.ok_or_else(|| not_visible("as_mut_slice"))
+    }
+
+    /// As [`BufferView::as_mut_slice`], but `None` instead of waiting for others who use bytes of it, or came before to do so.
+    ///
+    /// # Errors
+    ///
+    /// As [`BufferView::as_slice`].
+    pub fn try_as_mut_slice<T: NoUninit + AnyBitPattern>(&self) -> Result<Option<ViewWrite<B, T>>, Error> {
+        self.check_values::<T>("try_as_mut_slice")?;
+        let Some(claim) = self.parent.try_claim(self.range(), Access::Write) else { return Ok(None) };
+        ViewWrite::new("try_as_mut_slice", claim)?.ok_or_else(|| not_visible("try_as_mut_slice")).map(Some)
+    }
+
+    /// Refuses what cannot be values of `T`, saying which of size and alignment is wrong.
+    fn check_values<T>(&self, operation: &'static str) -> Result<(), Error> {
+        let (size, alignment) = (size_of::<T>() as u64, align_of::<T>() as u64);
+        let message = if size == 0 {
+            "values without size; bytes have no such".into()
+        } else if !self.bytes.is_multiple_of(size) {
+            format!(
+                "a view of {} bytes as values of {size} bytes; cut it to a multiple of that size",
+                self.bytes
+            )
+        } else if !self.offset.is_multiple_of(alignment) {
+            format!(
+                "a view from byte {} of its buffer as values aligned to {alignment}; cut it at a multiple of that alignment",
+                self.offset
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, operation, message))
     }
 }

@@ -422,20 +422,6 @@ impl<B: Backend> Allocation<B> {
         self.shared.note(answer)
     }
 
-    /// Copies `bytes` bytes from one part of the allocation to another. The caller has checked that both lie in it and
-    /// do not overlap.
-    pub(crate) fn copy_within(&mut self, from: u64, to: u64, bytes: u64) -> Result<(), Error> {
-        debug_assert!(from.abs_diff(to) >= bytes && from.max(to) + bytes <= self.allocated_bytes());
-        self.shared.check_process("copy")?;
-        self.wait_for_queues()?;
-        let block = self.block();
-        let source = BlockRange { block: &*block, offset: self.place.offset + from, bytes };
-        let destination = BlockRange { block: &*block, offset: self.place.offset + to, bytes };
-        // SAFETY: both ranges lie in the allocation, equally long and apart; it is borrowed mutably.
-        let answer = unsafe { self.shared.backend.copy(source, destination) };
-        self.shared.note(answer)
-    }
-
     /// Copies `bytes` bytes of another allocation of the same manager. The caller has checked both ranges.
     pub(crate) fn copy_from(
         &mut self,

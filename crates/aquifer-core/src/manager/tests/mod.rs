@@ -5,6 +5,7 @@ mod device;
 mod pinned;
 mod preallocate;
 mod purgeable;
+mod views;
 
 use super::shared::{self, Home};
 use super::{Config, MemoryManager, MemoryOptions};
