@@ -185,6 +185,10 @@ impl<B: Backend> MemoryManager<B> {
         Ok(Queue::new(self.clone(), self.owner.make_queue()?))
     }
 
+    pub(crate) fn shared(&self) -> &Shared<B> {
+        &self.owner
+    }
+
     pub(super) fn start_reaper(&self) -> Result<(), Error>
     where
         B: SyncBackend,

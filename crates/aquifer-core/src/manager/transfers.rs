@@ -309,7 +309,7 @@ impl<B: SyncBackend> Transfers<B> {
         self.run(Bytes::Value(value), reach_mut(&mut destination))
     }
 
-    fn run(&self, mut from: Bytes<'_, B>, mut to: ReachMut<'_, B>) -> Result<(), OperationError<()>> {
+    fn run<'a>(&self, mut from: Bytes<'a, B>, mut to: ReachMut<'a, B>) -> Result<(), OperationError<()>> {
         let owner = &self.manager.owner;
         let begin = || {
             owner.check_process("transfer")?;

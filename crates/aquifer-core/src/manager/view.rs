@@ -115,6 +115,17 @@ impl<B: Backend> BufferView<B> {
         self.parent.claim(self.range(), access)
     }
 
+    /// As [`BufferView::claim`], `bytes` bytes from `offset` of the view on. Refused if they are not in it.
+    pub(crate) fn claim_part(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        bytes: u64,
+        access: Access,
+    ) -> Result<RangeClaim<B>, Error> {
+        Ok(self.claim_checked(checked_range(operation, offset, bytes, self.bytes)?, access))
+    }
+
     /// As [`BufferView::claim`], a part of the view, which the caller has checked.
     pub(crate) fn claim_checked(&self, range: Range<u64>, access: Access) -> RangeClaim<B> {
         self.parent.claim(self.offset + range.start..self.offset + range.end, access)

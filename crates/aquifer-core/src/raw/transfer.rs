@@ -428,32 +428,25 @@ impl<B: Backend> Plan<B> {
     ) -> Result<(), Error> {
         shared.check_process("transfer")?;
         let Chunk { offset, bytes, .. } = chunk;
-        // SAFETY: chunks lie in the plan.
-        let destination = |end: &'_ End<B>, at: u64| -> CopyEnd<'_, B::Block> { unsafe { end.copy_end(at) } };
-        let command = match (&self.source, slot, hop) {
+        let (source, destination) = match (&self.source, slot, hop) {
             (Source::Fill(value), ..) => {
                 let End::Block { block, offset: start, .. } = &self.destination else {
                     unreachable!("queues fill blocks")
                 };
                 let destination = BlockRange { block: &**block, offset: start + offset, bytes };
-                Command::Fill { destination, value: *value }
+                let command = Command::Fill { destination, value: *value };
+                // SAFETY: as for copies, below.
+                return shared.note(unsafe { shared.backend.enqueue(&queue.raw, command, ticket) });
             }
-            (Source::Copy(from), Some(slot), Hop::Near) => Command::Copy {
-                source: destination(from, offset),
-                destination: destination(slot, 0),
-                bytes,
-            },
-            (Source::Copy(_), Some(slot), Hop::Far) => Command::Copy {
-                source: destination(slot, 0),
-                destination: destination(&self.destination, offset),
-                bytes,
-            },
-            (Source::Copy(from), None, _) => Command::Copy {
-                source: destination(from, offset),
-                destination: destination(&self.destination, offset),
-                bytes,
-            },
+            (Source::Copy(from), Some(slot), Hop::Near) => ((from, offset), (slot, 0)),
+            (Source::Copy(_), Some(slot), Hop::Far) => ((slot, 0), (&self.destination, offset)),
+            (Source::Copy(from), None, _) => ((from, offset), (&self.destination, offset)),
         };
+        // SAFETY: chunks lie in the plan, and start where slots do.
+        let from = unsafe { source.0.copy_end(source.1) };
+        // SAFETY: as above.
+        let to = unsafe { destination.0.copy_end(destination.1) };
+        let command = Command::Copy { source: from, destination: to, bytes };
         // SAFETY: chunks lie in the plan, whose ends do not overlap, and are not longer than a slot, which is the chunk's alone. All of it is
         // the transfer's until it is over, which it is not before this queue has passed the marker that comes behind, or the device is lost.
         // The queues that may have used the ends before have passed. Blocks are the queue's device's, or such as it reads.

@@ -91,7 +91,7 @@ pub(crate) struct Engine<B: Backend> {
     queues: [OnceLock<Arc<QueueState<B::Queue>>>; 3],
     making_queue: Mutex<()>,
     counters: RouteCounters,
-    pub(super) threads: CopyThreads,
+    pub(crate) threads: CopyThreads,
 }
 
 impl<B: Backend> Default for Engine<B> {

@@ -19,8 +19,8 @@ mod threads;
 mod ways;
 
 pub use counters::RouteStatistics;
-pub(crate) use engine::{Engine, QueueUse};
-pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
+pub(crate) use engine::Engine;
+pub(crate) use entry::{Chunk, EntryDesc, Hop, Over, Way};
 pub(crate) use ways::describe;
 pub use threads::HostCopy;
 

@@ -82,7 +82,7 @@ impl<B: Backend> HostCopy<B> {
 impl<B: Backend> Drop for HostCopy<B> {
     fn drop(&mut self) {
         if let Some(step) = self.step.take() {
-            step.run(&self.manager.owner);
+            step.run(self.manager.shared());
         }
     }
 }

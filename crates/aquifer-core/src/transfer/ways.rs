@@ -132,10 +132,10 @@ impl<'a, B: Backend> Chosen<'a, B> {
 ///
 /// [`ErrorKind::InvalidArgument`] if neither end is `own`'s; [`ErrorKind::Unsupported`] if there is no way, or there are no queues; what the driver says
 /// when it makes a queue.
-pub(crate) fn describe<B: Backend>(
+pub(crate) fn describe<'a, B: Backend>(
     own: &SharedPtr<B>,
-    from: &mut From<'_, B>,
-    to: &mut ReachMut<'_, B>,
+    from: &mut From<'a, B>,
+    to: &mut ReachMut<'a, B>,
     options: &TransferOptions,
 ) -> Result<EntryDesc<B>, Error> {
     let destination = &mut to.0;
