@@ -32,15 +32,16 @@ pub use aquifer_backend::{
 pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
-    ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Buffer, BufferView, Config, CopyDesc,
+    ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
     ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager, MemoryManagerBuilder,
     MemoryOptions, MemoryPool, Operation, OperationError, PinnedConfig, Queue, RawBuffer, ReclaimHook,
-    ReclaimRequest, Report, Tracking, Transfers, TransferDestination, TransferSource, TypedView, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
+    ReclaimRequest, Report, Tracking, Transfer, TransferBuffer, TransferDestination, TransferMemory,
+    TransferSource, Transfers, TypedView, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
-pub use transfer::{HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig};
 pub use statistics::{
     ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, PinnedStatistics, Statistics, Tag, TagStatistics,
 };
+pub use transfer::{HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig};

@@ -151,7 +151,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// All queues that may use an allocation: its home, if it has one, and those that were recorded.
-    fn queues_of(&self, uses: Uses) -> impl Iterator<Item = Arc<QueueState<B::Queue>>> {
+    pub(crate) fn queues_of(&self, uses: Uses) -> impl Iterator<Item = Arc<QueueState<B::Queue>>> {
         let home = (uses.home() != NO_QUEUE).then(|| self.queues.get(uses.home()));
         let recorded = if uses.are_recorded() { self.recorded_queues(uses) } else { Vec::new() };
         home.into_iter().chain(recorded)

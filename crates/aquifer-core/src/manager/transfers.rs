@@ -119,7 +119,10 @@ impl<B: Backend> TransferDestination<'_, B> {
 /// One end of a blocking transfer, claimed if it is a view's.
 type Claimed<Buffer, B> = EndOf<(Buffer, Range<u64>), RangeClaim<B>>;
 
-fn claimed_source<'a, B: Backend>(end: TransferSource<'a, B>, range: Range<u64>) -> Claimed<&'a Buffer<B>, B> {
+fn claimed_source<'a, B: Backend>(
+    end: TransferSource<'a, B>,
+    range: Range<u64>,
+) -> Claimed<&'a Buffer<B>, B> {
     match end.0 {
         EndOf::Buffer(buffer) => EndOf::Buffer((buffer, range)),
         EndOf::View(view) => EndOf::View(view.claim_checked(range, Access::Read)),

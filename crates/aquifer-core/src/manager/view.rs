@@ -136,6 +136,11 @@ impl<B: Backend> BufferView<B> {
         (&self.parent, self.range())
     }
 
+    /// As [`BufferView::claimable`], a part of the view, which the caller has checked.
+    pub(crate) fn claimable_part(&self, range: Range<u64>) -> (&Arc<SharedAllocation<B>>, Range<u64>) {
+        (&self.parent, self.offset + range.start..self.offset + range.end)
+    }
+
     /// Claims what [`BufferView::copy_from`] uses, both ends at the same moment, without blocking. Refused as that is.
     pub(crate) fn claim_copy(&self, source: &Self) -> Result<CopyClaims<B>, Error> {
         if self.bytes != source.bytes {

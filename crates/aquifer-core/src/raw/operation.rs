@@ -34,6 +34,16 @@ impl<T: bytemuck::NoUninit + bytemuck::AnyBitPattern + Send> HostMemory for Vec<
     }
 }
 
+impl<T: bytemuck::NoUninit + bytemuck::AnyBitPattern + Send> HostMemory for Box<[T]> {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self)
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
+}
+
 /// What an operation uses.
 pub(crate) struct Parts<B: Backend> {
     pub(crate) source: Option<Allocation<B>>,

@@ -11,7 +11,7 @@ use super::shared_allocation::RangeClaim;
 use crate::manager::{QueueState, Shared};
 use crate::pool::Uses;
 use crate::range::NO_QUEUE;
-use crate::transfer::{Chunk, EntryDesc, Hop, Over, Way};
+use crate::transfer::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
 use aquifer_backend::{Backend, BlockRange, Command, CopyEnd, Error, Ticket};
 use std::any::Any;
 use std::marker::PhantomData;
@@ -164,7 +164,8 @@ impl<'a, B: Backend> Reach<'a, B> {
         debug_assert!(range.start <= range.end && range.end <= allocation.requested_bytes());
         let (block, start) = allocation.located();
         // SAFETY: the range lies in the allocation, and that is one object of the host's memory, where it sees it.
-        let host = allocation.host_pointer().map(|host| HostAddress(unsafe { host.add(range.start as usize) }));
+        let host =
+            allocation.host_pointer().map(|host| HostAddress(unsafe { host.add(range.start as usize) }));
         Self {
             end: End::Block { block, offset: start + range.start, host },
             bytes: range.end - range.start,
@@ -175,9 +176,8 @@ impl<'a, B: Backend> Reach<'a, B> {
         }
     }
 
-    /// What a granted claim holds.
+    /// What a claim holds. It must be granted before the transfer begins.
     pub(crate) fn claim(claim: &'a RangeClaim<B>) -> Self {
-        debug_assert!(claim.is_granted());
         Self::allocation(claim.allocation(), claim.range())
     }
 
@@ -187,6 +187,17 @@ impl<'a, B: Backend> Reach<'a, B> {
             Some(shared) if self.is_used() => shared.wait_for_uses(self.uses),
             _ => Ok(()),
         }
+    }
+
+    /// What must have passed before the memory is used, by the manager `own`: a marker in each queue that may use it now.
+    pub(crate) fn marks(&self, own: &SharedPtr<B>) -> Result<Vec<(HopQueue<B>, u64)>, Error> {
+        let Some(shared) = self.shared.filter(|_| self.is_used()) else { return Ok(Vec::new()) };
+        let mark = |queue: Arc<QueueState<B::Queue>>| {
+            let value = shared.signal(&queue)?;
+            let foreign = (!std::ptr::eq::<Shared<B>>(&**shared, &**own)).then(|| shared.keeper());
+            Ok((HopQueue { queue, foreign }, value))
+        };
+        shared.queues_of(self.uses).map(mark).collect()
     }
 
     /// Whether queues may use the memory.
@@ -219,7 +230,7 @@ impl<'a, B: Backend> ReachMut<'a, B> {
         Self(Reach::allocation(allocation, range))
     }
 
-    /// What a granted claim to write holds.
+    /// What a claim to write holds. It must be granted before the transfer begins.
     pub(crate) fn claim(claim: &'a mut RangeClaim<B>) -> Self {
         Self(Reach::claim(claim))
     }
@@ -337,7 +348,7 @@ impl<B: Backend> Drop for Running<'_, B> {
 pub(crate) fn begin<B: Backend>(
     own: &SharedPtr<B>,
     mut parts: Box<dyn Parts<B>>,
-    desc: impl FnOnce(&mut From<'_, B>, &mut ReachMut<'_, B>) -> Result<EntryDesc<B>, Error>,
+    desc: impl for<'a> FnOnce(&mut From<'a, B>, &mut ReachMut<'a, B>) -> Result<EntryDesc<B>, Error>,
 ) -> Result<u64, (Error, Box<dyn Parts<B>>)> {
     // What the addresses are of stays where it is when its owner moves: blocks, and what vectors and boxes point to. The engine keeps the
     // parts, in their box, until the transfer is over, and does nothing before they are granted.
@@ -458,9 +469,7 @@ impl<B: Backend> Plan<B> {
 /// A chunk in steps: offset in the plan, and bytes.
 fn steps(chunk: Chunk) -> impl Iterator<Item = (u64, u64)> {
     let end = chunk.offset + chunk.bytes;
-    (chunk.offset..end)
-        .step_by(STEP_BYTES as usize)
-        .map(move |offset| (offset, STEP_BYTES.min(end - offset)))
+    (chunk.offset..end).step_by(STEP_BYTES as usize).map(move |offset| (offset, STEP_BYTES.min(end - offset)))
 }
 
 /// A chunk of pinned memory, for staging.

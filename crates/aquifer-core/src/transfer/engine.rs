@@ -136,18 +136,15 @@ impl<B: Backend> State<B> {
     }
 
     /// Who is next of those of whom `wants` says that they want something, if it can be had.
-    fn pick(
-        &mut self,
-        only: Option<u64>,
-        wants: impl Fn(&mut Entry<B>) -> Option<Want>,
-    ) -> Option<usize> {
+    fn pick(&mut self, only: Option<u64>, wants: impl Fn(&mut Entry<B>) -> Option<Want>) -> Option<usize> {
         let has_slot = self.ring.has_free();
         let can = |(index, entry): (usize, &mut Entry<B>)| {
             if only.is_some_and(|id| id != entry.id) {
                 return None;
             }
             let want = wants(entry)?;
-            (has_slot || !want.needs_slot).then(|| ((std::cmp::Reverse(entry.priority()), entry.share()), index))
+            (has_slot || !want.needs_slot)
+                .then(|| ((std::cmp::Reverse(entry.priority()), entry.share()), index))
         };
         let first = self.entries.iter_mut().enumerate().filter_map(can).min();
         first.map(|(_, index)| index)
@@ -277,7 +274,10 @@ impl<B: Backend> Engine<B> {
         for entry in &state.entries {
             entry.each_awaited(|queue, value| {
                 let is_known = |known: &HopQueue<B>| Arc::ptr_eq(&known.queue, &queue.queue);
-                if queue.queue.timeline.completed() < value && !queues.is_full() && !queues.iter().any(is_known) {
+                if queue.queue.timeline.completed() < value
+                    && !queues.is_full()
+                    && !queues.iter().any(is_known)
+                {
                     queues.push(queue.clone());
                 }
             });

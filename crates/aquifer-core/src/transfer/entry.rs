@@ -434,7 +434,13 @@ impl<B: Backend> Entry<B> {
     }
 
     /// A queue has been given a chunk, and passes it with this value, or has refused it.
-    pub(crate) fn end_enqueue(&mut self, ring: &mut Ring<B>, hop: Hop, chunk: Chunk, answer: Result<u64, Error>) {
+    pub(crate) fn end_enqueue(
+        &mut self,
+        ring: &mut Ring<B>,
+        hop: Hop,
+        chunk: Chunk,
+        answer: Result<u64, Error>,
+    ) {
         self.busy -= 1;
         match answer {
             Ok(value) => self.flight(hop).push_back(Flight { value, chunk }),

@@ -20,9 +20,9 @@ mod ways;
 
 pub use counters::RouteStatistics;
 pub(crate) use engine::Engine;
-pub(crate) use entry::{Chunk, EntryDesc, Hop, Over, Way};
-pub(crate) use ways::describe;
+pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
 pub use threads::HostCopy;
+pub(crate) use ways::describe;
 
 use crate::cancel::CancelToken;
 use std::fmt;

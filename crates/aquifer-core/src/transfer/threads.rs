@@ -1,7 +1,7 @@
 //! Who copies between memory of the host: threads of the manager's, and whoever asks for a piece.
 
-use super::entry::{Chunk, Hop, HopQueue, Way};
 use super::engine::enqueue;
+use super::entry::{Chunk, Hop, HopQueue, Way};
 use crate::manager::{MemoryManager, Shared};
 use crate::raw::allocation::Keeper;
 use crate::raw::transfer::{Plan, Slot};
@@ -110,7 +110,11 @@ impl CopyThreads {
     }
 
     /// Starts the threads if there are none: `count`, with what `keeper` makes for each.
-    pub(crate) fn start<B: SyncBackend>(&self, count: usize, keeper: impl Fn() -> Keeper<B>) -> Result<(), Error> {
+    pub(crate) fn start<B: SyncBackend>(
+        &self,
+        count: usize,
+        keeper: impl Fn() -> Keeper<B>,
+    ) -> Result<(), Error> {
         let mut threads = self.threads.lock();
         if !threads.is_empty() || self.is_closing.load(Ordering::Acquire) {
             return Ok(());
