@@ -1,6 +1,6 @@
 //! The backend itself.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,9 @@ use rustix::process::Resource;
 use crate::block::HostBlock;
 use crate::budget;
 use crate::facts;
+use crate::numa;
+use crate::options::HostOptions;
+use crate::pinned;
 use crate::queue::HostQueue;
 use crate::sys;
 
@@ -32,7 +35,14 @@ const BLOCK_BYTES_MAX: u64 = if usize::BITS >= 64 { 1 << 46 } else { 1 << 30 };
 #[derive(Debug)]
 pub struct Host {
     properties: Properties,
+    /// Where the system's files are.
+    root: PathBuf,
+    /// The NUMA node that pinned blocks are bound to.
+    pinned_node: Option<u32>,
 }
+
+/// The index of the memory type that is pinned.
+pub(crate) const PINNED: usize = 1;
 
 impl Host {
     /// Asks the system what it is. Reads a few files of the system.
@@ -41,24 +51,43 @@ impl Host {
     ///
     /// [`ErrorKind::Driver`] if the system does not say how much memory it has.
     pub fn new() -> Result<Self, Error> {
-        let root = root();
-        let memory = facts::memory(root).ok_or_else(|| {
+        Self::with_options(HostOptions::default())
+    }
+
+    /// As [`Host::new`], with pinned blocks on a chosen NUMA node. Asks the kernel once whether it binds memory to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::new`]. For [`HostOptions::pinned_near`] also [`ErrorKind::Configuration`] if there is no such node, device or
+    /// processor, or this process may not use that node's memory; [`ErrorKind::Unsupported`] if the system does not say where it
+    /// is, does not bind memory to nodes, or is not Linux.
+    pub fn with_options(options: HostOptions) -> Result<Self, Error> {
+        let HostOptions { root, pinned_near } = options;
+        let memory = facts::memory(&root).ok_or_else(|| {
             Error::new(ErrorKind::Driver, "Host::new", "the system does not say how much memory it has")
         })?;
+        let pinned_node = match pinned_near {
+            Some(near) => {
+                let node = pinned::check_is_linux().and_then(|()| numa::node_near(&root, &near))?;
+                pinned::check_binding(node)?;
+                Some(node)
+            }
+            None => None,
+        };
         let page_bytes = sys::page_bytes() as u64;
         let properties = Properties {
             backend: "host",
-            device: facts::device_name(root),
+            device: facts::device_name(&root),
             heaps: vec![Heap { size_bytes: memory.total_bytes }],
-            memory_types: vec![MemoryType {
-                heap_index: 0,
-                flags: MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL,
-            }],
+            memory_types: vec![
+                MemoryType { heap_index: 0, flags: MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL },
+                MemoryType { heap_index: 0, flags: MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED },
+            ],
             // The OS page, because that is the unit of mmap. A larger granule (the huge page) would only forbid small
             // blocks; blocks that gain from huge pages are aligned to them anyway.
             block_granularity_bytes: page_bytes,
             block_bytes_max: BLOCK_BYTES_MAX,
-            block_count_max: facts::block_count_max(root, BLOCK_BYTES_MAX, page_bytes),
+            block_count_max: facts::block_count_max(&root, BLOCK_BYTES_MAX, page_bytes),
             alignment_bytes_min: page_bytes,
             physical_page_bytes: 0,
             // Blocks start at OS pages, imported or not.
@@ -70,13 +99,14 @@ impl Host {
                 | Capabilities::IMPORT
                 | Capabilities::RUNS_ON_HOST,
         };
-        Ok(Self { properties })
+        Ok(Self { properties, root, pinned_node })
     }
-}
 
-/// Where the system's files are, outside of tests.
-fn root() -> &'static Path {
-    Path::new("/")
+    /// The NUMA node that pinned blocks are bound to; `None` without [`HostOptions::pinned_near`].
+    #[must_use]
+    pub fn pinned_node(&self) -> Option<u32> {
+        self.pinned_node
+    }
 }
 
 /// The address `offset` bytes into a block.
@@ -113,13 +143,21 @@ unsafe impl Backend for Host {
         let address_space_bytes_max = rustix::process::getrlimit(Resource::As).current;
         let heap_size_bytes = self.properties.heaps[heap_index].size_bytes;
         let page_bytes = self.properties.block_granularity_bytes;
-        Ok(budget::read(root(), heap_size_bytes, address_space_bytes_max, page_bytes))
+        Ok(budget::read(&self.root, heap_size_bytes, address_space_bytes_max, page_bytes))
     }
 
+    /// A pinned block is brought into physical memory within the call, which takes about as long as touching all of it.
+    ///
+    /// A pinned block fails with [`ErrorKind::OutOfMemory`] if less might be locked: a limit has been reached, or the machine or
+    /// the NUMA node has no room for it. It fails with [`ErrorKind::Unsupported`] if this process may lock nothing, or bind
+    /// nothing to a node any more.
     fn create_block(&self, desc: &BlockDesc<'_>) -> Result<HostBlock, Error> {
-        // More than the address space holds is refused like anything else that is too much.
-        let mapped = usize::try_from(desc.bytes).map_err(|_| Errno::NOMEM).and_then(HostBlock::map);
-        mapped.map_err(|errno| create_error(desc.bytes, errno))
+        let block = map(desc.bytes)?;
+        if desc.memory_type_index == PINNED {
+            pinned::pin(block, &self.root, self.pinned_node)
+        } else {
+            Ok(block)
+        }
     }
 
     unsafe fn destroy_block(&self, block: HostBlock) -> Result<(), DestroyError<HostBlock>> {
@@ -137,18 +175,31 @@ unsafe impl Backend for Host {
         })
     }
 
-    /// Never fails.
-    fn import_block(&self, memory: HostMemory, _memory_type_index: usize) -> Result<HostBlock, ImportError> {
+    /// Never fails for the first memory type. Nothing can be imported as pinned memory: locks of one address do not add up, so
+    /// ending this one's would end one that the memory's owner may have made.
+    fn import_block(&self, memory: HostMemory, memory_type_index: usize) -> Result<HostBlock, ImportError> {
+        if memory_type_index == PINNED {
+            let message = "memory is imported as it is; lock it yourself (mlock) and import it as memory type 0, or copy \
+                           it to a pinned block";
+            let error = Error::new(ErrorKind::Unsupported, "import_block", message);
+            return Err(ImportError { memory, error });
+        }
         Ok(HostBlock::import(memory))
     }
 
+    /// Of a pinned block, unlocks the range too: that much can be locked elsewhere. A range in the middle of one splits its
+    /// mapping in the kernel, for as long as the block exists; where the process has too many mappings this is refused.
     unsafe fn release_range(&self, range: BlockRange<'_, HostBlock>) -> Result<(), Error> {
         // SAFETY: the caller vouches that the range lies in its block.
         let start = unsafe { at(range.block, range.offset) };
-        // SAFETY: a block is one mapping (and imported ones have no part that nobody uses); the caller vouches that the range begins and ends at OS pages, our granule, and
-        // that nobody uses it.
-        unsafe { sys::release(start, range.bytes as usize) }.map_err(|errno| {
-            let message = format!("the system did not take {} bytes of a block back", range.bytes);
+        // SAFETY: the caller vouches that the range lies in its block and begins and ends at OS pages, our granule, and that
+        // nobody uses it.
+        unsafe { range.block.release(start, range.bytes as usize) }.map_err(|errno| {
+            let message = format!(
+                "the system did not take {} bytes of a block back; if the process has too many mappings, destroy \
+                 other blocks first or raise vm.max_map_count",
+                range.bytes
+            );
             Error::new(ErrorKind::Driver, "release_range", message).with_source(errno)
         })
     }
@@ -230,6 +281,13 @@ unsafe impl Backend for Host {
     }
 }
 
+/// Maps a block of ordinary memory.
+fn map(bytes: u64) -> Result<HostBlock, Error> {
+    // More than the address space holds is refused like anything else that is too much.
+    let mapped = usize::try_from(bytes).map_err(|_| Errno::NOMEM).and_then(HostBlock::map);
+    mapped.map_err(|errno| create_error(bytes, errno))
+}
+
 fn create_error(bytes: u64, errno: Errno) -> Error {
     let operation = "create_block";
     if errno == Errno::NOMEM {
@@ -252,168 +310,4 @@ impl DefaultDevice for Host {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::block::HUGE_PAGE_BYTES;
-
-    fn create(host: &Host, bytes: u64) -> HostBlock {
-        host.create_block(&BlockDesc::new(bytes, 0)).unwrap()
-    }
-
-    fn destroy(host: &Host, block: HostBlock) {
-        // SAFETY: the tests below use no block after this.
-        unsafe { host.destroy_block(block) }.unwrap();
-    }
-
-    /// The block's content. The borrow of the block keeps it from being destroyed meanwhile.
-    fn bytes<'a>(host: &Host, block: &'a mut HostBlock) -> &'a mut [u8] {
-        let start = host.host_pointer(block).unwrap();
-        // SAFETY: the block is readable, writable and initialised over its size, and borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), block.bytes()) }
-    }
-
-    fn range(block: &HostBlock, offset: u64, bytes: u64) -> BlockRange<'_, HostBlock> {
-        BlockRange { block, offset, bytes }
-    }
-
-    #[test]
-    fn properties_keep_the_contract() {
-        let host = Host::new().unwrap();
-        let properties = host.properties();
-        assert_eq!(properties.backend, "host");
-        assert!(properties.device.starts_with("host memory"));
-        assert!(properties.block_granularity_bytes.is_power_of_two());
-        assert!(properties.alignment_bytes_min.is_power_of_two() && properties.alignment_bytes_min >= 256);
-        assert_eq!(properties.heaps.len(), 1);
-        assert!(properties.heaps[0].size_bytes > 0);
-        assert_eq!(properties.memory_types.len(), 1);
-        assert!(properties.block_count_max > 0);
-        assert!(properties.block_bytes_max.is_multiple_of(properties.block_granularity_bytes));
-    }
-
-    #[test]
-    fn budget_is_within_the_heap() {
-        let host = Host::new().unwrap();
-        let budget = host.budget(0).unwrap();
-        assert!(budget.budget_bytes > 0 && budget.budget_bytes <= host.properties().heaps[0].size_bytes);
-        assert!(budget.available_bytes <= budget.budget_bytes);
-    }
-
-    #[test]
-    fn blocks_are_zeroed_aligned_and_writable_to_the_last_byte() {
-        let host = Host::new().unwrap();
-        let granule = host.properties().block_granularity_bytes;
-        let huge = HUGE_PAGE_BYTES as u64;
-        let sizes =
-            [granule, 3 * granule, huge - granule, huge, huge + granule, 5 * huge, 5 * huge + 7 * granule];
-        // Twice, so that addresses which have been dirty come round again.
-        for size in sizes.into_iter().chain(sizes) {
-            let mut block = create(&host, size);
-            let address = host.host_pointer(&block).unwrap().addr().get() as u64;
-            let alignment = if size >= huge { huge } else { host.properties().alignment_bytes_min };
-            assert!(address.is_multiple_of(alignment), "{size} bytes at {address:#x}");
-            let content = bytes(&host, &mut block);
-            assert_eq!(content.len() as u64, size);
-            assert!(content.iter().all(|&byte| byte == 0), "{size}");
-            content.fill(0xa5);
-            assert_eq!(content.last(), Some(&0xa5));
-            destroy(&host, block);
-        }
-    }
-
-    #[test]
-    fn blocks_do_not_overlap() {
-        let host = Host::new().unwrap();
-        let granule = host.properties().block_granularity_bytes;
-        let size = |index: u64| if index.is_multiple_of(2) { (2 << 20) + granule } else { granule };
-        let mut blocks: Vec<_> = (0..20).map(|index| create(&host, size(index))).collect();
-        for (index, block) in blocks.iter_mut().enumerate() {
-            bytes(&host, block).fill(index as u8 + 1);
-        }
-        for (index, block) in blocks.iter_mut().enumerate() {
-            assert!(bytes(&host, block).iter().all(|&byte| byte == index as u8 + 1), "{index}");
-        }
-        for block in blocks {
-            destroy(&host, block);
-        }
-    }
-
-    #[test]
-    fn impossible_sizes_are_out_of_memory() {
-        let host = Host::new().unwrap();
-        for size in [1 << 60, 1 << 63, u64::MAX - 0x3fff] {
-            let error = host.create_block(&BlockDesc::new(size, 0)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
-            assert!(error.is_retryable());
-            assert!(
-                error.message().contains(&size.to_string()) && error.message().contains("ulimit"),
-                "{error}"
-            );
-        }
-        // The largest block may be possible: it is address space only.
-        let desc = BlockDesc::new(host.properties().block_bytes_max, 0);
-        match host.create_block(&desc) {
-            Ok(block) => destroy(&host, block),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}"),
-        }
-    }
-
-    #[test]
-    fn no_size_at_all_is_an_error_with_its_cause() {
-        let error = Host::new().unwrap().create_block(&BlockDesc::new(0, 0)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Driver);
-        assert!(std::error::Error::source(&error).is_some());
-    }
-
-    #[test]
-    fn copies_between_blocks_and_within_one() {
-        let host = Host::new().unwrap();
-        let granule = host.properties().block_granularity_bytes;
-        let (mut a, mut b) = (create(&host, granule), create(&host, granule));
-        for (index, byte) in bytes(&host, &mut a).iter_mut().enumerate() {
-            *byte = index as u8;
-        }
-        // SAFETY: both ranges lie in their blocks, which are different, and nobody else knows them.
-        unsafe { host.copy(range(&a, 3, 100), range(&b, granule - 100, 100)) }.unwrap();
-        let content = bytes(&host, &mut b);
-        let (before, copied) = content.split_at(content.len() - 100);
-        assert!(before.iter().all(|&byte| byte == 0));
-        assert!(copied.iter().enumerate().all(|(index, &byte)| byte == index as u8 + 3));
-        // SAFETY: the ranges touch but do not overlap.
-        unsafe { host.copy(range(&a, 10, 20), range(&a, 30, 20)) }.unwrap();
-        assert_eq!(bytes(&host, &mut a)[30..50], (10..30).collect::<Vec<u8>>());
-        // SAFETY: both ranges are empty, at the very end of their blocks.
-        unsafe { host.copy(range(&a, granule, 0), range(&b, granule, 0)) }.unwrap();
-        destroy(&host, a);
-        destroy(&host, b);
-    }
-
-    #[test]
-    fn fills_a_range_and_nothing_else() {
-        let host = Host::new().unwrap();
-        let granule = host.properties().block_granularity_bytes;
-        let mut block = create(&host, granule);
-        // SAFETY: the range lies in the block, and nobody else knows it.
-        unsafe { host.fill(range(&block, 5, 10), 0xff) }.unwrap();
-        let content = bytes(&host, &mut block);
-        assert!(content.iter().enumerate().all(|(index, &byte)| (byte == 0xff) == (5..15).contains(&index)));
-        destroy(&host, block);
-    }
-
-    #[test]
-    fn backend_and_blocks_may_cross_threads() {
-        fn is_shared<T: Send + Sync>() {}
-        is_shared::<Host>();
-        is_shared::<HostBlock>();
-        let host = Host::new().unwrap();
-        let mut block = create(&host, host.properties().block_granularity_bytes);
-        let block = std::thread::scope(|scope| {
-            let write = || {
-                bytes(&host, &mut block)[0] = 9;
-                block
-            };
-            scope.spawn(write).join().unwrap()
-        });
-        destroy(&host, block);
-    }
-}
+mod tests;

@@ -90,6 +90,8 @@ pub struct HostBlock {
     source: Source,
     start: NonNull<u8>,
     bytes: usize,
+    /// Whether [`HostBlock::lock`] has locked it.
+    is_locked: bool,
 }
 
 // SAFETY: the pointers are to memory that belongs to the process, not to a thread, and that this value alone may unmap.
@@ -136,19 +138,59 @@ impl HostBlock {
         let start = unsafe { wide.start.add(lead_bytes) };
         // SAFETY: as above for the bounds; the mapping is new and only what lies between the ends will be used.
         let mapping = unsafe { wide.trim(lead_bytes, bytes) };
-        Ok(Self { source: Source::Mapped(mapping), start, bytes })
+        Ok(Self { source: Source::Mapped(mapping), start, bytes, is_locked: false })
     }
 
     /// A block that is its whole mapping.
     fn whole(mapping: Mapping, bytes: usize) -> Self {
-        Self { start: mapping.start, source: Source::Mapped(mapping), bytes }
+        Self { start: mapping.start, source: Source::Mapped(mapping), bytes, is_locked: false }
     }
 
     /// A block of memory that somebody brought.
     pub(crate) fn import(memory: HostMemory) -> Self {
         // No bit is lost: memory of the host is never longer than a usize.
         let (start, bytes) = (memory.start(), memory.bytes() as usize);
-        Self { source: Source::Imported(ManuallyDrop::new(memory)), start, bytes }
+        Self { source: Source::Imported(ManuallyDrop::new(memory)), start, bytes, is_locked: false }
+    }
+
+    /// Locks the block: all of it is in physical memory from now on, until it is unmapped. Not for imported ones.
+    ///
+    /// # Errors
+    ///
+    /// What `mlock` answered. Some of the block may be locked then: unmap it.
+    pub(crate) fn lock(&mut self) -> Result<()> {
+        debug_assert!(matches!(self.source, Source::Mapped(_)));
+        // SAFETY: the block is mapped as long as this value exists.
+        unsafe { sys::lock(self.start, self.bytes) }?;
+        self.is_locked = true;
+        Ok(())
+    }
+
+    /// Gives the physical memory of a part of the block back, and what it took of the limit of locked memory.
+    ///
+    /// # Errors
+    ///
+    /// What the system answered. Nothing has changed then.
+    ///
+    /// # Safety
+    ///
+    /// - The `bytes` bytes from `start` lie in the block, and begin and end at OS pages.
+    /// - Nobody uses them, now or until the block is unmapped.
+    pub(crate) unsafe fn release(&self, start: NonNull<u8>, bytes: usize) -> Result<()> {
+        if self.is_locked {
+            // SAFETY: the caller vouches that the range lies in the block, which is mapped.
+            unsafe { sys::unlock(start, bytes) }?;
+        }
+        // SAFETY: a block is one mapping (and imported ones have no part that nobody uses); the caller vouches that the
+        // range begins and ends at OS pages, and that nobody uses it.
+        let released = unsafe { sys::release(start, bytes) };
+        if released.is_err() && self.is_locked {
+            // It is in physical memory, and was locked a moment ago. If others have used the limit up meanwhile, then no
+            // later call can mend that either.
+            // SAFETY: as for unlocking.
+            let _ = unsafe { sys::lock(start, bytes) };
+        }
+        released
     }
 
     /// Unmaps the block, or gives it back whole. Of an imported one, drops the owner.
@@ -157,12 +199,12 @@ impl HostBlock {
     ///
     /// - Nothing uses the block, now or later, unless it comes back.
     pub(crate) unsafe fn unmap(self) -> std::result::Result<(), (Self, Errno)> {
-        let Self { source, start, bytes } = self;
+        let Self { source, start, bytes, is_locked } = self;
         match source {
             Source::Mapped(mapping) => {
                 // SAFETY: the caller vouches that nothing uses the block, and nothing ever uses what surrounds it.
                 unsafe { mapping.unmap() }.map_err(|(mapping, errno)| {
-                    (Self { source: Source::Mapped(mapping), start, bytes }, errno)
+                    (Self { source: Source::Mapped(mapping), start, bytes, is_locked }, errno)
                 })
             }
             Source::Imported(memory) => {

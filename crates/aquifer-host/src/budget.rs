@@ -51,19 +51,9 @@ fn address_space_bytes(root: &Path, page_bytes: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// A small file system: paths relative to its root, and contents. It goes when the value is dropped.
-    pub(crate) fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
-        root
-    }
+    use crate::tree::{bare_tree, tree};
 
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 600 kB\n");
     const TOTAL: u64 = 1000 * 1024;
@@ -131,7 +121,7 @@ pub(crate) mod tests {
 
     #[test]
     fn where_nothing_is_known_it_is_never_more_than_the_heap() {
-        let read = read(tree(&[]).path(), TOTAL, None, 4096);
+        let read = read(bare_tree().path(), TOTAL, None, 4096);
         assert_eq!(read.budget_bytes, TOTAL);
         assert!(read.available_bytes <= TOTAL);
     }

@@ -120,7 +120,7 @@ fn bound(level: &Path, version: &Version) -> Option<Bound> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::tests::tree;
+    use crate::tree::{bare_tree, tree};
 
     fn bound(bytes_max: u64, used_bytes: u64) -> Bound {
         Bound { bytes_max, used_bytes }
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn absent_and_garbled_files_are_no_limit() {
-        assert_eq!(bounds(tree(&[]).path()), []);
+        assert_eq!(bounds(bare_tree().path()), []);
         assert_eq!(bounds(tree(&[("proc/self/cgroup", "0::/gone\n")]).path()), []);
         for groups in ["", "\n\n", ":", "::", "0:", "0:/", "x::/", "1:cpu:/\n"] {
             let root = tree(&[("proc/self/cgroup", groups), ("sys/fs/cgroup/memory.max", "900\n")]);

@@ -85,6 +85,13 @@ fn processor_name(root: &Path) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
+/// How much memory this process has locked, in bytes; `None` if the system does not say.
+pub(crate) fn locked_bytes(root: &Path) -> Option<u64> {
+    let text = read(root, "/proc/self/status")?;
+    let value = text.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
+    value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// How many blocks of one OS page or more the system can hold at once.
 pub(crate) fn block_count_max(root: &Path, block_bytes_max: u64, page_bytes: u64) -> u64 {
     if cfg!(target_os = "linux") {
@@ -105,7 +112,7 @@ fn map_count_max(root: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::tests::tree;
+    use crate::tree::{bare_tree, tree};
 
     const MEMINFO: &str =
         "MemTotal:       24684084 kB\nMemFree:        23783808 kB\nMemAvailable:   24363112 kB\n";
@@ -142,7 +149,7 @@ mod tests {
             assert_eq!(memory_from_file(root.path()), None, "{text:?}");
             assert!(memory(root.path()).is_some(), "{text:?}");
         }
-        assert!(memory(tree(&[]).path()).is_some());
+        assert!(memory(bare_tree().path()).is_some());
     }
 
     #[test]
@@ -152,7 +159,19 @@ mod tests {
         for text in ["", "model name", "model name\t: \n", "processor\t: 0\n"] {
             assert_eq!(device_name(tree(&[("proc/cpuinfo", text)]).path()), "host memory", "{text:?}");
         }
-        assert_eq!(device_name(tree(&[]).path()), "host memory");
+        assert_eq!(device_name(bare_tree().path()), "host memory");
+    }
+
+    #[test]
+    fn locked_memory_is_read_in_bytes() {
+        let locked = |text: &str| locked_bytes(tree(&[("proc/self/status", text)]).path());
+        assert_eq!(locked("VmPeak:\t 9 kB\nVmLck:\t      12 kB\nVmPin:\t 1 kB\n"), Some(12 * 1024));
+        for garbled in
+            ["", "VmLck:", "VmLck: kB", "VmLck: 1", "VmLck: -1 kB", "VmLck: 18446744073709551615 kB"]
+        {
+            assert_eq!(locked(garbled), None, "{garbled:?}");
+        }
+        assert_eq!(locked_bytes(bare_tree().path()), None);
     }
 
     #[test]

@@ -19,8 +19,26 @@
 //! - **A block has no `Drop`.** Only [`Backend::destroy_block`](aquifer_backend::Backend::destroy_block), which is
 //!   unsafe and can fail, unmaps it. A [`HostBlock`] that is merely dropped stays mapped until the process ends.
 //! - **Imported memory** is used where it is. Destroying such a block drops the owner, within the call.
-//! - **One heap, one memory type.** Host memory is both visible to the host and local to the device, which is the host.
-//!   NUMA nodes are not told apart.
+//! - **One heap, two memory types.** The first is both visible to the host and local to the device, which is the host. The
+//!   second is *pinned*: the same mappings, locked in physical memory (`mlock`) as a whole before the block is handed out.
+//!   Everything that this text says of touching is about the first: a pinned block takes all its memory at once, and
+//!   [`COMMIT_ON_TOUCH`](aquifer_backend::Capabilities::COMMIT_ON_TOUCH) does not hold for it. No more than the block is
+//!   locked: what surrounds it in its mapping is not.
+//! - **A lock keeps memory from being swapped and nothing more.** The kernel may still move a page to another place in
+//!   physical memory. No device works on it here, so nobody minds; a backend whose device does must have its driver pin it.
+//! - **What may be locked is limited** (`RLIMIT_MEMLOCK`, often to 8 MiB). A refusal is an error that names the limit and what
+//!   to try. Nothing is ever handed out unlocked instead. Destroying a pinned block, or releasing a part of it, gives back
+//!   what it took of the limit. A part that is released splits the block's mapping in the kernel, so pinned blocks that are
+//!   trimmed count more than once against `vm.max_map_count`; ordinary ones do not.
+//! - **Room is asked for before locking.** Locking touches all of a block at once, and where there is no memory for that the
+//!   kernel does not answer an error but kills a process. So what the machine (or the node) has available is read first. Limits of
+//!   control groups are left to the manager's budget, as they are for ordinary blocks.
+//! - **Pinned memory is imported by nobody.** Locks of one address do not add up: to end the block's would end its owner's.
+//! - **NUMA.** With [`HostOptions::pinned_near`] pinned blocks have their memory on one node, the nearest with memory to a node, a
+//!   processor or a PCI device (Linux only). They are bound to it (`MPOL_BIND`, not the wish `MPOL_PREFERRED`): the kernel drops
+//!   that node's caches of files before it gives up, and a block that cannot be there is an error, not slow memory that nobody
+//!   knows of. Without the option, and for ordinary blocks always, nodes are not told apart. [`numa`] has what the system says
+//!   about nodes, and asks the kernel where a page is.
 //! - **A queue is a thread** that runs copies, fills, waits for other queues, and the user's own closures (see
 //!   [`HostQueue::submit`]) one after the other. It starts with the queue and sleeps while there is nothing to do. A copy
 //!   made by a queue is made by its thread: it is no faster, but the caller goes on meanwhile.
@@ -43,6 +61,10 @@ mod cgroup;
 mod facts;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod job;
+pub mod numa;
+mod options;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod pinned;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod queue;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -50,6 +72,11 @@ mod sys;
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod stub;
+
+#[cfg(test)]
+mod tree;
+
+pub use options::{HostOptions, Near};
 
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub use {backend::Host, block::HostBlock, queue::HostQueue};

@@ -9,6 +9,8 @@ use aquifer_backend::{
     Properties, Ticket,
 };
 
+use crate::options::HostOptions;
+
 /// Host memory. Not supported on this system: no value of this type exists.
 #[derive(Debug)]
 pub enum Host {}
@@ -33,6 +35,21 @@ impl Host {
             "Host::new",
             "host memory is implemented on Linux and macOS; use another backend here",
         ))
+    }
+
+    /// Always fails on this system.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`].
+    pub fn with_options(_options: HostOptions) -> Result<Self, Error> {
+        Self::new()
+    }
+
+    /// Never called: there is no value.
+    #[must_use]
+    pub fn pinned_node(&self) -> Option<u32> {
+        match *self {}
     }
 }
 

@@ -51,7 +51,30 @@ pub(crate) unsafe fn advise_huge_pages(start: NonNull<u8>, bytes: usize) -> Resu
     unsafe { rustix::mm::madvise(start.as_ptr().cast::<c_void>(), bytes, rustix::mm::Advice::LinuxHugepage) }
 }
 
-/// Gives the memory behind a part of a mapping back; the addresses stay mapped and read as zero.
+/// Brings a range into physical memory, all of it, and keeps it there until it is unlocked or unmapped.
+///
+/// On failure some of it may be locked.
+///
+/// # Safety
+///
+/// - The range lies in a mapping that [`map`] made and that has not been unmapped.
+pub(crate) unsafe fn lock(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    // SAFETY: the caller vouches for the range; locking does not change what memory holds.
+    unsafe { rustix::mm::mlock(start.as_ptr().cast::<c_void>(), bytes) }
+}
+
+/// Ends what [`lock`] began, for a part of what was locked. The content stays.
+///
+/// # Safety
+///
+/// - The range lies in a mapping that [`map`] made and that has not been unmapped.
+pub(crate) unsafe fn unlock(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    // SAFETY: the caller vouches for the range; unlocking does not change what memory holds.
+    unsafe { rustix::mm::munlock(start.as_ptr().cast::<c_void>(), bytes) }
+}
+
+/// Gives the memory behind a part of a mapping back; the addresses stay mapped and read as zero. Linux refuses where it is
+/// locked.
 ///
 /// # Safety
 ///
