@@ -27,7 +27,7 @@ pub(crate) struct Who {
 }
 
 impl Who {
-    const HOST: Self = Self { queue: None, command: 0, what: "access" };
+    pub(crate) const HOST: Self = Self { queue: None, command: 0, what: "access" };
 }
 
 impl fmt::Display for Who {

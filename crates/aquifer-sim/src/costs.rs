@@ -65,8 +65,14 @@ pub struct Costs {
     pub transfer_base_ns: u64,
     /// Bytes that a copy on the device moves in a second; 0: no time at all.
     pub copy_bytes_per_second: u64,
-    /// Bytes that a copy from or to the host moves in a second; 0: no time at all.
+    /// Bytes that a copy from or to memory on the host's side moves in a second; 0: no time at all.
     pub host_copy_bytes_per_second: u64,
+    /// The same for a copy to the device from the host's memory that is in no block; `None`: no other.
+    pub pageable_upload_bytes_per_second: Option<u64>,
+    /// The same for a copy from the device to the host's memory that is in no block; `None`: no other.
+    pub pageable_download_bytes_per_second: Option<u64>,
+    /// Bytes that a copy from a peer's memory moves in a second; 0: no time at all.
+    pub peer_copy_bytes_per_second: u64,
     /// Bytes that a fill writes in a second; 0: no time at all.
     pub fill_bytes_per_second: u64,
 }
@@ -108,8 +114,32 @@ impl Costs {
         copy_bytes_per_second: 2_101_000_000_000,
         // cuMemcpyHtoDAsync from pinned memory: 55.3 GB/s.
         host_copy_bytes_per_second: 55_300_000_000,
+        // As if all of the host's memory were pinned; `H200_PAGEABLE` tells them apart.
+        pageable_upload_bytes_per_second: None,
+        pageable_download_bytes_per_second: None,
+        // cuMemcpyPeerAsync of 1 GiB over NVLink, access enabled: 396 GB/s.
+        peer_copy_bytes_per_second: 396_000_000_000,
         // cuMemsetD8Async of 1 GiB: 236 us.
         fill_bytes_per_second: 4_553_000_000_000,
+    };
+
+    /// As [`Costs::H200`], and copies from and to pageable memory are as slow as they were measured: 7.8 GB/s to the device and
+    /// 15.2 back. (That the driver makes the host wait for such copies is not simulated.)
+    pub const H200_PAGEABLE: Self = Self {
+        pageable_upload_bytes_per_second: Some(7_800_000_000),
+        pageable_download_bytes_per_second: Some(15_200_000_000),
+        ..Self::H200
+    };
+
+    /// A device that shares the host's memory. Chosen, not measured: copies and fills at 100 GB/s, whatever side they name, the rest as
+    /// on the H200, but that nothing waits when a block is destroyed.
+    pub const INTEGRATED: Self = Self {
+        destroy_waits_for_all_queues: false,
+        copy_bytes_per_second: 100_000_000_000,
+        host_copy_bytes_per_second: 100_000_000_000,
+        peer_copy_bytes_per_second: 100_000_000_000,
+        fill_bytes_per_second: 100_000_000_000,
+        ..Self::H200
     };
 
     /// Nothing takes any time, so that work is done when it is enqueued, unless lateness is asked for. Who then polls
@@ -133,6 +163,9 @@ impl Costs {
         transfer_base_ns: 0,
         copy_bytes_per_second: 0,
         host_copy_bytes_per_second: 0,
+        pageable_upload_bytes_per_second: None,
+        pageable_download_bytes_per_second: None,
+        peer_copy_bytes_per_second: 0,
         fill_bytes_per_second: 0,
     };
 

@@ -59,13 +59,29 @@ impl Purging {
 
 /// What a [`Sim`](crate::Sim) is. [`Default`] is an H200 with seed 0 and no lateness.
 ///
-/// It has one heap and one memory type, local to the device and invisible to the host.
+/// The default has one heap and one memory type, local to the device and invisible to the host, and no content.
+/// [`SimDesc::discrete`] and [`SimDesc::integrated`] have content, and memory that the host sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimDesc {
     /// The device's name.
     pub name: String,
-    /// Size of its memory in bytes. None of it exists, so that any size will do.
+    /// Size of its memory in bytes, the first heap. Without content none of it exists, so that any size will do; with it, what
+    /// is touched takes memory of the host.
     pub memory_bytes: u64,
+    /// Size in bytes of the host's memory that it can use as blocks, the second heap; 0: there is no such heap.
+    pub host_memory_bytes: u64,
+    /// Its memory types, the best for ordinary buffers first. Memory that the host sees needs content. What is not local to the
+    /// device is on the host's side of the link.
+    pub memory_types: Vec<MemoryType>,
+    /// Whether memory of the host is behind the blocks, and copies, fills and the programs of kernels move bytes, each when it
+    /// ends in virtual time. Then the device reads and writes memory of the host too. It does not claim
+    /// [`Capabilities::SIMULATED`] then.
+    pub has_content: bool,
+    /// Whether copies of different queues that go over the link the same way take turns: one at a time is on the link up, one on
+    /// the link down, and one on the way from peers. A copy on a queue that hangs leaves its way to others.
+    pub has_shared_link: bool,
+    /// Whether its queues read blocks of its peers ([`Sim::peer`](crate::Sim::peer)), and its kernels use them.
+    pub reads_peers: bool,
     /// Decides everything that is drawn: the same seed and the same calls give the same run.
     pub seed: u64,
     /// What everything costs.
@@ -84,7 +100,7 @@ pub struct SimDesc {
     pub block_granularity_bytes: u64,
     /// Every block starts at a multiple of this many bytes. A power of two, at least 256.
     pub alignment_bytes_min: u64,
-    /// What it promises. It keeps what it can: there is no content to be zero, and all memory is taken at once.
+    /// What it promises. It keeps what it can: without content there is nothing to be zero, and all memory is taken at once.
     pub capabilities: Capabilities,
     /// Whether [`Sim::history`](crate::Sim::history) is kept, which takes memory for every command.
     pub keeps_history: bool,
@@ -96,6 +112,11 @@ impl Default for SimDesc {
         Self {
             name: "simulated NVIDIA H200".to_owned(),
             memory_bytes,
+            host_memory_bytes: 0,
+            memory_types: vec![MemoryType { heap_index: 0, flags: MemoryFlags::DEVICE_LOCAL }],
+            has_content: false,
+            has_shared_link: false,
+            reads_peers: false,
             seed: 0,
             costs: Costs::H200,
             lateness: Lateness::NONE,
@@ -111,20 +132,96 @@ impl Default for SimDesc {
     }
 }
 
+/// Without those that a device with content must not claim.
+fn with_content(capabilities: Capabilities) -> Capabilities {
+    let kept = [
+        Capabilities::ZEROED_BLOCKS,
+        Capabilities::COMMIT_ON_TOUCH,
+        Capabilities::RELEASE_RANGE,
+        Capabilities::QUEUES,
+        Capabilities::PURGEABLE,
+    ];
+    let kept = kept.into_iter().filter(|&one| capabilities.contains(one));
+    kept.fold(Capabilities::NONE, |all, one| all | one)
+}
+
 impl SimDesc {
+    /// A device with content like a discrete GPU: 4 GiB of its own, which the host does not see, and 2 GiB of pinned memory of
+    /// the host, behind a link that copies take turns on. Times are an H200's.
+    #[must_use]
+    pub fn discrete() -> Self {
+        let pinned = MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED;
+        Self {
+            name: "simulated discrete GPU".to_owned(),
+            memory_bytes: 4 << 30,
+            host_memory_bytes: 2 << 30,
+            memory_types: vec![
+                MemoryType { heap_index: 0, flags: MemoryFlags::DEVICE_LOCAL },
+                MemoryType { heap_index: 1, flags: pinned },
+            ],
+            has_content: true,
+            has_shared_link: true,
+            costs: Costs::H200_PAGEABLE,
+            block_bytes_max: 4 << 30,
+            ..Self::default()
+        }
+    }
+
+    /// A device with content like an integrated GPU: 4 GiB that are the host's as well, as unified memory, which is pinned too,
+    /// or as memory that the host does not see.
+    #[must_use]
+    pub fn integrated() -> Self {
+        let unified = MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL | MemoryFlags::PINNED;
+        Self {
+            name: "simulated integrated GPU".to_owned(),
+            memory_bytes: 4 << 30,
+            memory_types: vec![
+                MemoryType { heap_index: 0, flags: unified },
+                MemoryType { heap_index: 0, flags: MemoryFlags::DEVICE_LOCAL },
+            ],
+            has_content: true,
+            has_shared_link: true,
+            costs: Costs::INTEGRATED,
+            block_bytes_max: 4 << 30,
+            block_granularity_bytes: 16 << 10,
+            alignment_bytes_min: 16 << 10,
+            ..Self::default()
+        }
+    }
+
+    /// Panics if something is not what its documentation says.
+    pub(crate) fn check(&self) {
+        assert!(self.block_granularity_bytes.is_power_of_two(), "{self:?}");
+        assert!(self.alignment_bytes_min.is_power_of_two() && self.alignment_bytes_min >= 256, "{self:?}");
+        let heap_count = self.heaps().len();
+        assert!(!self.memory_types.is_empty(), "a device needs a memory type: {self:?}");
+        for memory_type in &self.memory_types {
+            let flags = memory_type.flags;
+            assert!(memory_type.heap_index < heap_count, "there is no such heap: {self:?}");
+            let is_visible = flags.contains(MemoryFlags::HOST_VISIBLE);
+            assert!(self.has_content || !is_visible, "memory that the host sees needs content: {self:?}");
+            assert!(is_visible || !flags.contains(MemoryFlags::PINNED), "pinned memory is visible: {self:?}");
+        }
+    }
+
+    fn heaps(&self) -> Vec<Heap> {
+        let host = Some(Heap { size_bytes: self.host_memory_bytes }).filter(|heap| heap.size_bytes > 0);
+        [Heap { size_bytes: self.memory_bytes }].into_iter().chain(host).collect()
+    }
+
     pub(crate) fn properties(&self) -> Properties {
         Properties {
             backend: "sim",
             device: self.name.clone(),
-            heaps: vec![Heap { size_bytes: self.memory_bytes }],
-            memory_types: vec![MemoryType { heap_index: 0, flags: MemoryFlags::DEVICE_LOCAL }],
+            heaps: self.heaps(),
+            memory_types: self.memory_types.clone(),
             block_granularity_bytes: self.block_granularity_bytes,
             block_bytes_max: self.block_bytes_max,
             block_count_max: self.block_count_max,
             alignment_bytes_min: self.alignment_bytes_min,
             physical_page_bytes: 0,
             import_alignment_bytes: 0,
-            capabilities: self.capabilities,
+            capabilities: if self.has_content { with_content(self.capabilities) } else { self.capabilities },
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The test's hand on a device: its clock, its faults, its books, and what users do without asking a manager.
 
-use crate::backend::Sim;
 use crate::faults::CALL_COUNT;
 use crate::schedule::Submission;
+use crate::sim::Sim;
 use crate::{Call, FaultPlan, QueueId, Ran, Recurrence, Violation};
 use aquifer_backend::Error;
 
@@ -86,7 +86,9 @@ pub struct Books {
     pub live_blocks: u64,
     /// Their bytes that take memory: without what has been released or purged.
     pub live_bytes: u64,
-    /// The most that those have been.
+    /// The same, by heap.
+    pub live_bytes_by_heap: Vec<u64>,
+    /// The most that the live bytes have been.
     pub live_bytes_peak: u64,
     /// Those bytes of blocks that are purgeable, purged ones too.
     pub purgeable_bytes: u64,
@@ -155,18 +157,10 @@ impl Sim {
     /// If the device has no such queue.
     pub fn launch(&self, queue: impl Into<QueueId>, kernel: Kernel) -> Result<u64, Error> {
         let mut state = self.state();
-        let launch_ns = state.costs.launch_ns;
-        let until_ns = state.schedule.now_ns().saturating_add(launch_ns);
-        state.schedule.drive_to(until_ns);
-        state.check_not_lost("launch")?;
-        let submission = Submission {
-            what: "kernel",
-            accesses: &kernel.accesses,
-            duration_ns: kernel.duration_ns,
-            bytes: 0,
-            ticket: None,
-            fails: false,
-        };
+        state.enter_launch("launch")?;
+        state.check_accesses(&kernel.accesses);
+        let submission =
+            Submission { duration_ns: kernel.duration_ns, ..Submission::new("kernel", &kernel.accesses) };
         Ok(state.schedule.submit(queue.into(), submission))
     }
 
@@ -220,7 +214,7 @@ impl Sim {
     pub fn books(&self) -> Books {
         let mut state = self.state();
         state.purge_due();
-        state.books.clone()
+        state.own().books.clone()
     }
 }
 
@@ -228,18 +222,18 @@ impl Sim {
 impl Sim {
     /// Plans a fault of a call. Several may be planned.
     pub fn plan_fault(&self, plan: FaultPlan) {
-        self.state().faults.plan(plan);
+        self.state().own_mut().faults.plan(plan);
     }
 
     /// Plans that a queued copy or fill runs as long as ever, but has failed when it ends: the one with this number, counted
     /// from 0 over those enqueued from now on; and all after it, if so asked.
     pub fn plan_command_fault(&self, number: u64, recurrence: Recurrence) {
-        self.state().faults.plan_command(number, recurrence);
+        self.state().own_mut().faults.plan_command(number, recurrence);
     }
 
     /// Forgets all planned faults. What has happened stays: a lost device, queues that hang, commands already enqueued.
     pub fn clear_faults(&self) {
-        self.state().faults.clear();
+        self.state().own_mut().faults.clear();
     }
 
     /// Loses the device now.
@@ -247,13 +241,13 @@ impl Sim {
         let mut state = self.state();
         let now_ns = state.schedule.now_ns();
         state.schedule.drive_to(now_ns);
-        state.schedule.lose("the device was told to be lost");
+        state.lose("the device was told to be lost");
     }
 
     /// Whether the device is lost.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.state().schedule.is_lost()
+        self.state().is_lost()
     }
 
     /// Lets a queue hang: what it runs does not end, and nothing after it begins, nor what waits for it on other queues,
@@ -261,11 +255,13 @@ impl Sim {
     ///
     /// # Panics
     ///
-    /// If the device has no such queue, or for [`QueueId::DRIVER`], for which the host would wait for ever.
+    /// If the device has no such queue, or for a driver's own, for which the host would wait for ever.
     pub fn hang(&self, queue: impl Into<QueueId>, lost_after_ns: Option<u64>) {
         let queue = queue.into();
-        assert!(queue != QueueId::DRIVER, "the driver's own queue cannot hang");
-        self.state().schedule.hang(queue, lost_after_ns);
+        let mut state = self.state();
+        let drivers = state.schedule.driver_queue(state.schedule.queue(queue).device);
+        assert!(queue != drivers, "the driver's own queue cannot hang");
+        state.schedule.hang(queue, lost_after_ns);
     }
 
     /// Lets a queue that hangs go on from where it was.
@@ -277,8 +273,8 @@ impl Sim {
         self.state().schedule.resume(queue.into());
     }
 
-    /// Says how many bytes of the device another process holds. What is more than it has left it does not get.
+    /// Says how many bytes of the first heap another process holds. What is more than it has left it does not get.
     pub fn set_other_process_bytes(&self, bytes: u64) {
-        self.state().other_process_bytes = bytes;
+        self.state().own_mut().other_process_bytes = bytes;
     }
 }

@@ -1,4 +1,4 @@
-//! A simulated device for Aquifer: of any size, with no memory behind it.
+//! A simulated device for Aquifer: of any size, with no memory behind it unless that is asked for.
 //!
 //! It is there to prove the core. A program runs against it as against a real device, but in virtual time, from a seed: work
 //! ends late and in another order across queues, calls fail, queues hang, the device is lost. A checker follows
@@ -6,8 +6,19 @@
 //!
 //! # Design
 //!
-//! - **No memory.** A block is a range of addresses; nothing can be read there, and copies move no bytes: the host's end of
+//! - **No memory**, by default. A block is a range of addresses; nothing can be read there, and copies move no bytes: the host's end of
 //!   one is never dereferenced. What is simulated is *when* and *where*, not *what*.
+//! - **Content** ([`SimDesc::has_content`]). Memory of the host is behind the blocks, zero at first. A command moves its bytes at the moment at
+//!   which it ends, all at once: who reads the destination before sees what was there, and who writes the source before sends
+//!   what was written. One that is cancelled moves the bytes that its ticket counts, one that was told to fail none. What the system takes from purgeable
+//!   blocks is written over. Kernels may have programs ([`Sim::launch_program`]), which say what ought to be there; a device that sees
+//!   something else has read *stale* bytes ([`ViolationKind::StaleRead`]), and so has a host ([`Sim::expect_host`]).
+//! - **Memory types** ([`SimDesc::memory_types`]): local to the device, pinned in the host's memory, unified. [`SimDesc::discrete`]
+//!   and [`SimDesc::integrated`] are devices of the two usual kinds. Memory of the host that lies in a block is that block, also where a copy names it by
+//!   the host's pointer: the checker sees it, and it is as fast. Pinned blocks are never purgeable, and no part of them is released: the driver refuses.
+//! - **The link** ([`SimDesc::has_shared_link`]). Copies between the host's side and the device's go one at a time in each direction, first come first
+//!   served; those from peers have a way of their own. Other engines have no limits: any number of queues run at full speed.
+//! - **Peers** ([`Sim::peer`]). Several devices share a clock, a host, and the checker.
 //! - **Virtual time.** The host has a clock. A driver's call moves it by what the call costs ([`Costs`]), and the test by
 //!   what it likes ([`Sim::advance`]). Queues run meanwhile: a command begins when all before it on its queue has ended and
 //!   what it waits for has come, after a delay drawn from the seed ([`Lateness`]), and takes a time that follows from its
@@ -27,7 +38,7 @@
 //! - **Purgeable blocks** ([`Purging`]). The system takes their memory at times drawn from the seed, when a new block would not
 //!   fit otherwise, and when it is told to. What is taken is not in use any more. The checker lets nobody touch a purgeable block.
 //!
-//! What is not simulated: memory that the host can see, peers, and the limits of engines (any number of queues run at full speed).
+//! What is not simulated: imported memory, sparse blocks, and calls that block the host because memory is pageable.
 //!
 //! ```
 //! use aquifer_backend::{Backend, BlockDesc};
@@ -50,23 +61,29 @@
 //! ```
 
 mod backend;
+mod blocks;
 mod check;
+mod command;
+mod content;
 mod costs;
 mod desc;
 mod faults;
 mod hand;
+mod program;
 mod purge;
 mod queue;
 mod random;
 mod schedule;
+mod sim;
 mod state;
 mod violation;
 
-pub use backend::{Sim, SimBlock};
 pub use costs::{Costs, Linear};
 pub use desc::{KernelTimes, Lateness, Purging, SimDesc};
 pub use faults::{Call, Fault, FaultPlan, Recurrence};
 pub use hand::{Access, AccessKind, Books, ClaimId, Kernel};
+pub use program::KernelMemory;
 pub use queue::{QueueId, SimQueue};
 pub use schedule::Ran;
+pub use sim::{Sim, SimBlock};
 pub use violation::{Violation, ViolationKind};

@@ -2,6 +2,8 @@
 
 use crate::Sim;
 use crate::check::{Touch, Who};
+use crate::content::Motion;
+use crate::schedule::Direction;
 use aquifer_backend::Ticket;
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 
 /// Names a queue of a device. The queues that [`create_queue`](aquifer_backend::Backend::create_queue) makes are numbered
 /// from 1, in order, and no number comes again; 0 is the driver's own, on which copies and fills run that are waited for.
+/// Devices of one clock ([`Sim::peer`]) share the numbers; a peer's driver takes the next one for a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub u32);
 
@@ -75,6 +78,12 @@ pub(crate) struct Work {
     pub(crate) ticket: Option<Arc<Ticket>>,
     /// Whether it was told to fail.
     pub(crate) fails: bool,
+    /// The way that it goes over, if it does.
+    pub(crate) direction: Option<Direction>,
+    /// The index of the other device whose memory it reads.
+    pub(crate) peer: Option<usize>,
+    /// What it does to bytes.
+    pub(crate) motion: Motion,
 }
 
 impl Work {
@@ -171,12 +180,16 @@ pub(crate) enum Head {
         work: Work,
         until_ns: u64,
     },
+    /// Waits for the way that its command goes over.
+    InLine(Work),
     Running(Run),
 }
 
 /// A queue.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
+    /// The index of its device.
+    pub(crate) device: usize,
     pub(crate) pending: VecDeque<Item>,
     pub(crate) head: Head,
     /// The number of the one event that is good for the head; others are out of date.

@@ -4,15 +4,21 @@
 //! events. Time moves only in [`Schedule::drive_to`] and [`Schedule::run_next`], from event to event. At one moment all
 //! that ends ends before anything begins, so that work which follows other work to the nanosecond does not overlap it.
 //! What the seed decides (delays, the duration of kernels) is drawn when a command is enqueued: when the host looks changes nothing.
+//! Bytes move when a command ends. Several devices may share a schedule, each with its queues, its seed and its own end.
 
+mod devices;
+mod heads;
+mod link;
 mod trouble;
 
 use crate::check::{Checker, Who};
-use crate::queue::{Head, Item, Queue, Run, Work};
-use crate::random::Random;
+use crate::content::Motion;
+use crate::queue::{Item, Queue, Work};
 use crate::violation::ViolationKind;
-use crate::{Access, KernelTimes, Lateness, QueueId};
-use aquifer_backend::{Error, ErrorKind, Ticket};
+use crate::{Access, QueueId};
+use aquifer_backend::Ticket;
+use devices::DeviceSchedule;
+pub(crate) use link::Direction;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::mem;
@@ -58,6 +64,28 @@ pub(crate) struct Submission<'a> {
     pub(crate) bytes: u64,
     pub(crate) ticket: Option<Arc<Ticket>>,
     pub(crate) fails: bool,
+    /// The way that it goes over, if it does.
+    pub(crate) direction: Option<Direction>,
+    /// The index of the other device whose memory it reads.
+    pub(crate) peer: Option<usize>,
+    pub(crate) motion: Motion,
+}
+
+impl<'a> Submission<'a> {
+    /// One that moves nothing, for a time that is drawn from the seed.
+    pub(crate) fn new(what: &'static str, accesses: &'a [Access]) -> Self {
+        Self {
+            what,
+            accesses,
+            duration_ns: None,
+            bytes: 0,
+            ticket: None,
+            fails: false,
+            direction: None,
+            peer: None,
+            motion: Motion::None,
+        }
+    }
 }
 
 /// See the module.
@@ -72,42 +100,29 @@ pub(crate) struct Schedule {
     ready: VecDeque<QueueId>,
     /// Queues whose head has an event to come.
     active: Vec<QueueId>,
-    random: Random,
-    lateness: Lateness,
-    kernels: KernelTimes,
-    signal_seen_ns: u64,
-    is_lost: bool,
+    devices: Vec<DeviceSchedule>,
     pub(crate) checker: Checker,
     pub(crate) history: Option<Vec<Ran>>,
 }
 
 impl Schedule {
-    pub(crate) fn new(desc: &crate::SimDesc) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             now_ns: 0,
-            // The driver's own.
-            queues: vec![Queue::default()],
+            queues: Vec::new(),
             events: BinaryHeap::new(),
             next_event: 1,
             next_command: 1,
             ready: VecDeque::new(),
             active: Vec::new(),
-            random: Random::new(desc.seed),
-            lateness: desc.lateness,
-            kernels: desc.kernels,
-            signal_seen_ns: desc.costs.signal_seen_ns,
-            is_lost: false,
+            devices: Vec::new(),
             checker: Checker::default(),
-            history: desc.keeps_history.then(Vec::new),
+            history: None,
         }
     }
 
     pub(crate) fn now_ns(&self) -> u64 {
         self.now_ns
-    }
-
-    pub(crate) fn is_lost(&self) -> bool {
-        self.is_lost
     }
 
     pub(crate) fn queue(&self, queue: QueueId) -> &Queue {
@@ -123,11 +138,6 @@ impl Schedule {
         self.checker.report(ViolationKind::Contract, self.now_ns, (0, 0), message);
     }
 
-    pub(crate) fn add_queue(&mut self) -> QueueId {
-        self.queues.push(Queue::default());
-        QueueId(u32::try_from(self.queues.len() - 1).expect("fewer than 2^32 queues"))
-    }
-
     // What is put into queues.
 
     fn push(&mut self, queue: QueueId, item: Item) {
@@ -138,7 +148,8 @@ impl Schedule {
 
     /// Puts a command at the end of a queue: its number.
     pub(crate) fn submit(&mut self, queue: QueueId, submission: Submission<'_>) -> u64 {
-        let Submission { what, accesses, duration_ns, bytes, ticket, fails } = submission;
+        let Submission { what, accesses, duration_ns, bytes, ticket, fails, direction, peer, motion } =
+            submission;
         let command = self.next_command;
         self.next_command += 1;
         let who = Who { queue: Some(queue), command, what };
@@ -146,20 +157,15 @@ impl Schedule {
         for &access in accesses {
             self.checker.enqueue(self.now_ns, who, access, &mut touches);
         }
-        let duration_ns = duration_ns.unwrap_or_else(|| self.draw_duration_ns());
-        // The host waits for the driver's own queue: lateness would hide nothing there.
-        let is_late = queue != QueueId::DRIVER && self.random.hits(self.lateness.per_mille);
-        let delay_ns = if is_late { self.random.up_to(self.lateness.delay_ns_max) } else { 0 };
+        let device = self.queue(queue).device;
+        let device = &mut self.devices[device];
+        let duration_ns = duration_ns.unwrap_or_else(|| device.draw_duration_ns());
+        let duration_ns = duration_ns.min(END_NS);
+        let delay_ns = device.draw_delay_ns(queue);
         let work =
-            Work { who, touches, delay_ns, duration_ns: duration_ns.min(END_NS), bytes, ticket, fails };
+            Work { who, touches, delay_ns, duration_ns, bytes, ticket, fails, direction, peer, motion };
         self.push(queue, Item::Work(work));
         command
-    }
-
-    fn draw_duration_ns(&mut self) -> u64 {
-        let is_long = self.random.hits(self.kernels.long_per_mille);
-        let max_ns = if is_long { self.kernels.long_ns_max } else { self.kernels.short_ns_max };
-        self.random.up_to(max_ns)
     }
 
     /// Notes that a value is to be signalled, whether or not the driver takes it.
@@ -231,9 +237,10 @@ impl Schedule {
     pub(crate) fn wait(&mut self, queue: QueueId, value: u64, timeout_ns: u64) -> bool {
         let deadline_ns = self.now_ns.saturating_add(timeout_ns).min(END_NS);
         self.drive_to(self.now_ns);
-        while self.queue(queue).seen_value < value && !self.is_lost && self.run_next(deadline_ns) {}
+        let device = self.queue(queue).device;
+        while self.queue(queue).seen_value < value && !self.is_lost(device) && self.run_next(deadline_ns) {}
         let is_reached = self.queue(queue).seen_value >= value;
-        if !is_reached && !self.is_lost {
+        if !is_reached && !self.is_lost(device) {
             self.now_ns = deadline_ns.max(self.now_ns);
         }
         self.note_progress();
@@ -247,10 +254,10 @@ impl Schedule {
         self.note_progress();
     }
 
-    /// Goes on until no queue has anything to do, but for those that hang and those that wait for them.
-    pub(crate) fn finish_all(&mut self) {
+    /// Goes on until no queue of a device has anything to do, but for those that hang and those that wait for them.
+    pub(crate) fn finish_all(&mut self, device: usize) {
         self.drive_to(self.now_ns);
-        while !self.active.is_empty() && self.run_next(END_NS) {}
+        while self.may_go_on(device) && self.run_next(END_NS) {}
         self.note_progress();
     }
 
@@ -275,150 +282,9 @@ impl Schedule {
                 let seen_value = &mut self.queue_mut(queue).seen_value;
                 *seen_value = value.max(*seen_value);
             }
-            Event::Lose(queue, _) => self.lose(&format!("the driver gave {queue} up, which hung")),
-        }
-    }
-
-    // Heads.
-
-    fn set_head(&mut self, queue: QueueId, head: Head, time_ns: u64) {
-        let number = self.add_event(time_ns, Event::Head(queue));
-        let place = self.queue_mut(queue);
-        place.head = head;
-        place.event_number = number;
-        self.active.push(queue);
-    }
-
-    fn take_head(&mut self, queue: QueueId) -> Head {
-        self.deactivate(queue);
-        mem::take(&mut self.queue_mut(queue).head)
-    }
-
-    fn deactivate(&mut self, queue: QueueId) {
-        self.queue_mut(queue).event_number = 0;
-        if let Some(index) = self.active.iter().position(|&active| active == queue) {
-            self.active.swap_remove(index);
-        }
-    }
-
-    /// The time of a head has come. What begins does so when all that ends now has ended.
-    fn turn_head(&mut self, queue: QueueId) {
-        match self.take_head(queue) {
-            Head::Delayed { mut work, .. } => {
-                work.delay_ns = 0;
-                self.queue_mut(queue).pending.push_front(Item::Work(work));
-            }
-            Head::Running(run) => self.complete(run),
-            Head::Idle | Head::Blocked => unreachable!("only these two have events"),
-        }
-        self.ready.push_back(queue);
-    }
-
-    fn run_ready(&mut self) {
-        while let Some(queue) = self.ready.pop_front() {
-            while self.step(queue) {}
-        }
-    }
-
-    /// Lets an idle queue go on by one item; whether it may go on further.
-    fn step(&mut self, queue: QueueId) -> bool {
-        let place = self.queue_mut(queue);
-        if place.hung_ns.is_some() || !matches!(place.head, Head::Idle) {
-            return false;
-        }
-        let Some(item) = place.pending.pop_front() else { return false };
-        match item {
-            Item::Marker(value) => self.pass_marker(queue, value),
-            Item::WaitFor { other, value } => {
-                if self.queue(other).value < value {
-                    self.queue_mut(other).waiters.push((queue, value));
-                    self.queue_mut(queue).head = Head::Blocked;
-                }
-            }
-            Item::Work(work) if work.delay_ns > 0 => {
-                let until_ns = self.now_ns.saturating_add(work.delay_ns);
-                self.set_head(queue, Head::Delayed { work, until_ns }, until_ns);
-            }
-            Item::Work(work) => self.begin(queue, work),
-        }
-        true
-    }
-
-    fn pass_marker(&mut self, queue: QueueId, value: u64) {
-        let place = self.queue_mut(queue);
-        place.value = place.value.max(value);
-        let mut waiters = mem::take(&mut place.waiters);
-        waiters.retain(|&(waiter, awaited)| {
-            if awaited <= value {
-                self.queue_mut(waiter).head = Head::Idle;
-                self.ready.push_back(waiter);
-            }
-            awaited > value
-        });
-        self.queue_mut(queue).waiters = waiters;
-        if self.signal_seen_ns == 0 {
-            self.happen(Event::Seen(queue, value));
-        } else {
-            self.add_event(self.now_ns + self.signal_seen_ns, Event::Seen(queue, value));
-        }
-    }
-
-    fn begin(&mut self, queue: QueueId, work: Work) {
-        if work.is_cancelled() {
-            let mut run = Run::new(work, self.now_ns);
-            (run.end_ns, run.goal_bytes) = (self.now_ns, 0);
-            return self.complete(run);
-        }
-        for &touch in &work.touches {
-            self.checker.begin(self.now_ns, work.who, touch);
-        }
-        let run = Run::new(work, self.now_ns);
-        if run.end_ns == self.now_ns {
-            return self.complete(run);
-        }
-        let end_ns = run.end_ns;
-        self.set_head(queue, Head::Running(run), end_ns);
-    }
-
-    fn complete(&mut self, run: Run) {
-        let Run { work, start_ns, goal_bytes, noted_bytes, .. } = run;
-        for &touch in &work.touches {
-            self.checker.end(touch);
-        }
-        if let Some(ticket) = &work.ticket {
-            if work.fails {
-                let message = format!("{} was told to fail", work.who);
-                ticket.fail(Error::new(ErrorKind::Driver, work.who.what, message));
-            } else {
-                ticket.add_done(goal_bytes - noted_bytes);
-            }
-        }
-        if let Some(history) = &mut self.history {
-            let Who { queue, command, what } = work.who;
-            let queue = queue.expect("commands run on queues");
-            let done_bytes = if work.fails { 0 } else { goal_bytes };
-            history.push(Ran { queue, command, what, start_ns, end_ns: self.now_ns, done_bytes });
-        }
-    }
-
-    fn stop_cancelled(&mut self) {
-        for index in 0..self.active.len() {
-            let queue = self.active[index];
-            let now_ns = self.now_ns;
-            if let Head::Running(run) = &mut self.queue_mut(queue).head
-                && run.stop(now_ns)
-            {
-                let end_ns = run.end_ns;
-                let number = self.add_event(end_ns, Event::Head(queue));
-                self.queue_mut(queue).event_number = number;
-            }
-        }
-    }
-
-    fn note_progress(&mut self) {
-        for &queue in &self.active {
-            if let Head::Running(run) = &mut self.queues[queue.index()].head {
-                run.note_progress(self.now_ns);
+            Event::Lose(queue, _) => {
+                let device = self.queue(queue).device;
+                self.end_device(device, &format!("the driver gave {queue} up, which hung"));
             }
         }
     }

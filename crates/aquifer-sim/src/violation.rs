@@ -24,6 +24,8 @@ pub enum ViolationKind {
     HostTouchedQueued,
     /// A claim was given up twice, or was gone with its block.
     NotClaimed,
+    /// The device or the host saw other bytes than those that ought to have been there.
+    StaleRead,
     /// A duty of the contract was not kept: a senseless argument, values out of order, a queue dropped at work.
     Contract,
 }
@@ -40,6 +42,7 @@ impl ViolationKind {
             Self::GivenBackWhileClaimed => "memory given back while held by a user",
             Self::HostTouchedQueued => "the host touched what queued work still uses",
             Self::NotClaimed => "given up what nobody holds",
+            Self::StaleRead => "bytes that are out of date were read",
             Self::Contract => "contract broken",
         }
     }
