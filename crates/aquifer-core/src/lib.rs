@@ -25,6 +25,8 @@ pub mod trace;
 mod transfer;
 mod waiters;
 
+/// The traits and collections of allocators that [`PinnedAllocator`] goes with.
+pub use allocator_api2;
 pub use aquifer_backend::{
     Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, HostMemory,
     ImportError, MemoryFlags, MemoryType, OutOfMemoryReport, Properties, SyncBackend, TagUsage, Ticket,
@@ -34,9 +36,10 @@ pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
     ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager, MemoryManagerBuilder,
-    MemoryOptions, MemoryPool, Operation, OperationError, PinnedConfig, Queue, RawBuffer, ReclaimHook,
-    ReclaimRequest, Report, Tracking, Transfer, TransferBuffer, TransferDestination, TransferMemory,
-    TransferSource, Transfers, TypedView, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
+    MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator, PinnedBuffer, PinnedConfig, Queue,
+    RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking, Transfer, TransferBuffer, TransferDestination,
+    TransferMemory, TransferSource, Transfers, TypedView, ViewRead, ViewWrite, WhenRefused, ZeroPolicy,
+    parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};

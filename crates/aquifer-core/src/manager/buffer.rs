@@ -74,7 +74,7 @@ pub(super) fn not_visible(operation: &'static str) -> Error {
     )
 }
 
-fn miscast<T>(operation: &'static str, size: u64, reason: bytemuck::PodCastError) -> Error {
+pub(super) fn miscast<T>(operation: &'static str, size: u64, reason: bytemuck::PodCastError) -> Error {
     let message = format!("{size} bytes as values of {} bytes: {reason}", size_of::<T>());
     Error::new(ErrorKind::InvalidArgument, operation, message)
 }

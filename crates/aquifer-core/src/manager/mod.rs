@@ -44,7 +44,7 @@ pub use ledger::BUDGET_BYTES_MAX;
 pub use memory_pool::MemoryPool;
 pub use operation::{Operation, OperationError};
 pub use options::MemoryOptions;
-pub use pinned::{PinnedConfig, WhenRefused};
+pub use pinned::{PinnedAllocator, PinnedBuffer, PinnedConfig, WhenRefused};
 pub use queue::{CopyDesc, Queue};
 pub use raw_handle::RawBuffer;
 pub use reclaim::{ReclaimHook, ReclaimRequest};
@@ -167,6 +167,12 @@ impl<B: Backend> MemoryManager<B> {
     #[must_use]
     pub fn pool(&self) -> MemoryPool<B> {
         MemoryPool::new(self.clone())
+    }
+
+    /// The manager's pinned memory for the host: buffers that are slices, and an allocator for collections.
+    #[must_use]
+    pub fn pinned(&self) -> PinnedAllocator<B> {
+        PinnedAllocator::new(self.clone())
     }
 
     /// A queue of the device, with a timeline of its own: one that nobody has any more, or a new one. Starts the reaper, if

@@ -341,7 +341,7 @@ fn allocate_of_kind_slow<B: Backend>(
     let kind = options.memory_kind();
     *home = owner.home_on(kind, home.queue)?;
     if kind == MemoryKind::Pinned {
-        return pinned::allocate(owner, home, bytes, options, in_flight);
+        return pinned::allocate(owner, home, bytes, options, in_flight, 0);
     }
     let request = owner.request(*home, bytes, options);
     let (place, is_fresh) = owner.find(*home, request, in_flight)?;

@@ -303,6 +303,16 @@ impl<B: Backend> Allocation<B> {
         self.request.requested_bytes
     }
 
+    /// Whether it counts as pinned, locked or not.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.request.is_pinned()
+    }
+
+    /// Whether the system keeps its memory where it is.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.request.is_pinned() && self.shared.is_locked(self.request)
+    }
+
     /// What the allocation occupies, rounding included.
     pub(crate) fn allocated_bytes(&self) -> u64 {
         self.request.bytes(self.shared.pools[self.request.memory_type()].pool.layout())

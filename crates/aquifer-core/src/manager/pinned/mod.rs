@@ -5,7 +5,12 @@
 //! before the pool is asked, so that a limit costs no call of the driver, and is listed before its user gets it. It is taken off
 //! the list before its place is free.
 
+mod allocator;
+mod buffer;
 mod registry;
+
+pub use allocator::PinnedAllocator;
+pub use buffer::PinnedBuffer;
 
 pub(crate) use registry::PinnedRegistry;
 
@@ -98,7 +103,7 @@ impl Pinned {
 }
 
 /// Allocates pinned memory, which a request has been checked for and which is at home at `home`; on return that is where it was
-/// made in fact.
+/// made in fact. Its place may be one of `replaced` others that are freed next.
 #[track_caller]
 pub(super) fn allocate<B: Backend>(
     owner: &Owner<B>,
@@ -106,13 +111,19 @@ pub(super) fn allocate<B: Backend>(
     bytes: u64,
     options: MemoryOptions,
     in_flight: InFlight,
+    replaced: u64,
 ) -> Result<Place, Error> {
     let registry = &owner.pinned.registry;
     let mut request = owner.request(*home, bytes, options);
-    let claim = registry.claim(bytes).map_err(|refusal| owner.over_limit(refusal, request))?;
+    let claim = registry.claim(bytes, replaced).map_err(|refusal| {
+        let refusal = owner.over_limit(refusal, request);
+        registry.note_refusal(&refusal);
+        refusal
+    })?;
     let found = match owner.find(*home, request, in_flight) {
         Err(refusal) if is_refusal_to_lock(&refusal) => {
             registry.count_refused_by_system();
+            registry.note_refusal(&refusal);
             *home = owner.unlocked_home(*home, refusal)?;
             request = owner.request(*home, bytes, options);
             owner.find(*home, request, in_flight)

@@ -4,6 +4,7 @@ use super::PinnedConfig;
 use crate::pool::{Place, Request};
 use crate::statistics::PinnedStatistics;
 use crate::sync::{AtomicUsize, Mutex, Ordering, Rank};
+use aquifer_backend::Error;
 use std::collections::BTreeMap;
 
 /// A pinned allocation whose memory the host sees.
@@ -50,19 +51,19 @@ impl PinnedRegistry {
         Self { listed: AtomicUsize::new(0), state: Mutex::new(Rank::Pinned, state) }
     }
 
-    /// Counts one that is about to be, if the limits allow it.
-    pub(super) fn claim(&self, bytes: u64) -> Result<Claim<'_>, Refusal> {
+    /// Counts one that is about to be, if the limits allow it. So many others are freed as soon as it is there.
+    pub(super) fn claim(&self, bytes: u64, replaced: u64) -> Result<Claim<'_>, Refusal> {
         let State { claimed, counts, .. } = &mut *self.state.lock();
         if bytes > counts.bytes_max {
             counts.refused_by_size += 1;
             return Err(Refusal::Size);
         }
-        if counts.live_count + *claimed >= counts.count_max {
+        if counts.live_count + *claimed >= counts.count_max.saturating_add(replaced) {
             counts.refused_by_count += 1;
             return Err(Refusal::Count);
         }
         *claimed += 1;
-        Ok(Claim { registry: self })
+        Ok(Claim { registry: self, replaced })
     }
 
     /// Counts one that the system would not lock memory for.
@@ -98,8 +99,20 @@ impl PinnedRegistry {
         (end <= live.request.requested_bytes).then_some((*live, skipped))
     }
 
+    /// The live one that begins at an address.
+    pub(super) fn at(&self, address: usize) -> Option<Live> {
+        self.state.lock().live.get(&address).copied()
+    }
+
+    /// Notes why a request was refused.
+    pub(super) fn note_refusal(&self, refusal: &Error) {
+        let words = refusal.to_string();
+        let replaced = self.state.lock().counts.last_refusal.replace(words);
+        drop(replaced);
+    }
+
     pub(in crate::manager) fn statistics(&self) -> PinnedStatistics {
-        self.state.lock().counts
+        self.state.lock().counts.clone()
     }
 }
 
@@ -107,12 +120,14 @@ impl PinnedRegistry {
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     registry: &'a PinnedRegistry,
+    replaced: u64,
 }
 
 impl Claim<'_> {
     /// The allocation is live from now on, at this address, if the host sees it.
     pub(super) fn keep(self, address: Option<usize>, allocation: Live) {
-        let (registry, bytes) = (self.registry, allocation.request.requested_bytes);
+        let (registry, replaced) = (self.registry, self.replaced);
+        let bytes = allocation.request.requested_bytes;
         // What the drop would do, under the same lock.
         std::mem::forget(self);
         let State { live, claimed, counts } = &mut *registry.state.lock();
@@ -124,7 +139,7 @@ impl Claim<'_> {
         }
         counts.live_count += 1;
         counts.live_bytes += bytes;
-        counts.peak_count = counts.peak_count.max(counts.live_count);
+        counts.peak_count = counts.peak_count.max(counts.live_count.saturating_sub(replaced));
         counts.peak_bytes = counts.peak_bytes.max(counts.live_bytes);
         if !allocation.is_locked {
             counts.unlocked_count += 1;

@@ -3,6 +3,7 @@
 
 mod device;
 mod pinned;
+mod pinned_host;
 mod preallocate;
 mod purgeable;
 mod views;

@@ -9,9 +9,9 @@ use crate::statistics::PinnedStatistics;
 use aquifer_backend::{Error, ErrorKind, MemoryFlags};
 use std::error::Error as _;
 
-const VISIBLE: MemoryFlags = MemoryFlags::HOST_VISIBLE;
-const LOCAL: MemoryFlags = MemoryFlags::DEVICE_LOCAL;
-const LOCKABLE: u64 = 8 * MIB;
+pub(super) const VISIBLE: MemoryFlags = MemoryFlags::HOST_VISIBLE;
+pub(super) const LOCAL: MemoryFlags = MemoryFlags::DEVICE_LOCAL;
+pub(super) const LOCKABLE: u64 = 8 * MIB;
 const UNLOCKED: PinnedConfig = PinnedConfig::DEFAULT.when_refused(WhenRefused::UseUnlocked);
 
 /// Device-local, pinned and visible.
@@ -20,14 +20,14 @@ fn types() -> [MemoryFlags; 3] {
 }
 
 /// A manager of a device whose memory types are device-local, pinned and visible, and which locks so many bytes.
-fn manager(pinned: PinnedConfig, lockable: (u64, ErrorKind)) -> (MemoryManager<Device>, Hand) {
+pub(super) fn manager(pinned: PinnedConfig, lockable: (u64, ErrorKind)) -> (MemoryManager<Device>, Hand) {
     let device = Device::with_types(&types(), lockable);
     let hand = device.hand();
     let config = Config { pinned, budget_bytes: Some(1 << 40), ..Config::default() };
     (MemoryManager::with_config(device, config).expect("the configuration is sound"), hand)
 }
 
-fn plain() -> (MemoryManager<Device>, Hand) {
+pub(super) fn plain() -> (MemoryManager<Device>, Hand) {
     manager(PinnedConfig::DEFAULT, (LOCKABLE, ErrorKind::OutOfMemory))
 }
 
@@ -35,7 +35,7 @@ fn pin(manager: &MemoryManager<Device>, bytes: u64) -> Result<Buffer<Device>, Er
     manager.allocate_with(bytes, MemoryOptions::PINNED)
 }
 
-fn figures(manager: &MemoryManager<Device>) -> PinnedStatistics {
+pub(super) fn figures(manager: &MemoryManager<Device>) -> PinnedStatistics {
     manager.statistics().pinned
 }
 
