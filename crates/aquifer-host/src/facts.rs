@@ -95,8 +95,9 @@ pub(crate) fn locked_bytes(root: &Path) -> Option<u64> {
 /// How many blocks of one OS page or more the system can hold at once.
 pub(crate) fn block_count_max(root: &Path, block_bytes_max: u64, page_bytes: u64) -> u64 {
     if cfg!(target_os = "linux") {
-        // Each block is at most one mapping. The rest of the process needs mappings too (libraries, stacks, its own
-        // allocator), and aligning or destroying a block needs one more for a moment: an eighth is left to them.
+        // Each block is at most one mapping (a pinned one of which parts were released may be more). The rest of the
+        // process needs mappings too (libraries, stacks, its own allocator), and aligning or destroying a block needs one
+        // more for a moment: an eighth is left to them.
         let count_max = map_count_max(root).unwrap_or(MAP_COUNT_MAX_DEFAULT);
         count_max - count_max / 8
     } else {

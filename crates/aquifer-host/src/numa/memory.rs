@@ -23,6 +23,10 @@ pub(super) fn total_bytes(text: &str) -> Option<u64> {
 /// can be read again. A sixty-fourth of the node is left out: below some such mark the kernel gives nothing away.
 ///
 /// `None` if the system does not say.
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "macos")),
+    allow(dead_code, reason = "only where blocks are made, and in tests")
+)]
 pub(crate) fn available_bytes(root: &Path, node: u32) -> Option<u64> {
     let text =
         std::fs::read_to_string(root.join(format!("sys/devices/system/node/node{node}/meminfo"))).ok()?;
