@@ -1,11 +1,11 @@
 //! Transfers that own what they use, as futures.
 
-use super::MemoryManager;
 use super::buffer::{Buffer, checked_range};
 use super::operation::OperationError;
 use super::queue::CopyDesc;
 use super::transfers::{EndOf, Transfers, part};
 use super::view::BufferView;
+use super::{MemoryManager, PinnedBuffer};
 use crate::range_lock::Access;
 use crate::raw::allocation::SharedPtr;
 use crate::raw::operation::HostMemory;
@@ -70,6 +70,7 @@ impl<B: Backend> OwnedEnd<B> {
 
 impl<B: SyncBackend> Sealed for Buffer<B> {}
 impl<B: SyncBackend> Sealed for BufferView<B> {}
+impl<B: SyncBackend> Sealed for PinnedBuffer<B> {}
 impl<T> Sealed for Vec<T> {}
 impl<T> Sealed for Box<[T]> {}
 
@@ -117,6 +118,7 @@ macro_rules! transfer_memory {
 transfer_memory! {
     [T: bytemuck::NoUninit + bytemuck::AnyBitPattern + Send] Vec<T>;
     [T: bytemuck::NoUninit + bytemuck::AnyBitPattern + Send] Box<[T]>;
+    [B: SyncBackend] PinnedBuffer<B>;
 }
 
 /// One end that is owned.

@@ -3,11 +3,13 @@
 use super::super::buffer::{Buffer, miscast};
 use super::super::operation::OperationError;
 use crate::raw::allocation::Allocation;
+use crate::raw::operation::HostMemory;
 use crate::raw::pinned::{HostAllocation, NotHosts};
 #[cfg(doc)]
 use crate::{Queue, WhenRefused};
-use aquifer_backend::{Backend, Error, ErrorKind};
+use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
 use bytemuck::{AnyBitPattern, NoUninit};
+use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
@@ -151,4 +153,14 @@ pub(super) fn for_host<B: Backend>(allocation: Allocation<B>) -> Result<HostAllo
         let (kind, message) = in_words(reason);
         Error::new(kind, "allocate", message)
     })
+}
+
+impl<B: SyncBackend> HostMemory for PinnedBuffer<B> {
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
 }
