@@ -132,6 +132,17 @@ impl Sim {
         state.schedule.drive_to(until_ns);
     }
 
+    /// Lets time pass until something happens that was under way, or for `ns` at most; false if nothing has by then.
+    pub fn advance_to_next(&self, ns: u64) -> bool {
+        let mut state = self.state();
+        let until_ns = state.schedule.now_ns().saturating_add(ns);
+        let has_happened = state.schedule.run_next(until_ns);
+        if !has_happened && ns < u64::MAX {
+            state.schedule.drive_to(until_ns);
+        }
+        has_happened
+    }
+
     /// Lets time pass until nothing more happens by itself: queues are idle, or hang, or wait for one that hangs.
     pub fn run_all(&self) {
         self.state().schedule.run_all();

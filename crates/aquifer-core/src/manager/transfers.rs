@@ -10,7 +10,8 @@ use crate::range_lock::Access;
 use crate::raw::shared_allocation::{RangeClaim, SharedAllocation};
 use crate::raw::transfer::{self, From as Bytes, Reach, ReachMut, Slot};
 use crate::transfer::{
-    EntryDesc, HostCopy, Over, Priority, Progress, Route, RouteStatistics, TransferOptions, describe,
+    Copiers, EntryDesc, HostCopy, Over, Priority, Progress, Route, RouteStatistics, SHORT_BYTES,
+    TransferOptions, describe,
 };
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -326,7 +327,7 @@ impl<B: SyncBackend> Transfers<B> {
             return Ok(());
         }
         let desc = refuse(describe(owner.shared_ptr(), &mut from, &mut to, &self.options))?;
-        refuse(self.prepare(&desc, to.0.bytes, to.0.bytes > desc.chunk_bytes))?;
+        refuse(self.prepare(&desc, to.0.bytes, to.0.bytes > SHORT_BYTES))?;
         let Over { result, done_bytes } = transfer::run(owner, from, to, desc);
         result.map_err(|error| OperationError::new(error, done_bytes, Some(())))
     }
@@ -347,7 +348,7 @@ impl<B: SyncBackend> Transfers<B> {
     fn make_slot(&self) -> Result<Slot<B>, Error> {
         let owner = &self.manager.owner;
         let home = owner.home_of(MemoryKind::Pinned)?;
-        let bytes = owner.config.transfers.chunk_bytes;
+        let bytes = owner.config.transfers.chunk_bytes();
         let allocation = shared::allocate_without_waiting(owner, home, bytes, MemoryOptions::DEFAULT)?;
         let message = "the host does not see this device's pinned memory";
         Slot::new(allocation).ok_or_else(|| Error::new(ErrorKind::Unsupported, "transfer", message))
@@ -365,7 +366,7 @@ impl<B: SyncBackend> Transfers<B> {
     /// One piece of copying between memory of the host, of whichever transfer is next; `None` if there is none now. To be run, on any thread.
     #[must_use]
     pub fn take_copy(&self) -> Option<HostCopy<B>> {
-        let step = self.manager.owner.transfers.take_copy(usize::MAX, None)?;
+        let step = self.manager.owner.transfers.take_copy(Copiers::Unknown, None)?;
         Some(HostCopy::new(step, self.manager.clone()))
     }
 }

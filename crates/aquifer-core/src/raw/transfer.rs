@@ -11,7 +11,7 @@ use super::shared_allocation::RangeClaim;
 use crate::manager::{QueueState, Shared};
 use crate::pool::Uses;
 use crate::range::NO_QUEUE;
-use crate::transfer::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
+use crate::transfer::{Chunk, EntryDesc, Hop, HopQueue, Over, SHORT_BYTES, Way};
 use aquifer_backend::{Backend, BlockRange, Command, CopyEnd, Error, Ticket};
 use std::any::Any;
 use std::marker::PhantomData;
@@ -273,12 +273,12 @@ pub(crate) fn run<B: Backend>(
 ) -> Over {
     // The ends are borrowed until this returns, which is not before the transfer is over, not even by a panic.
     let plan = plan(from, to);
-    if plan.bytes <= desc.chunk_bytes && !desc.options.are_plain() {
+    if plan.bytes > SHORT_BYTES || !desc.options.are_plain() {
         return run_engine(shared, plan, desc);
     }
     match desc.way {
-        Way::Processor if plan.bytes <= desc.chunk_bytes => run_by_processor(shared, &plan, &desc),
-        Way::StageIn if plan.bytes <= desc.chunk_bytes => match shared.transfers.take_slot() {
+        Way::Processor => run_by_processor(shared, &plan, &desc),
+        Way::StageIn => match shared.transfers.take_slot() {
             Some(slot) => run_staged_in(shared, &plan, &desc, slot),
             None => run_engine(shared, plan, desc),
         },

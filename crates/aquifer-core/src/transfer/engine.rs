@@ -4,7 +4,7 @@ use super::counters::{End, RouteCounters};
 use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, Spare, Want};
 use super::ring::Ring;
 use super::threads::{CopyStep, CopyThreads};
-use super::{Progress, Route, RouteStatistics};
+use super::{Progress, Route, RouteStatistics, SHORT_BYTES};
 use crate::calls::{call, wake_all};
 use crate::manager::{MemoryManager, QueueState, Shared};
 use crate::raw::transfer::{Parts, Plan, Slot};
@@ -22,6 +22,8 @@ const LOOKS_MAX: usize = 8;
 const WAIT_STEP: Duration = Duration::from_millis(100);
 /// The same for copy threads: how late they may notice what nobody rings for.
 const TICK: Duration = Duration::from_millis(1);
+/// How many processors the last chunks are cut for, where nobody knows how many there are.
+const COPIERS_UNKNOWN: usize = 8;
 /// What is kept for the next transfers.
 const SPARES_MAX: usize = 16;
 
@@ -69,6 +71,15 @@ pub(crate) enum QueueUse {
     Upload,
     Download,
     Local,
+}
+
+/// How many processors copy at the same time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Copiers {
+    /// No more than these, besides those that wait for what they copy.
+    AtMost(usize),
+    /// As many as the program likes.
+    Unknown,
 }
 
 struct State<B: Backend> {
@@ -188,7 +199,7 @@ impl<B: Backend> Engine<B> {
         desc: EntryDesc<B>,
         parts: Option<Box<dyn Parts<B>>>,
     ) -> u64 {
-        let is_shared = desc.way.is_copied() && plan.bytes > desc.chunk_bytes || parts.is_some();
+        let is_shared = desc.way.is_copied() && plan.bytes > SHORT_BYTES || parts.is_some();
         let mut state = self.state.lock();
         state.last_id += 1;
         let (id, spare) = (state.last_id, state.spares.pop().unwrap_or_default());
@@ -217,7 +228,10 @@ impl<B: Backend> Engine<B> {
         mut make: impl FnMut() -> Result<Slot<B>, Error>,
     ) -> Result<(), Error> {
         let config = &shared.config.transfers;
-        let most = (config.staging_bytes / config.chunk_bytes).max(1).min(bytes.div_ceil(config.chunk_bytes));
+        let chunk_bytes = config.chunk_bytes();
+        // As the first and last chunks are smaller, some more than would hold it all.
+        let most = (config.staging_bytes / chunk_bytes).max(1).min(bytes.div_ceil(chunk_bytes) + 2);
+        let most = if bytes <= SHORT_BYTES { 1 } else { most };
         while self.state.lock().ring.begin_slot(most as usize) {
             let made = make();
             let mut state = self.state.lock();
@@ -368,15 +382,17 @@ impl<B: Backend> Engine<B> {
     }
 
     /// One piece for a processor: of transfer `only`, or of any. `None` if there is none now.
-    pub(crate) fn take_copy(&self, copiers_max: usize, only: Option<u64>) -> Option<CopyStep<B>> {
+    pub(crate) fn take_copy(&self, copiers: Copiers, only: Option<u64>) -> Option<CopyStep<B>> {
         let mut state = self.state.lock();
-        if only.is_none() && state.copying >= copiers_max {
-            return None;
-        }
+        let count = match copiers {
+            Copiers::AtMost(most) if only.is_none() && state.copying >= most => return None,
+            Copiers::AtMost(most) => most.max(1),
+            Copiers::Unknown => COPIERS_UNKNOWN,
+        };
         let index = state.pick(only, |entry| entry.wants_copy(&self.waker))?;
         let State { entries, ring, copying, .. } = &mut *state;
         let entry = &mut entries[index];
-        let chunk = entry.begin_copy(ring, copiers_max as u64)?;
+        let chunk = entry.begin_copy(ring, count as u64)?;
         *copying += 1;
         Some(CopyStep {
             id: entry.id,
@@ -405,7 +421,7 @@ impl<B: Backend> Engine<B> {
 
     /// Blocks until a transfer is over, working at it meanwhile.
     pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> (Over, Option<Box<dyn Parts<B>>>) {
-        let copiers = shared.config.transfers.copy_threads.max(1);
+        let copiers = Copiers::AtMost(shared.config.transfers.copy_threads);
         loop {
             let seen = self.bell.count();
             self.poll(shared);

@@ -15,8 +15,11 @@ use std::time::Duration;
 
 /// How many chunks of one transfer a queue is given at a time, where they need no staging.
 const DEPTH: usize = 4;
-/// The last chunks are smaller, so that all who copy end at about the same time; but not smaller than this.
-const TAIL_BYTES: u64 = 256 << 10;
+/// The first chunks are smaller, so that queues have something to do soon, and the last ones, so that all who copy end at about the
+/// same time; but not smaller than this.
+const RAMP_BYTES: u64 = 256 << 10;
+/// What a processor copies at a time is this part of a chunk: a thread takes many times as long for it as a link.
+const PIECES_PER_CHUNK: u64 = 4;
 
 /// How a transfer's bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -418,8 +421,14 @@ impl<B: Backend> Entry<B> {
     fn next_chunk(&mut self, slot: Option<SlotIndex>, copiers: u64) -> Chunk {
         let left = self.plan.bytes - self.next;
         let most = self.desc.chunk_bytes;
-        let even = if self.desc.way.is_copied() { left / (2 * copiers.max(1)) } else { most };
-        let bytes = most.min(even.max(TAIL_BYTES)).min(left);
+        let ramp = match self.desc.way {
+            Way::Direct => most,
+            way => {
+                let most = if way.is_copied() { most / PIECES_PER_CHUNK } else { most };
+                (self.next / copiers + RAMP_BYTES).min((left / (2 * copiers)).max(RAMP_BYTES)).min(most)
+            }
+        };
+        let bytes = most.min(ramp).min(left);
         let chunk = Chunk { offset: self.next, bytes, slot };
         self.next += bytes;
         self.served += bytes;

@@ -19,7 +19,7 @@ mod threads;
 mod ways;
 
 pub use counters::RouteStatistics;
-pub(crate) use engine::Engine;
+pub(crate) use engine::{Copiers, Engine};
 pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
 pub use threads::HostCopy;
 pub(crate) use ways::describe;
@@ -27,6 +27,9 @@ pub(crate) use ways::describe;
 use crate::cancel::CancelToken;
 use std::fmt;
 use std::sync::Arc;
+
+/// What is no longer than this the caller copies at once: to share it costs more than it saves.
+pub(crate) const SHORT_BYTES: u64 = 256 << 10;
 
 /// From where to where a transfer goes, as it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,10 +110,11 @@ pub struct TransferConfig {
     /// long enough to need them. By default the number of processors, at most 8: one thread copies 6 to 20 GB/s, and a
     /// link takes up to 55. 0: none; see [`Transfers::take_copy`](crate::Transfers::take_copy).
     pub copy_threads: usize,
-    /// What is copied at a time, and the size of a staging chunk, in bytes: 1 MiB by default; at least
-    /// [`CHUNK_BYTES_MIN`](Self::CHUNK_BYTES_MIN). A cancelled transfer copies at most so much more.
+    /// The size of a staging chunk, which is also what is copied at a time at most, in bytes: 4 MiB by default; at least
+    /// [`CHUNK_BYTES_MIN`](Self::CHUNK_BYTES_MIN), which less is taken for. A thread copies a quarter of it at a time, less at the
+    /// beginning and the end of a transfer. A cancelled transfer copies at most so much more.
     pub chunk_bytes: u64,
-    /// The most pinned memory for staging, in bytes: 32 MiB by default. At least one chunk. It is taken when it is first needed, and
+    /// The most pinned memory for staging, in bytes: 64 MiB by default. At least one chunk. It is taken when it is first needed, and
     /// given back by [`trim`](crate::MemoryManager::trim).
     pub staging_bytes: u64,
 }
@@ -118,12 +122,16 @@ pub struct TransferConfig {
 impl TransferConfig {
     /// The smallest chunk, in bytes.
     pub const CHUNK_BYTES_MIN: u64 = 64 << 10;
+
+    pub(crate) fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes.max(Self::CHUNK_BYTES_MIN)
+    }
 }
 
 impl Default for TransferConfig {
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { copy_threads: processors.min(8), chunk_bytes: 1 << 20, staging_bytes: 32 << 20 }
+        Self { copy_threads: processors.min(8), chunk_bytes: 4 << 20, staging_bytes: 64 << 20 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who copies between memory of the host: threads of the manager's, and whoever asks for a piece.
 
-use super::engine::enqueue;
+use super::engine::{Copiers, enqueue};
 use super::entry::{Chunk, Hop, HopQueue, Way};
 use crate::manager::{MemoryManager, Shared};
 use crate::raw::allocation::Keeper;
@@ -141,7 +141,7 @@ fn work<B: Backend>(shared: &Shared<B>) {
     while !engine.threads.is_closing.load(Ordering::Acquire) {
         let seen = engine.bell.count();
         engine.poll(shared);
-        match engine.take_copy(shared.config.transfers.copy_threads, None) {
+        match engine.take_copy(Copiers::AtMost(shared.config.transfers.copy_threads), None) {
             Some(step) => step.run(shared),
             None => engine.rest(shared, seen),
         }

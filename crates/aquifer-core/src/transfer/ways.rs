@@ -170,8 +170,8 @@ pub(crate) fn describe<'a, B: Backend>(
         Ok::<_, Error>(Some(HopQueue { queue, foreign }))
     };
     let chunk_bytes = match chosen.way {
-        Way::Direct => DIRECT_CHUNK_BYTES.max(own.config.transfers.chunk_bytes),
-        _ => own.config.transfers.chunk_bytes,
+        Way::Direct => DIRECT_CHUNK_BYTES.max(own.config.transfers.chunk_bytes()),
+        _ => own.config.transfers.chunk_bytes(),
     };
     if chosen.way.is_staged() && own.pinned_type().is_none() {
         let message = "the devices cannot reach each other, and this one has no pinned memory to go through; download and upload";
