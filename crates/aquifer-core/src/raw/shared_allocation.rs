@@ -166,7 +166,6 @@ impl<B: Backend> RangeClaim<B> {
     }
 
     /// Whether it is granted; if not, `waker` is woken when it is, in place of the one of an earlier poll.
-
     pub(crate) fn poll_granted(&mut self, waker: &Waker) -> bool {
         self.parent.lock.poll_granted(self.id, waker)
     }

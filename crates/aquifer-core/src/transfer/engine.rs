@@ -421,14 +421,19 @@ impl<B: Backend> Engine<B> {
 
     /// Blocks until a transfer is over, working at it meanwhile.
     pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> (Over, Option<Box<dyn Parts<B>>>) {
-        let copiers = Copiers::AtMost(shared.config.transfers.copy_threads);
+        let threads = shared.config.transfers.copy_threads;
+        // Where nobody else copies, others may hold all slots until somebody does.
+        let copies = |only| match threads {
+            0 => self.take_copy(Copiers::Unknown, only),
+            most => only.and_then(|_| self.take_copy(Copiers::AtMost(most), only)),
+        };
         loop {
             let seen = self.bell.count();
             self.poll(shared);
             if let Some(over) = self.take_ended(id) {
                 return over;
             }
-            if let Some(step) = self.take_copy(copiers, Some(id)) {
+            if let Some(step) = copies(Some(id)).or_else(|| copies(None)) {
                 step.run(shared);
                 continue;
             }

@@ -336,6 +336,17 @@ pub fn invisible_memory_refuses_the_host<B: Backend>(make: impl Fn() -> B) {
     assert_eq!(view.write(0, &[1_u8]).expect_err("as above").kind(), ErrorKind::Unsupported);
     assert_eq!(view.read(0, &mut [0_u8]).expect_err("as above").kind(), ErrorKind::Unsupported);
     assert_eq!(view.read(64, &mut [0_u8]).expect_err("not there").kind(), ErrorKind::OutOfBounds);
+    let errors = [
+        view.as_slice::<u8>().err(),
+        view.try_as_slice::<u8>().err(),
+        view.as_mut_slice::<u8>().err(),
+        view.try_as_mut_slice::<u8>().err(),
+        view.typed::<u32>().expect("64 bytes").as_slice().err(),
+    ];
+    for error in errors {
+        assert_eq!(error.expect("the host cannot see it").kind(), ErrorKind::Unsupported);
+    }
+    view.fill(1).expect("who was refused is in nobody's way");
 }
 
 /// Filling, copying and zeroing work whether the host can see the memory or not.

@@ -17,6 +17,8 @@ pub mod queues;
 pub mod sparse;
 pub mod statistics;
 pub mod threads;
+pub mod view_threads;
+pub mod views;
 
 use crate::config_with_budget;
 use aquifer_backend::{Backend, Capabilities, MemoryFlags, Properties};
@@ -197,6 +199,18 @@ macro_rules! conformance {
                 fill_and_copy_need_no_host: Nothing,
                 senseless_requests_are_refused: Nothing,
             }
+            views {
+                parts_have_bounds_of_their_own: HostVisible,
+                a_view_is_split_anywhere: HostVisible,
+                a_view_is_seen_as_values: HostVisible,
+                values_must_fit: HostVisible,
+                typed_views_count_values: HostVisible,
+                typed_views_have_bounds: HostVisible,
+                who_holds_values_keeps_others_away: HostVisible,
+                disjoint_values_are_held_at_the_same_time: HostVisible,
+                what_is_held_keeps_the_buffer: HostVisible,
+                copies_within_a_buffer_arrive: HostVisible,
+            }
             allocation {
                 every_size_is_served: HostVisible,
                 every_alignment_is_kept: HostVisible,
@@ -269,6 +283,13 @@ macro_rules! conformance {
                 trimming_disturbs_nobody: HostVisible,
                 caches_of_other_threads_are_found: Nothing,
                 every_thread_is_counted: Nothing,
+            }
+            view_threads {
+                disjoint_views_are_written_at_the_same_time: HostVisible,
+                readers_meet: HostVisible,
+                writers_come_one_after_the_other: HostVisible,
+                copies_crosswise_come_to_an_end: HostVisible,
+                values_may_be_dropped_elsewhere: HostVisible,
             }
             queue_threads {
                 a_queue_takes_the_work_of_many_threads: Queues,
