@@ -3,8 +3,12 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use aquifer_backend::{Backend, BlockDesc, BlockRange, Command, CopyEnd, Error, Ticket};
-use aquifer_sim::{Costs, Kernel, KernelTimes, QueueId, Sim, SimBlock, SimDesc, SimQueue, ViolationKind};
-use std::sync::Arc;
+use aquifer_sim::{
+    Access, Costs, Kernel, KernelMemory, KernelTimes, QueueId, Sim, SimBlock, SimDesc, SimQueue,
+    ViolationKind,
+};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -89,4 +93,88 @@ pub(crate) fn spin(sim: &Sim, queue: impl Into<QueueId>, ns: u64) {
 
 pub(crate) fn kinds(sim: &Sim) -> Vec<ViolationKind> {
     sim.violations().iter().map(|violation| violation.kind).collect()
+}
+
+/// The memory type of pinned blocks of [`SimDesc::discrete`].
+pub(crate) const PINNED: usize = 1;
+
+/// A device with content and pinned memory where copies over the link take a millisecond for each MiB, from peers half of it, and
+/// nothing else any time.
+pub(crate) fn linked_desc() -> SimDesc {
+    let host_copy_bytes_per_second = 1000 * MIB;
+    let peer_copy_bytes_per_second = 2000 * MIB;
+    let costs = Costs { host_copy_bytes_per_second, peer_copy_bytes_per_second, ..Costs::FREE };
+    SimDesc { costs, kernels: KernelTimes::ZERO, keeps_history: true, ..SimDesc::discrete() }
+}
+
+pub(crate) fn linked_sim() -> Sim {
+    Sim::new(linked_desc())
+}
+
+pub(crate) fn create_pinned(sim: &Sim, bytes: u64) -> SimBlock {
+    sim.create_block(&BlockDesc::new(bytes, PINNED)).unwrap()
+}
+
+/// What the host sees at the beginning of a block.
+pub(crate) fn host_bytes(sim: &Sim, block: &SimBlock, bytes: u64) -> Vec<u8> {
+    let start = sim.host_pointer(block).expect("the host sees it");
+    // SAFETY: the bytes are the block's, which lives, and no other thread lets the device work.
+    unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes as usize) }.to_vec()
+}
+
+/// The host writes over the beginning of a block.
+pub(crate) fn host_fill(sim: &Sim, block: &SimBlock, bytes: u64, value: u8) {
+    let start = sim.host_pointer(block).expect("the host sees it");
+    // SAFETY: as above.
+    unsafe { start.write_bytes(value, bytes as usize) };
+}
+
+/// A place in a block, as the host knows it.
+pub(crate) fn host_part<'a>(sim: &Sim, block: &SimBlock, offset: u64) -> CopyEnd<'a, SimBlock> {
+    let start = sim.host_pointer(block).expect("the host sees it");
+    // SAFETY: the tests name places in the block.
+    CopyEnd::Host(unsafe { start.add(offset as usize) })
+}
+
+/// Enqueues a copy with any ends, that is to be accepted. Host memory must stay where it is until it has run.
+pub(crate) fn copy_ends(
+    sim: &Sim,
+    queue: &SimQueue,
+    source: CopyEnd<'_, SimBlock>,
+    destination: CopyEnd<'_, SimBlock>,
+    bytes: u64,
+) -> Arc<Ticket> {
+    let ticket = Arc::default();
+    enqueue(sim, queue, Command::Copy { source, destination, bytes }, &ticket).unwrap();
+    ticket
+}
+
+pub(crate) fn block_end(block: &SimBlock, offset: u64) -> CopyEnd<'_, SimBlock> {
+    CopyEnd::Block { block, offset }
+}
+
+pub(crate) fn host_end<'a>(bytes: &mut [u8]) -> CopyEnd<'a, SimBlock> {
+    CopyEnd::Host(NonNull::new(bytes.as_mut_ptr()).unwrap())
+}
+
+/// What a block of any kind holds now.
+pub(crate) fn content(sim: &Sim, block: &SimBlock, bytes: u64) -> Vec<u8> {
+    let (access, found) = (Access::read(address(sim, block), bytes), Arc::new(Mutex::new(Vec::new())));
+    let (queue, copy) = (sim.create_queue().unwrap(), Arc::clone(&found));
+    let program = move |memory: &mut KernelMemory| {
+        let mut found = copy.lock().unwrap();
+        found.resize(bytes as usize, 0xee);
+        memory.read(access.address, &mut found);
+    };
+    // SAFETY: it runs at once, and the tests' host does nothing meanwhile.
+    unsafe { sim.launch_program(&queue, Kernel::new([access]).lasting(0), program) }.unwrap();
+    std::mem::take(&mut found.lock().unwrap())
+}
+
+/// Launches a kernel that reads a block's first bytes and knows what they should be.
+pub(crate) fn expect(sim: &Sim, queue: &SimQueue, block: &SimBlock, expected: Vec<u8>) {
+    let start = address(sim, block);
+    let kernel = Kernel::new([Access::read(start, expected.len() as u64)]).lasting(0);
+    // SAFETY: the tests' host writes no block that a kernel still reads.
+    unsafe { sim.launch_program(queue, kernel, move |memory| _ = memory.expect(start, &expected)) }.unwrap();
 }
