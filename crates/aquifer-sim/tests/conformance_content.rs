@@ -1,0 +1,50 @@
+//! The suite that every backend must pass, on devices with content: what is written is read back, by the host and by queues.
+//!
+//! Of the cases with threads one is left out, `values_are_seen_by_other_threads`: it waits for what another thread has yet to
+//! enqueue, and virtual time does not.
+
+use aquifer_sim::{Lateness, Sim, SimDesc};
+
+mod discrete {
+    use super::*;
+
+    aquifer_testkit::conformance!(single_threaded Sim::new(SimDesc::discrete()));
+}
+
+mod integrated {
+    use super::*;
+
+    aquifer_testkit::conformance!(single_threaded Sim::new(SimDesc::integrated()));
+}
+
+mod late {
+    use super::*;
+
+    aquifer_testkit::conformance!(single_threaded Sim::new(SimDesc {
+        lateness: Lateness::WILD,
+        ..SimDesc::integrated()
+    }));
+}
+
+mod threads {
+    use super::*;
+
+    aquifer_testkit::conformance_tests! { Sim::new(SimDesc { lateness: Lateness::WILD, ..SimDesc::integrated() }); ();
+        threads {
+            buffers_are_freed_on_other_threads: HostVisible,
+            threads_may_end_with_buffers_alive: HostVisible,
+            the_manager_may_go_first: HostVisible,
+            trimming_disturbs_nobody: HostVisible,
+        }
+        queue_threads {
+            a_queue_takes_the_work_of_many_threads: Queues,
+        }
+        queue_memory {
+            a_queue_uses_its_memory_again_at_once: Queues,
+            what_queues_use_comes_back: Queues,
+            operations_give_back_what_they_used: Queues,
+            operations_may_be_dropped: Queues,
+            senseless_operations_give_back_what_they_were_given: Queues,
+        }
+    }
+}
