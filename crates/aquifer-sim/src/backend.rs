@@ -78,13 +78,14 @@ fn check_not_host_side(block: &SimBlock, operation: &'static str) -> Result<(), 
     Err(Error::new(ErrorKind::Driver, operation, message))
 }
 
-// SAFETY: a block's addresses are its own until it is destroyed (they come from a counter, or from a destroyed block). So is the
-// memory behind it, if the device has content: it is zero at first, and allocated for as long as the block is known; its start, a multiple of the alignment,
-// is the host pointer of visible types, whose devices have content (`SimDesc::check`). The properties are made once and never
-// written. Programs of kernels are kept from unwinding. A queue is a list that the schedule works off from the front, one after the
-// other, and a marker sets the value when it comes to the front; the place in it is taken under the lock of all devices
-// that share the clock. Under the same lock commands move their bytes, before the value that covers them is set or, of a lost device, before
-// anybody can see that it is lost, and no later: without content, memory of the host is never touched.
+// SAFETY: a block's addresses are its own until it is destroyed (they come from a counter, or from a destroyed block). So is
+// the memory behind it, if the device has content: it is zero at first, and allocated for as long as the block is known; its
+// start, a multiple of the alignment, is the host pointer of visible types, whose devices have content (`SimDesc::check`).
+// The properties are made once and never written. Programs of kernels are kept from unwinding. A queue is a list that the
+// schedule works off from the front, one after the other, and a marker sets the value when it comes to the front; the place
+// in it is taken under the lock of all devices that share the clock. Under the same lock commands move their bytes, before
+// the value that covers them is set or, of a lost device, before anybody can see that it is lost, and no later: without
+// content, memory of the host is never touched.
 unsafe impl Backend for Sim {
     type Block = SimBlock;
     type Queue = SimQueue;

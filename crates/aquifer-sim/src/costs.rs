@@ -131,8 +131,8 @@ impl Costs {
         ..Self::H200
     };
 
-    /// A device that shares the host's memory. Chosen, not measured: copies and fills at 100 GB/s, whatever side they name, the rest as
-    /// on the H200, but that nothing waits when a block is destroyed.
+    /// A device that shares the host's memory. Chosen, not measured: copies and fills at 100 GB/s, whatever side they name,
+    /// the rest as on the H200, but that nothing waits when a block is destroyed.
     pub const INTEGRATED: Self = Self {
         destroy_waits_for_all_queues: false,
         copy_bytes_per_second: 100_000_000_000,

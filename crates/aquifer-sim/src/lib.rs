@@ -6,18 +6,21 @@
 //!
 //! # Design
 //!
-//! - **No memory**, by default. A block is a range of addresses; nothing can be read there, and copies move no bytes: the host's end of
-//!   one is never dereferenced. What is simulated is *when* and *where*, not *what*.
-//! - **Content** ([`SimDesc::has_content`]). Memory of the host is behind the blocks, zero at first. A command moves its bytes at the moment at
-//!   which it ends, all at once: who reads the destination before sees what was there, and who writes the source before sends
-//!   what was written. One that is cancelled moves the bytes that its ticket counts, one that was told to fail none. What the system takes from purgeable
-//!   blocks is written over. Kernels may have programs ([`Sim::launch_program`]), which say what ought to be there; a device that sees
-//!   something else has read *stale* bytes ([`ViolationKind::StaleRead`]), and so has a host ([`Sim::expect_host`]).
-//! - **Memory types** ([`SimDesc::memory_types`]): local to the device, pinned in the host's memory, unified. [`SimDesc::discrete`]
-//!   and [`SimDesc::integrated`] are devices of the two usual kinds. Memory of the host that lies in a block is that block, also where a copy names it by
-//!   the host's pointer: the checker sees it, and it is as fast. Pinned blocks are never purgeable, and no part of them is released: the driver refuses.
-//! - **The link** ([`SimDesc::has_shared_link`]). Copies between the host's side and the device's go one at a time in each direction, first come first
-//!   served; those from peers have a way of their own. Other engines have no limits: any number of queues run at full speed.
+//! - **No memory**, by default. A block is a range of addresses; nothing can be read there, and copies move no bytes: the
+//!   host's end of one is never dereferenced. What is simulated is *when* and *where*, not *what*.
+//! - **Content** ([`SimDesc::has_content`]). Memory of the host is behind the blocks, zero at first. A command moves its
+//!   bytes at the moment at which it ends, all at once: who reads the destination before sees what was there, and who writes
+//!   the source before sends what was written. One that is cancelled moves the bytes that its ticket counts, one that was
+//!   told to fail none. What the system takes from purgeable blocks is written over. Kernels may have programs
+//!   ([`Sim::launch_program`]), which say what ought to be there; a device that sees something else has read *stale* bytes
+//!   ([`ViolationKind::StaleRead`]), and so has a host ([`Sim::expect_host`]).
+//! - **Memory types** ([`SimDesc::memory_types`]): local to the device, pinned in the host's memory, unified.
+//!   [`SimDesc::discrete`] and [`SimDesc::integrated`] are devices of the two usual kinds. Memory of the host that lies in a
+//!   block is that block, also where a copy names it by the host's pointer: the checker sees it, and it is as fast. Pinned
+//!   blocks are never purgeable, and no part of them is released: the driver refuses.
+//! - **The link** ([`SimDesc::has_shared_link`]). Copies between the host's side and the device's go one at a time in each
+//!   direction, first come first served; those from peers have a way of their own. Other engines have no limits: any number
+//!   of queues run at full speed.
 //! - **Peers** ([`Sim::peer`]). Several devices share a clock, a host, and the checker.
 //! - **Virtual time.** The host has a clock. A driver's call moves it by what the call costs ([`Costs`]), and the test by
 //!   what it likes ([`Sim::advance`]). Queues run meanwhile: a command begins when all before it on its queue has ended and

@@ -127,8 +127,10 @@ impl Program {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&mut memory))) {
             let message = format!("the program of {who} panicked: {}", words_of(&*panic));
             memory.findings.push(Finding { kind: ViolationKind::Contract, place: (0, 0), message });
-            // What was thrown may throw again when it is dropped.
-            std::mem::forget(panic);
+            // What was thrown may throw again when it is dropped, and what that throws too.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+                std::mem::forget(again);
+            }
         }
         memory.findings
     }
@@ -137,7 +139,8 @@ impl Program {
 /// Content.
 impl Sim {
     /// As [`Sim::launch`], with a program that runs when the kernel ends in virtual time, on whichever thread, and sees and
-    /// changes the bytes that are there then. It must not use any [`Sim`], whose lock is held meanwhile. If it panics, that is a violation.
+    /// changes the bytes that are there then. It must not use any [`Sim`], whose lock is held meanwhile. If it panics, that
+    /// is a violation.
     ///
     /// # Errors
     ///
@@ -149,8 +152,9 @@ impl Sim {
     ///
     /// # Safety
     ///
-    /// - Until the queue's value shows that the kernel has run, or the device is lost, nobody writes through a host pointer what the
-    ///   kernel's accesses read, or reads or writes so what they write. (Work of queues may: that is for the checker to find.)
+    /// - Until the queue's value shows that the kernel has run, or the device is lost, nobody writes through a host pointer
+    ///   what the kernel's accesses read, or reads or writes so what they write. (Work of queues may: that is for the checker
+    ///   to find.)
     pub unsafe fn launch_program(
         &self,
         queue: impl Into<QueueId>,
@@ -175,8 +179,8 @@ impl Sim {
         Ok(state.schedule.submit(queue.into(), submission))
     }
 
-    /// Whether the host has found what ought to be there; if not, there is a violation ([`ViolationKind::StaleRead`]), at the device's
-    /// address if `found` lies in a block.
+    /// Whether the host has found what ought to be there; if not, there is a violation ([`ViolationKind::StaleRead`]), at the
+    /// device's address if `found` lies in a block.
     pub fn expect_host(&self, found: &[u8], expected: &[u8]) -> bool {
         let Some(words) = difference(found, expected) else { return true };
         let mut state = self.state();

@@ -69,10 +69,10 @@ impl Sim {
 
     /// Makes another device beside this one: its peer, with properties, memory, costs, faults and books of its own.
     ///
-    /// The two have one clock and one host. What runs on either runs as time passes for anybody, queues of one may wait for queues of the
-    /// other, and no two queues or blocks have the same number or address. History, claims and violations are those of all devices that
-    /// share the clock, whichever is asked. Each is lost alone: what waits for a lost device's queue on another waits no longer, and a copy that reads
-    /// a lost device's memory fails when it ends.
+    /// The two have one clock and one host. What runs on either runs as time passes for anybody, queues of one may wait for
+    /// queues of the other, and no two queues or blocks have the same number or address. History, claims and violations are
+    /// those of all devices that share the clock, whichever is asked. Each is lost alone: what waits for a lost device's
+    /// queue on another waits no longer, and a copy that reads a lost device's memory fails when it ends.
     ///
     /// # Panics
     ///

@@ -2,11 +2,12 @@
 
 mod common;
 
-use aquifer_backend::{Backend, Capabilities, ErrorKind};
+use aquifer_backend::{Backend, Capabilities, CopyEnd, ErrorKind};
 use aquifer_sim::{
     Access, Kernel, KernelMemory, Purging, Recurrence, Sim, SimBlock, SimDesc, SimQueue, ViolationKind,
 };
 use common::*;
+use std::ptr::NonNull;
 
 /// A device, a block of its own, a pinned one, and two queues.
 fn scene(bytes: u64) -> (Sim, SimBlock, SimBlock, [SimQueue; 2]) {
@@ -64,10 +65,12 @@ fn a_source_that_is_used_again_too_early_sends_its_new_bytes() {
     let mut plain = vec![1; 10];
     spin(&sim, &queue, 1000);
     copy(&sim, &queue, range(&pinned, 0, 10), range(&own, 0, 10));
-    copy_ends(&sim, &queue, host_end(&mut plain), block_end(&own, 10), 10);
+    let start = NonNull::new(plain.as_mut_ptr()).unwrap();
+    copy_ends(&sim, &queue, CopyEnd::Host(start), block_end(&own, 10), 10);
     // The host is too early; what was asked for is one.
     host_fill(&sim, &pinned, 10, 2);
-    plain.fill(3);
+    // SAFETY: the bytes are there, and the device works in its calls only.
+    unsafe { start.write_bytes(3, 10) };
     sim.run_all();
     assert_eq!(content(&sim, &own, 20), [[2; 10], [3; 10]].concat());
     expect(&sim, &other, &own, vec![1; 10]);

@@ -38,7 +38,8 @@ pub(crate) fn create(sim: &Sim, bytes: u64) -> SimBlock {
 }
 
 pub(crate) fn destroy(sim: &Sim, block: SimBlock) {
-    // SAFETY: no memory is behind the block; where a test destroys it too early it is to be found out.
+    // SAFETY: nobody holds a reference to what is behind the block, if anything is; where a test destroys it before queued work
+    // has ended, that is to be found out, and the device keeps the memory until then.
     unsafe { sim.destroy_block(block) }.unwrap();
 }
 
@@ -56,7 +57,8 @@ pub(crate) fn enqueue(
     command: Command<'_, SimBlock>,
     ticket: &Arc<Ticket>,
 ) -> Result<(), Error> {
-    // SAFETY: the device moves no bytes, so that nothing can go wrong but what it reports.
+    // SAFETY: the tests keep host memory until it has run or is lost, and write none while a device call runs. Blocks they may
+    // destroy too early, which the device reports: it keeps what is behind them for as long as queued work needs it.
     unsafe { sim.enqueue(queue, command, ticket) }
 }
 
