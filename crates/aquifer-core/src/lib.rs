@@ -47,4 +47,6 @@ pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
 pub use statistics::{
     ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, PinnedStatistics, Statistics, Tag, TagStatistics,
 };
-pub use transfer::{HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig};
+pub use transfer::{
+    HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig, TransferStatistics,
+};

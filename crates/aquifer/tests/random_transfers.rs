@@ -247,7 +247,7 @@ impl Run {
             manager.settle();
             manager.trim();
             assert_eq!(manager.statistics().allocated.current, 0, "everything is freed");
-            let routes = Route::ALL.map(|route| manager.transfers().statistics(route));
+            let routes = Route::ALL.map(|route| manager.transfers().statistics().route(route));
             assert!(routes.iter().all(|route| route.failed == 0), "{routes:?}");
             drop(manager);
             assert_eq!(sim.books().live_blocks, 0);

@@ -32,7 +32,7 @@ fn pattern(bytes: usize, period: u8) -> Vec<u8> {
 
 /// What a transfer achieved, of the best that the model allows.
 fn ratio(transfers: &Transfers<Sim>, route: Route, best: u64) -> f64 {
-    let statistics = transfers.statistics(route);
+    let statistics = transfers.statistics().route(route);
     assert_eq!((statistics.count, statistics.cancelled, statistics.failed), (1, 0, 0));
     let ratio = statistics.bytes_per_second().unwrap() / best as f64;
     println!("{route}: {:.1} GB/s, {ratio:.3} of the best", statistics.bytes_per_second().unwrap() / 1e9);

@@ -20,7 +20,7 @@ fn what_is_uploaded_is_downloaded() {
         transfers.download(&buffer, 256, &mut back).unwrap();
         assert!(back == values, "{bytes}");
     }
-    let up = transfers.statistics(Route::HostToDevice);
+    let up = transfers.statistics().route(Route::HostToDevice);
     assert_eq!((up.count, up.cancelled, up.failed), (5, 0, 0));
     assert_eq!(up.bytes, 4 + 4096 + (1 << 20) + (1 << 20) + 4 + (9 << 20));
 }

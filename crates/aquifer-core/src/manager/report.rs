@@ -5,6 +5,7 @@ use super::shared::Shared;
 use crate::pool::Request;
 use crate::statistics::{ByteCounter, Statistics, TagStatistics};
 use crate::sync::Ordering;
+use crate::transfer::Route;
 use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
 use std::backtrace::Backtrace;
 use std::fmt;
@@ -28,6 +29,7 @@ impl<B: Backend> Shared<B> {
             imported: self.imported.bytes(),
             imported_block_count: self.imported.count(),
             pinned: self.pinned.registry().statistics(),
+            transfers: self.transfers.statistics(self),
             ..Statistics::default()
         };
         for ledger in &self.ledgers {
@@ -226,6 +228,20 @@ impl fmt::Display for Report {
             statistics.fragmentation_percentage(),
             statistics.waste_percentage(),
         )?;
+        for route in Route::ALL {
+            let counted = statistics.transfers.route(route);
+            if counted.count == 0 {
+                continue;
+            }
+            write!(f, "{route}: {} in {} transfers", in_words(counted.bytes), counted.count)?;
+            if let Some(rate) = counted.bytes_per_second() {
+                write!(f, ", {:.2} GB/s", rate / 1e9)?;
+            }
+            writeln!(f, "; {} cancelled, {} failed", counted.cancelled, counted.failed)?;
+        }
+        if statistics.transfers.staging_bytes > 0 {
+            writeln!(f, "of live: {} kept for staging", in_words(statistics.transfers.staging_bytes))?;
+        }
         let calls = &statistics.driver_calls;
         writeln!(
             f,

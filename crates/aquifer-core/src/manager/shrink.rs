@@ -155,6 +155,7 @@ impl<B: Backend> Shared<B> {
             return 0;
         }
         self.let_go_of_imported();
+        drop(self.transfers.take_free_slots());
         let trim_one = |typed: &TypedPool<B::Block>| {
             let growing = &mut typed.lock_growth();
             growing.pool.free_preallocated();

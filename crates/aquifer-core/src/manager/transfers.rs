@@ -10,8 +10,8 @@ use crate::range_lock::Access;
 use crate::raw::shared_allocation::{RangeClaim, SharedAllocation};
 use crate::raw::transfer::{self, From as Bytes, Reach, ReachMut, Slot};
 use crate::transfer::{
-    Copiers, EntryDesc, HostCopy, Over, Priority, Progress, Route, RouteStatistics, SHORT_BYTES,
-    TransferOptions, describe,
+    Copiers, EntryDesc, HostCopy, Over, Priority, Progress, SHORT_BYTES, TransferOptions, TransferStatistics,
+    describe,
 };
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -193,10 +193,11 @@ impl<B: SyncBackend> Transfers<B> {
         self
     }
 
-    /// What has gone a route so far, by whoever's handle.
+    /// What all of the manager's transfers have been counted as so far: [`Statistics::transfers`](crate::Statistics::transfers), without the
+    /// rest.
     #[must_use]
-    pub fn statistics(&self, route: Route) -> RouteStatistics {
-        self.manager.owner.transfers.statistics(route)
+    pub fn statistics(&self) -> TransferStatistics {
+        self.manager.owner.transfers.statistics(&self.manager.owner)
     }
 
     pub(super) fn manager(&self) -> &MemoryManager<B> {
@@ -349,7 +350,9 @@ impl<B: SyncBackend> Transfers<B> {
         let owner = &self.manager.owner;
         let home = owner.home_of(MemoryKind::Pinned)?;
         let bytes = owner.config.transfers.chunk_bytes();
-        let allocation = shared::allocate_without_waiting(owner, home, bytes, MemoryOptions::DEFAULT)?;
+        // Without a tag if there are too many.
+        let options = MemoryOptions::DEFAULT.tag(owner.tags.intern("staging").unwrap_or_default());
+        let allocation = shared::allocate_without_waiting(owner, home, bytes, options)?;
         let message = "the host does not see this device's pinned memory";
         Slot::new(allocation).ok_or_else(|| Error::new(ErrorKind::Unsupported, "transfer", message))
     }

@@ -8,6 +8,8 @@ mod tally;
 pub use bucket::MemoryBucket;
 pub use pinned::PinnedStatistics;
 
+use crate::transfer::TransferStatistics;
+
 pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
 
 /// A name under which allocations are counted; made by
@@ -175,6 +177,8 @@ pub struct Statistics {
     pub imported_block_count: u64,
     /// Pinned allocations: a part of the other sums and counts.
     pub pinned: PinnedStatistics,
+    /// Transfers, route by route.
+    pub transfers: TransferStatistics,
     /// The most that may be reserved.
     pub budget_bytes: u64,
     /// Allocations so far.

@@ -29,6 +29,23 @@ impl RouteStatistics {
     }
 }
 
+/// What a manager has counted of transfers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransferStatistics {
+    routes: [RouteStatistics; Route::ALL.len()],
+    /// Pinned memory that is kept for staging, in bytes; among live bytes, under the tag `staging`.
+    pub staging_bytes: u64,
+}
+
+impl TransferStatistics {
+    /// What has gone one route.
+    #[must_use]
+    pub fn route(&self, route: Route) -> RouteStatistics {
+        self.routes[route as usize]
+    }
+}
+
 /// How a transfer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -66,7 +83,7 @@ impl RouteCounters {
         add(&counter.ns, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    pub(crate) fn get(&self, route: Route) -> RouteStatistics {
+    fn route(&self, route: Route) -> RouteStatistics {
         let counter = &self.0[route as usize];
         RouteStatistics {
             count: counter.count.load(Ordering::Relaxed),
@@ -75,5 +92,9 @@ impl RouteCounters {
             bytes: counter.bytes.load(Ordering::Relaxed),
             time: Duration::from_nanos(counter.ns.load(Ordering::Relaxed)),
         }
+    }
+
+    pub(crate) fn statistics(&self, staging_bytes: u64) -> TransferStatistics {
+        TransferStatistics { routes: Route::ALL.map(|route| self.route(route)), staging_bytes }
     }
 }

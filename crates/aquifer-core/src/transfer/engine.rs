@@ -4,7 +4,7 @@ use super::counters::{End, RouteCounters};
 use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, Spare, Want};
 use super::ring::Ring;
 use super::threads::{CopyStep, CopyThreads};
-use super::{Progress, Route, RouteStatistics, SHORT_BYTES};
+use super::{Progress, Route, SHORT_BYTES, TransferStatistics};
 use crate::calls::{call, wake_all};
 use crate::manager::{MemoryManager, QueueState, Shared};
 use crate::raw::transfer::{Parts, Plan, Slot};
@@ -163,8 +163,9 @@ impl<B: Backend> State<B> {
 }
 
 impl<B: Backend> Engine<B> {
-    pub(crate) fn statistics(&self, route: Route) -> RouteStatistics {
-        self.counters.get(route)
+    pub(crate) fn statistics(&self, shared: &Shared<B>) -> TransferStatistics {
+        let slots = self.state.lock().ring.count() as u64;
+        self.counters.statistics(slots * shared.config.transfers.chunk_bytes())
     }
 
     /// Counts a transfer that needed no entry.

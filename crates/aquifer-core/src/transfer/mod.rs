@@ -18,7 +18,7 @@ mod ring;
 mod threads;
 mod ways;
 
-pub use counters::RouteStatistics;
+pub use counters::{RouteStatistics, TransferStatistics};
 pub(crate) use engine::{Copiers, Engine};
 pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
 pub use threads::HostCopy;
