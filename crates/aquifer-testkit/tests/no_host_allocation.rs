@@ -5,53 +5,13 @@
 
 #![cfg(any(target_os = "linux", target_os = "macos"))]
 
+mod counting;
+
 use aquifer_core::{MemoryManager, MemoryOptions};
 use aquifer_host::Host;
 use aquifer_testkit::config_with_budget;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+use counting::calls_of;
 use std::hint::black_box;
-
-/// The system's allocator, which counts each thread's calls.
-struct Counting;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    CALLS.set(CALLS.get() + 1);
-}
-
-// SAFETY: every call is handed to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps to the contract of this very method.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count();
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn calls_of(work: impl FnOnce()) -> u64 {
-    let before = CALLS.get();
-    work();
-    CALLS.get() - before
-}
 
 const PAIRS: u64 = 10_000;
 const SIZES: [u64; 4] = [1, 4096, 65_536, 1 << 20];

@@ -18,6 +18,8 @@ const DEPTH: usize = 4;
 /// The first chunks are smaller, so that queues have something to do soon, and the last ones, so that all who copy end at about the
 /// same time; but not smaller than this.
 const RAMP_BYTES: u64 = 256 << 10;
+/// All chunks but the last are multiples of this, so that what is aligned stays so.
+const PIECE_UNIT_BYTES: u64 = 4 << 10;
 /// What a processor copies at a time is this part of a chunk: a thread takes many times as long for it as a link.
 const PIECES_PER_CHUNK: u64 = 4;
 
@@ -428,7 +430,7 @@ impl<B: Backend> Entry<B> {
                 (self.next / copiers + RAMP_BYTES).min((left / (2 * copiers)).max(RAMP_BYTES)).min(most)
             }
         };
-        let bytes = most.min(ramp).min(left);
+        let bytes = (most.min(ramp) & !(PIECE_UNIT_BYTES - 1)).max(PIECE_UNIT_BYTES).min(left);
         let chunk = Chunk { offset: self.next, bytes, slot };
         self.next += bytes;
         self.served += bytes;
