@@ -36,11 +36,13 @@ struct Held {
     content: Option<Vec<u8>>,
 }
 
+type Pair = (Buffer<Sim>, Buffer<Sim>);
+
 /// A transfer under way, and what its parts hold once it is over.
 enum Going {
     Upload(Transfer<Sim, (Buffer<Sim>, Vec<u8>)>, usize, Vec<u8>),
     Download(Transfer<Sim, (Buffer<Sim>, Vec<u8>)>, usize, Option<Vec<u8>>),
-    Copy(Box<Transfer<Sim, (Buffer<Sim>, Buffer<Sim>)>>, [usize; 2], Option<Vec<u8>>),
+    Copy(Transfer<Sim, Pair>, [usize; 2], Option<Vec<u8>>),
     Fill(Transfer<Sim, Buffer<Sim>>, usize, u8),
 }
 
@@ -112,7 +114,7 @@ fn over<T>(outcome: Result<T, OperationError<T>>, before_bytes: Option<u64>) -> 
 impl Run {
     fn new(seed: u64) -> Self {
         let lateness = Lateness { per_mille: 200, delay_ns_max: 200_000 };
-        let desc = SimDesc { lateness, seed, reads_peers: seed % 2 == 0, ..SimDesc::discrete() };
+        let desc = SimDesc { lateness, seed, reads_peers: seed.is_multiple_of(2), ..SimDesc::discrete() };
         let first = Sim::new(desc.clone());
         let devices = [first.clone(), first.peer(desc)];
         let managers = [manager(&devices[0]), manager(&devices[1])];
@@ -156,7 +158,7 @@ impl Run {
                 let other = self.take();
                 let desc = CopyDesc { source_offset: 0, destination_offset: 0, bytes: BUFFER_BYTES as u64 };
                 let transfer = begun(transfers.copy_async(held.buffer, other.buffer, desc));
-                Going::Copy(Box::new(transfer), [device, other.device], held.content)
+                Going::Copy(transfer, [device, other.device], held.content)
             }
             _ => {
                 let value = self.random.next() as u8;

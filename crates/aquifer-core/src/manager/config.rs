@@ -93,7 +93,7 @@ impl Default for Config {
 }
 
 /// The variables that [`Config::with_environment`] reads.
-pub const ENVIRONMENT_VARIABLES: [(&str, &str); 11] = [
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 13] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
     ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
@@ -108,6 +108,8 @@ pub const ENVIRONMENT_VARIABLES: [(&str, &str); 11] = [
     ("AQUIFER_PINNED_COUNT", "the most pinned allocations that may be live: 64"),
     ("AQUIFER_PINNED_BYTES", "the largest pinned allocation, in bytes: 256M"),
     ("AQUIFER_PINNED_REFUSED", "error or unlocked: what comes where the driver locks no more memory"),
+    ("AQUIFER_COPY_THREADS", "threads that copy for transfers: the number of processors, at most 8; 0: none"),
+    ("AQUIFER_STAGING_BYTES", "the most pinned memory to stage transfers through: 64M"),
 ];
 
 impl Config {
@@ -181,6 +183,12 @@ impl Config {
                 _ => return Err(nonsense(name, &value)),
             };
         }
+        if let Some((name, value)) = read("AQUIFER_COPY_THREADS") {
+            self.transfers.copy_threads = value.parse().map_err(|_| nonsense(name, &value))?;
+        }
+        if let Some((name, value)) = read("AQUIFER_STAGING_BYTES") {
+            self.transfers.staging_bytes = parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?;
+        }
         Ok(self)
     }
 }
@@ -243,6 +251,8 @@ mod tests {
             ("AQUIFER_PINNED_COUNT", "3"),
             ("AQUIFER_PINNED_BYTES", "1M"),
             ("AQUIFER_PINNED_REFUSED", "unlocked"),
+            ("AQUIFER_COPY_THREADS", "3"),
+            ("AQUIFER_STAGING_BYTES", "8M"),
         ])
         .unwrap();
         assert_eq!(config.budget_bytes, Some(2 << 30));
@@ -250,6 +260,7 @@ mod tests {
         assert_eq!((config.zero_policy, config.tracking), (ZeroPolicy::OnReuse, Tracking::Places));
         assert_eq!(config.idle_decay, Some(Duration::from_millis(250)));
         assert_eq!(config.purgeable_after, Some(Duration::from_millis(100)));
+        assert_eq!((config.transfers.copy_threads, config.transfers.staging_bytes), (3, 8 << 20));
         let pinned = PinnedConfig::DEFAULT.count_max(3).bytes_max(1 << 20);
         assert_eq!(config.pinned, pinned.when_refused(WhenRefused::UseUnlocked));
         let off = with(&[("AQUIFER_PURGEABLE_AFTER_MS", "off"), ("AQUIFER_IDLE_DECAY_MS", "off")]).unwrap();

@@ -11,7 +11,7 @@ use crate::raw::allocation::SharedPtr;
 use crate::raw::operation::HostMemory;
 use crate::raw::shared_allocation::{RangeClaim, SharedAllocation};
 use crate::raw::transfer::{self, From as Bytes, Parts, Reach, ReachMut};
-use crate::transfer::{EntryDesc, Over, describe};
+use crate::transfer::{EntryDesc, Outcome, describe};
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
 use std::any::Any;
 use std::fmt;
@@ -265,7 +265,7 @@ impl<B: Backend, T> Transfer<B, T> {
         self.finish(over)
     }
 
-    fn finish(&mut self, (over, parts): (Over, Option<Box<dyn Parts<B>>>)) -> Result<T, OperationError<T>> {
+    fn finish(&mut self, (over, parts): Outcome<B>) -> Result<T, OperationError<T>> {
         self.is_taken = true;
         let ends = parts.map(|parts| *parts.into_any().downcast().expect("they are what was put in"));
         let parts = ends.map(self.take);

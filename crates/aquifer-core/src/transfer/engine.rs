@@ -82,10 +82,13 @@ pub(crate) enum Copiers {
     Unknown,
 }
 
+/// What became of a transfer, and what it owned.
+pub(crate) type Outcome<B> = (Over, Option<Box<dyn Parts<B>>>);
+
 struct State<B: Backend> {
     entries: Vec<Entry<B>>,
     /// What is over, and has not been asked for yet.
-    ended: Vec<(u64, Over, Option<Box<dyn Parts<B>>>)>,
+    ended: Vec<(u64, Outcome<B>)>,
     ring: Ring<B>,
     spares: Vec<Spare>,
     last_id: u64,
@@ -345,13 +348,14 @@ impl<B: Backend> Engine<B> {
         let (waker, plan) = (entry.waker.take(), entry.plan.clone());
         let after = std::mem::take(&mut entry.desc.after);
         let is_awaited = entry.has_future || entry.parts.is_none();
-        let (over, spare, parts, manager) = entry.end();
+        let (parts, manager) = (entry.parts.take(), entry.desc.manager.take());
+        let (over, spare) = entry.end();
         self.count(route, &over, shared.config.clock.now().saturating_sub(start));
         if state.spares.len() < SPARES_MAX {
             state.spares.push(spare);
         }
         let parts = if is_awaited {
-            state.ended.push((id, over, parts));
+            state.ended.push((id, (over, parts)));
             None
         } else {
             parts
@@ -421,7 +425,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// Blocks until a transfer is over, working at it meanwhile.
-    pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> (Over, Option<Box<dyn Parts<B>>>) {
+    pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> Outcome<B> {
         let threads = shared.config.transfers.copy_threads;
         // Where nobody else copies, others may hold all slots until somebody does.
         let copies = |only| match threads {
@@ -477,15 +481,14 @@ impl<B: Backend> Engine<B> {
     }
 
     /// What became of a transfer, if it is over, and what it owned.
-    pub(crate) fn take_ended(&self, id: u64) -> Option<(Over, Option<Box<dyn Parts<B>>>)> {
+    pub(crate) fn take_ended(&self, id: u64) -> Option<Outcome<B>> {
         let mut state = self.state.lock();
-        let index = state.ended.iter().position(|(ended, ..)| *ended == id)?;
-        let (_, over, parts) = state.ended.swap_remove(index);
-        Some((over, parts))
+        let index = state.ended.iter().position(|(ended, _)| *ended == id)?;
+        Some(state.ended.swap_remove(index).1)
     }
 
     /// As [`Engine::take_ended`], but keeps a waker for that moment if it is to come.
-    pub(crate) fn poll_ended(&self, id: u64, waker: &Waker) -> Option<(Over, Option<Box<dyn Parts<B>>>)> {
+    pub(crate) fn poll_ended(&self, id: u64, waker: &Waker) -> Option<Outcome<B>> {
         // To clone or drop a waker is the executor's code, so neither is done under the lock.
         let waker = waker.clone();
         let mut state = self.state.lock();

@@ -462,8 +462,8 @@ impl<B: Backend> Entry<B> {
         }
     }
 
-    /// Takes it apart, once it is over.
-    pub(crate) fn end(self) -> (Over, Spare, Option<Box<dyn Parts<B>>>, Option<MemoryManager<B>>) {
+    /// How it ended, once it is over.
+    pub(crate) fn end(self) -> (Over, Spare) {
         let done_bytes = self.done_bytes();
         let is_cancelled = self.spare.ticket.is_cancelled() && done_bytes < self.plan.bytes;
         let result = match self.error.or_else(|| self.spare.ticket.take_error()) {
@@ -474,7 +474,7 @@ impl<B: Backend> Entry<B> {
             }
             None => Ok(()),
         };
-        (Over { result, done_bytes }, self.spare, self.parts, self.desc.manager)
+        (Over { result, done_bytes }, self.spare)
     }
 }
 

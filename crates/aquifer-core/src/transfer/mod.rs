@@ -19,7 +19,7 @@ mod threads;
 mod ways;
 
 pub use counters::{RouteStatistics, TransferStatistics};
-pub(crate) use engine::{Copiers, Engine};
+pub(crate) use engine::{Copiers, Engine, Outcome};
 pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
 pub use threads::HostCopy;
 pub(crate) use ways::describe;
