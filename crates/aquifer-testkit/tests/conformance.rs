@@ -2,12 +2,20 @@
 
 #![cfg(any(target_os = "linux", target_os = "macos"))]
 
-use aquifer_backend::{Capabilities, MemoryFlags, Properties};
+use aquifer_backend::{Capabilities, MemoryFlags, MemoryType, Properties};
 use aquifer_host::Host;
 use aquifer_testkit::Faulty;
 
 fn device(change: impl FnOnce(&mut Properties)) -> Faulty<Host> {
     Faulty::with_properties(Host::new().expect("the system says how much memory it has"), change)
+}
+
+/// Adds a pinned memory type, by word alone, where there is none.
+fn add_pinned(properties: &mut Properties) {
+    let flags = MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED;
+    if !properties.memory_types.iter().any(|one| one.flags.contains(flags)) {
+        properties.memory_types.push(MemoryType { heap_index: 0, flags });
+    }
 }
 
 /// Memory that the host cannot see, dirty when it is new. Queues see it.
@@ -56,6 +64,25 @@ mod purging {
         run("skipped", Need::HostInvisible, || device(|_| ()), |_| is_run = true, end);
         assert_eq!((END_COUNT.get(), is_run), (before + 2, false), "after a case that is skipped, too");
     }
+}
+
+/// Pinned memory, and ordinary memory that the host does not see.
+mod pinned {
+    use super::*;
+
+    aquifer_testkit::conformance!(device(|properties| {
+        properties.memory_types[0].flags = MemoryFlags::DEVICE_LOCAL;
+        // What is imported would have to be pinned.
+        properties.capabilities = Capabilities::QUEUES | Capabilities::ZEROED_BLOCKS;
+        add_pinned(properties);
+    }));
+}
+
+/// Pinned memory beside memory that the host sees, which can stand in for it.
+mod pinned_or_not {
+    use super::*;
+
+    aquifer_testkit::conformance!(device(add_pinned));
 }
 
 mod single_threaded {

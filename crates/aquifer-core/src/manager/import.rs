@@ -140,7 +140,12 @@ impl<B: Backend> Shared<B> {
         let refuse = |kind, message| Err(Error::new(kind, "import", message));
         let properties = self.backend.properties();
         let is_visible = |flags: MemoryFlags| flags.contains(MemoryFlags::HOST_VISIBLE);
-        let visible = properties.memory_types.iter().position(|memory_type| is_visible(memory_type.flags));
+        // What users bring is not pinned by that, where there is a difference.
+        let is_plain = |flags: MemoryFlags| is_visible(flags) && !flags.contains(MemoryFlags::PINNED);
+        let first = |is_wanted: &dyn Fn(MemoryFlags) -> bool| {
+            properties.memory_types.iter().position(|memory_type| is_wanted(memory_type.flags))
+        };
+        let visible = first(&is_plain).or_else(|| first(&is_visible));
         let (true, Some(memory_type)) = (properties.capabilities.contains(Capabilities::IMPORT), visible)
         else {
             let message = format!(

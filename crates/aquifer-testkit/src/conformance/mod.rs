@@ -10,6 +10,8 @@ pub mod basic;
 pub mod exhaustion;
 pub mod import;
 mod owned;
+pub mod pinned;
+pub mod pinned_threads;
 pub mod purgeable;
 pub mod queue_memory;
 pub mod queue_threads;
@@ -49,6 +51,10 @@ pub enum Need {
     WorkingQueues,
     /// The host's memory can be imported.
     Import,
+    /// There is pinned memory, with something behind it.
+    Pinned,
+    /// There is unified memory, with something behind it.
+    Unified,
 }
 
 impl Need {
@@ -60,6 +66,8 @@ impl Need {
     pub fn is_met(self, properties: &Properties) -> Result<(), &'static str> {
         let is_visible = properties.memory_types[0].flags.contains(MemoryFlags::HOST_VISIBLE);
         let has = |capability| properties.capabilities.contains(capability);
+        let has_type = |flags| properties.memory_types.iter().any(|one| one.flags.contains(flags));
+        let unified = MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL;
         let (is_met, reason) = match self {
             Self::Nothing => (true, ""),
             Self::HostVisible => (is_visible, "the host cannot see the memory"),
@@ -93,6 +101,14 @@ impl Need {
                         .iter()
                         .any(|one| one.flags.contains(MemoryFlags::HOST_VISIBLE)),
                 "memory cannot be imported",
+            ),
+            Self::Pinned => (
+                has_type(MemoryFlags::PINNED) && !has(Capabilities::SIMULATED),
+                "there is no pinned memory, or it is simulated",
+            ),
+            Self::Unified => (
+                has_type(unified) && !has(Capabilities::SIMULATED),
+                "there is no unified memory, or it is simulated",
             ),
             Self::CommitOnTouch => {
                 (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
@@ -257,6 +273,22 @@ macro_rules! conformance {
                 unmapped_memory_keeps_what_it_holds: SparseBlocks,
                 sparse_blocks_are_destroyed_mapped_or_not: SparseBlocks,
             }
+            pinned {
+                pinned_memory_is_host_visible: Nothing,
+                kinds_that_the_device_has_not_are_refused: Nothing,
+                unified_memory_is_used_where_it_is: Unified,
+                pinned_memory_is_a_slice: Pinned,
+                pinned_memory_is_used_by_the_device: Pinned,
+                pinned_allocations_are_counted: Pinned,
+                so_many_are_live_at_once_and_no_more: Pinned,
+                what_is_too_large_is_refused_at_once: Pinned,
+                a_refusal_to_lock_says_what_to_do: Pinned,
+                unlocked_memory_stands_in_by_configuration: Pinned,
+                idle_blocks_count_as_locked_no_longer_than_need_be: Pinned,
+                collections_live_in_pinned_memory: Pinned,
+                collections_meet_the_limits: Pinned,
+                the_allocator_keeps_its_contract: Pinned,
+            }
             queues {
                 there_are_queues_exactly_where_promised: Nothing,
                 a_new_queue_has_the_value_0: Queues,
@@ -303,6 +335,11 @@ macro_rules! conformance {
                 senseless_operations_give_back_what_they_were_given: Queues,
                 waiting_allocations_are_served_or_told: Nothing,
                 callbacks_give_memory_back: Nothing,
+            }
+            pinned_threads {
+                pinned_memory_is_freed_on_other_threads: Pinned,
+                queues_use_pinned_memory: Pinned,
+                waiting_allocations_get_the_next_place: Pinned,
             }
             import {
                 memory_is_used_where_it_is: Import,

@@ -69,6 +69,7 @@ struct LiveBlock {
     /// Whether the last word on it was a refusal to take it back.
     is_refused: bool,
     is_purgeable: bool,
+    is_pinned: bool,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +81,8 @@ struct State {
     live: BTreeMap<u64, LiveBlock>,
     live_bytes_peak: u64,
     next_id: u64,
+    /// The most bytes that pinned blocks may have together, if there is a limit.
+    lockable_bytes: Option<u64>,
 }
 
 impl State {
@@ -148,6 +151,17 @@ impl Faults {
         self.state().live_bytes_peak
     }
 
+    /// From now on, refuses every new block of pinned memory with which there would be more than so many bytes of it.
+    pub fn lock_at_most(&self, bytes: u64) {
+        self.state().lockable_bytes = Some(bytes);
+    }
+
+    /// The bytes of the pinned blocks that exist.
+    #[must_use]
+    pub fn locked_bytes(&self) -> u64 {
+        self.state().live.values().filter(|block| block.is_pinned).map(|block| block.bytes).sum()
+    }
+
     /// How many of the blocks that exist are purgeable.
     #[must_use]
     pub fn purgeable_blocks(&self) -> u64 {
@@ -181,12 +195,26 @@ impl Faults {
         Err(Error::new(kind, operation, format!("call {call_number} was told to fail")))
     }
 
+    /// Whether pinned memory of so many bytes more may be had.
+    pub(super) fn check_lockable(&self, bytes: u64) -> Result<(), Error> {
+        let locked = self.locked_bytes();
+        let mut state = self.state();
+        match state.lockable_bytes {
+            Some(most) if locked + bytes > most => {
+                state.failed += 1;
+                let message = format!("{bytes} bytes more asked for; {locked} of {most} are locked");
+                Err(Error::new(ErrorKind::OutOfMemory, "create_block", message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes note of a new block: its number.
-    pub(super) fn created(&self, bytes: u64) -> u64 {
+    pub(super) fn created(&self, bytes: u64, is_pinned: bool) -> u64 {
         let mut state = self.state();
         let id = state.next_id;
         state.next_id += 1;
-        state.live.insert(id, LiveBlock { bytes, is_refused: false, is_purgeable: false });
+        state.live.insert(id, LiveBlock { bytes, is_refused: false, is_purgeable: false, is_pinned });
         state.live_bytes_peak = state.live_bytes_peak.max(state.live_bytes());
         id
     }

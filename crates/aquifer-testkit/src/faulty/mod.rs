@@ -51,7 +51,9 @@ impl<B: Backend> Faulty<B> {
     /// Without [`Capabilities::ZEROED_BLOCKS`] new blocks start with a MiB of garbage. Without [`Capabilities::QUEUES`]
     /// no queue can be made.
     ///
-    /// [`Capabilities::PURGEABLE`] may also be added: then every other block loses what it held as soon as it is purgeable.
+    /// [`Capabilities::PURGEABLE`] may also be added: then every other block loses what it held as soon as it is purgeable. And so
+    /// may memory types, at the end: their memory is of the first type inside, which the host must see if they say so.
+    /// [`MemoryFlags::PINNED`] among their flags locks nothing, but counts ([`Faults::lock_at_most`]).
     #[must_use]
     pub fn with_properties(inner: B, change: impl FnOnce(&mut Properties)) -> Self {
         let mut faulty = Self::new(inner);
@@ -89,8 +91,17 @@ impl<B: Backend> Faulty<B> {
         unsafe { self.inner.fill(destination, GARBAGE) }
     }
 
+    /// The memory type inside that stands for one of these.
+    fn inner_type(&self, memory_type_index: usize) -> usize {
+        if memory_type_index < self.inner.properties().memory_types.len() { memory_type_index } else { 0 }
+    }
+
+    fn is_pinned(&self, memory_type_index: usize) -> bool {
+        self.properties.memory_types[memory_type_index].flags.contains(MemoryFlags::PINNED)
+    }
+
     fn block(&self, inner: B::Block, memory_type_index: usize, bytes: u64) -> FaultyBlock<B::Block> {
-        let id = self.faults.created(bytes);
+        let id = self.faults.created(bytes, self.is_pinned(memory_type_index));
         FaultyBlock { inner, memory_type_index, bytes, id }
     }
 
@@ -146,7 +157,11 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         assert!(desc.bytes > 0 && desc.bytes <= self.properties.block_bytes_max, "{desc:?}");
         assert!(desc.memory_type_index < self.properties.memory_types.len(), "{desc:?}");
         self.faults.call(DriverCall::Create, "create_block")?;
-        let inner = self.inner.create_block(desc)?;
+        if self.is_pinned(desc.memory_type_index) {
+            self.faults.check_lockable(desc.bytes)?;
+        }
+        let inner_desc = BlockDesc { memory_type_index: self.inner_type(desc.memory_type_index), ..*desc };
+        let inner = self.inner.create_block(&inner_desc)?;
         if !self.has(Capabilities::ZEROED_BLOCKS) {
             // SAFETY: nobody else knows the block yet.
             unsafe { self.spoil(&inner, desc.bytes) }?;
@@ -219,7 +234,7 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
             return Err(ImportError { memory, error });
         }
         let bytes = memory.bytes();
-        let inner = self.inner.import_block(memory, memory_type_index)?;
+        let inner = self.inner.import_block(memory, self.inner_type(memory_type_index))?;
         Ok(self.block(inner, memory_type_index, bytes))
     }
 
@@ -228,7 +243,8 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
             return Err(self.unsupported("create_sparse_block"));
         }
         self.faults.call(DriverCall::CreateSparse, "create_sparse_block")?;
-        let inner = self.inner.create_sparse_block(desc)?;
+        let inner_desc = BlockDesc { memory_type_index: self.inner_type(desc.memory_type_index), ..*desc };
+        let inner = self.inner.create_sparse_block(&inner_desc)?;
         // It has no memory of its own.
         Ok(self.block(inner, desc.memory_type_index, 0))
     }
