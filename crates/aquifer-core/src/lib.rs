@@ -35,10 +35,11 @@ pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
-    ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager, MemoryManagerBuilder,
-    MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator, PinnedBuffer, PinnedConfig, Queue,
-    RawBuffer, ReclaimHook, ReclaimRequest, Report, Tracking, Transfer, TransferBuffer, TransferDestination,
-    TransferMemory, TransferSource, Transfers, TypedView, ViewRead, ViewWrite, WhenRefused, ZeroPolicy,
+    DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager,
+    MemoryManagerBuilder, MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator,
+    PinnedBuffer, PinnedConfig, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Side, Tracking,
+    Transfer, TransferBuffer, TransferDestination, TransferMemory, TransferSource, Transfers, TypedView,
+    UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy,
     parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]

@@ -56,6 +56,17 @@ impl<B: Backend> Shared<B> {
         self.home_on(kind, NO_QUEUE)
     }
 
+    /// Where the host's copies of device memory are made, on no queue: in pinned memory, or in other memory that the host sees.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] where the host sees none.
+    pub(super) fn home_of_shadows(&self) -> Result<Home, Error> {
+        let memory_type = self.kind_types.pinned.or(self.kind_types.unlocked);
+        let memory_type = memory_type.ok_or_else(|| self.has_none(MemoryKind::Unified))?;
+        Ok(self.home_in(memory_type, NO_QUEUE))
+    }
+
     /// As [`Shared::home_of`], on a queue of this manager, or on none.
     pub(super) fn home_on(&self, kind: MemoryKind, queue: QueueIndex) -> Result<Home, Error> {
         let memory_type = match kind {

@@ -30,6 +30,7 @@ mod tags;
 mod transfer;
 mod transfers;
 mod typed_pool;
+mod unified;
 mod view;
 mod waiting;
 
@@ -51,6 +52,7 @@ pub use reclaim::{ReclaimHook, ReclaimRequest};
 pub use report::{LeakReport, LiveAllocation, Report};
 pub use transfer::{Begun, Transfer, TransferBuffer, TransferMemory};
 pub use transfers::{TransferDestination, TransferSource, Transfers};
+pub use unified::{DeviceAccess, Side, UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite};
 pub use view::{BufferView, TypedView, ViewRead, ViewWrite};
 pub use waiting::{ANSWER_WITHIN, AllocateAsync};
 

@@ -7,6 +7,7 @@
 //! - [`operation`]: a queue uses memory until it is done, whatever becomes of who asked for it.
 //! - [`transfer`]: processors and queues copy what others have lent or given them.
 //! - [`shared_allocation`]: several use parts of one buffer at the same time, and none the other's.
+//! - [`unified`]: host and queues use the same memory in turns.
 //! - [`view_guard`]: such a part as values, without a copy.
 //! - [`pinned`]: pinned memory is read and written as plain slices, and collections allocate it.
 //!
@@ -20,4 +21,5 @@ pub(crate) mod operation;
 pub(crate) mod pinned;
 pub(crate) mod shared_allocation;
 pub(crate) mod transfer;
+pub(crate) mod unified;
 pub(crate) mod view_guard;
