@@ -1,5 +1,6 @@
 #![doc = include_str!("../../../README.md")]
 
+pub mod bandwidth;
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
 mod metal;
 mod replay_devices;
