@@ -1,6 +1,7 @@
 //! What the command line accepts.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aquifer::{BucketLayout, parse_bytes};
 use clap::builder::PossibleValuesParser;
@@ -9,6 +10,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// More threads than this are a slip of the pen.
 const THREADS_MAX: i64 = 1024;
+/// Longer than this for one size is another.
+const SECONDS_MAX: f64 = 3600.0;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +20,7 @@ Examples:
   aquifer replay --backend sim --device-memory 80G run1.csv.gz
   aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
   aquifer trace info traces/moe_train_start.csv.gz
+  aquifer bandwidth --plot transfers.svg
   aquifer info
 
 Exit codes: 0 if everything was done, 2 for any error. NO_COLOR turns colours and bold type off.";
@@ -45,6 +49,26 @@ Examples:
   aquifer trace info traces/moe_train_start.csv.gz
   aquifer trace info --json run1.csv.gz run2.csv.gz";
 
+const BANDWIDTH_EXAMPLES: &str = "\
+Examples:
+  aquifer bandwidth
+  aquifer bandwidth --max-size 64M --plot transfers.svg
+  aquifer bandwidth --sizes 4K,1M,48M --seconds-per-size 0.5 --threads 4
+  aquifer bandwidth --backend sim --json | jq '.rows[] | [.route, .memory, .bytes, .ratio]'
+
+Each route is timed in turns with what is as fast as can be: on the host a plain memcpy (or memset)
+by as many threads, elsewhere the driver's own call from and to pinned memory. Figures are medians.
+Both are done once before, then for --seconds-per-size, but 3 times at least and 1000 at most.
+
+A size takes up to three buffers at a time, which are freed before the next. Sizes whose buffers
+would take more than a quarter of the memory that may be used are left out, and so is what finds no
+memory, or not enough that may be locked; what is left out is said.
+
+With `--backend sim` a device with the times of an NVIDIA H200, and a peer, are measured in virtual
+time, with the processors that copy simulated too: the same figures come out each time.
+
+The variables AQUIFER_BUDGET, AQUIFER_PINNED_BYTES and so on (`aquifer info` lists them) hold.";
+
 const INFO_EXAMPLES: &str = "\
 Examples:
   aquifer info
@@ -70,6 +94,11 @@ pub(crate) enum Command {
     /// Look at allocation traces
     #[command(subcommand)]
     Trace(TraceCommand),
+    /// Measure transfers, route by route and size by size, beside memcpy or the driver's own copies
+    ///
+    /// From the host to a device and back, from plain and from pinned memory, within a device, and from one device to
+    /// another where there are two (of the host: from one manager to another).
+    Bandwidth(BandwidthArguments),
     /// Show devices, memory, limits and settings
     Info(InfoArguments),
 }
@@ -94,8 +123,8 @@ pub(crate) struct ReplayArguments {
     pub(crate) budget: Option<u64>,
 
     /// Whose memory: this machine's, a Metal device's, or a simulated device's, with the costs of an NVIDIA H200
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = ReplayBackend::Host)]
-    pub(crate) backend: ReplayBackend,
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = BackendName::Host)]
+    pub(crate) backend: BackendName,
 
     /// The simulated device's memory, such as 24G [default: 140G]; only with `--backend sim`
     #[arg(long, value_name = "BYTES", value_parser = size)]
@@ -114,9 +143,9 @@ pub(crate) struct ReplayArguments {
     pub(crate) traces: Vec<PathBuf>,
 }
 
-/// What traces are replayed on.
+/// Whose memory it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ReplayBackend {
+pub(crate) enum BackendName {
     Host,
     Metal,
     Sim,
@@ -130,7 +159,7 @@ impl Arguments {
 
     fn checked(self) -> Result<Self, clap::Error> {
         if let Command::Replay(replay) = &self.command
-            && replay.backend != ReplayBackend::Sim
+            && replay.backend != BackendName::Sim
             && replay.device_memory.is_some()
         {
             let message =
@@ -162,6 +191,38 @@ pub(crate) struct TraceInfoArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = BANDWIDTH_EXAMPLES)]
+pub(crate) struct BandwidthArguments {
+    /// Whose transfers: this machine's memory, a Metal device's, or a simulated device's, with the costs of an NVIDIA H200
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = BackendName::Host)]
+    pub(crate) backend: BackendName,
+
+    /// The sizes to measure, such as 4K,1M,48M [default: powers of four from 4K]
+    #[arg(long, value_name = "BYTES,...", value_delimiter = ',', value_parser = size, conflicts_with = "max_size")]
+    pub(crate) sizes: Vec<u64>,
+
+    /// The largest of the default sizes [default: 1G]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) max_size: Option<u64>,
+
+    /// How long each size of each route is repeated, at least 3 times [default: 0.1; 0 in virtual time, where nothing varies]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds_per_size: Option<Duration>,
+
+    /// How many threads copy [default: the processors, at most 8; on a simulated device 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
+    pub(crate) threads: Option<u32>,
+
+    /// Print one JSON object, and no progress
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Also draw the figures to this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = INFO_EXAMPLES)]
 pub(crate) struct InfoArguments {
     /// Print one JSON object
@@ -175,6 +236,13 @@ fn size(text: &str) -> Result<u64, String> {
         Some(0) => Err("0 bytes hold nothing; use 1 or more".into()),
         Some(bytes) => Ok(bytes),
     }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("use a number of seconds from 0 to {SECONDS_MAX}, such as 0.1"))
 }
 
 #[cfg(test)]

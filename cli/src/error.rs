@@ -1,6 +1,7 @@
 //! What can go wrong, and how it is told.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use aquifer::trace::{ReplayError, TraceError};
 use aquifer::{ErrorKind, OutOfMemoryReport};
@@ -43,6 +44,10 @@ pub(crate) enum CliError {
         /// What `--json` says of a trace that does not fit on a simulated device.
         does_not_fit: Option<Box<DoesNotFit>>,
     },
+    #[error("{}: the plot cannot be written ({error}); check the folder, its rights and the free space", .path.display())]
+    Plot { path: PathBuf, error: io::Error },
+    #[error("nothing was measured: {reason}")]
+    NothingMeasured { reason: String },
     #[error("the output cannot be written ({0}); check the free space and where it goes")]
     Output(#[from] io::Error),
 }

@@ -1,4 +1,4 @@
-//! The `aquifer` command: replays allocation traces, describes them, and tells what memory there is.
+//! The `aquifer` command: replays allocation traces, describes them, measures transfers, and tells what memory there is.
 //!
 //! Exit code 0 means that everything asked for was done; 2 stands for every error, and each is told in a line on the
 //! standard error output.
@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bandwidth;
 mod error;
 mod info;
 mod metal;
@@ -55,6 +56,7 @@ fn run(arguments: &Arguments) -> Result<Status, CliError> {
     match &arguments.command {
         Command::Replay(arguments) => replay::run(arguments),
         Command::Trace(TraceCommand::Info(arguments)) => trace_info::run(arguments),
+        Command::Bandwidth(arguments) => bandwidth::run(arguments),
         Command::Info(arguments) => info::run(arguments),
     }
 }

@@ -1,9 +1,9 @@
 //! Metal, on systems that have it.
 
 #[cfg(not(any(target_vendor = "apple", feature = "software-metal")))]
-pub(crate) use elsewhere::{devices, replay};
+pub(crate) use elsewhere::{bandwidth, devices, replay};
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
-pub(crate) use here::{devices, replay};
+pub(crate) use here::{bandwidth, devices, replay};
 
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
 mod here {
@@ -12,6 +12,7 @@ mod here {
     #[cfg(not(target_vendor = "apple"))]
     use software_metal as _;
 
+    use crate::bandwidth::{self, Measured, devices::measure};
     use crate::error::CliError;
     use crate::info::{self, Device};
     use crate::replay::{Job, Replayed, replay_on_device};
@@ -24,12 +25,20 @@ mod here {
         let config = MetalReplay.configure(job.config.clone());
         replay_on_device(job, Metal::default_device()?, config, &MetalReplay)
     }
+
+    /// Of the default device, and between it and the next, if there is one.
+    pub(crate) fn bandwidth(job: &bandwidth::Job<'_>) -> Result<Measured, CliError> {
+        let mut others = Metal::all()?.into_iter();
+        let device = others.next().map_or_else(Metal::default_device, Ok)?;
+        measure(job, device, others.next())
+    }
 }
 
 #[cfg(not(any(target_vendor = "apple", feature = "software-metal")))]
 mod elsewhere {
     use aquifer::{Error, ErrorKind};
 
+    use crate::bandwidth::{self, Measured};
     use crate::error::CliError;
     use crate::info::Device;
     use crate::replay::{Job, Replayed};
@@ -39,7 +48,15 @@ mod elsewhere {
     }
 
     pub(crate) fn replay(_job: &Job<'_>) -> Result<Replayed, CliError> {
+        Err(no_metal("replay"))
+    }
+
+    pub(crate) fn bandwidth(_job: &bandwidth::Job<'_>) -> Result<Measured, CliError> {
+        Err(no_metal("bandwidth"))
+    }
+
+    fn no_metal(operation: &'static str) -> CliError {
         let message = "this system has no Metal, only Apple's have; use --backend host or --backend sim";
-        Err(Error::new(ErrorKind::Unsupported, "replay", message).into())
+        Error::new(ErrorKind::Unsupported, operation, message).into()
     }
 }

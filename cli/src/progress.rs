@@ -1,4 +1,4 @@
-//! A line on the terminal that shows how far a trace has come.
+//! A line on the terminal that shows how far a trace, or a measurement, has come.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -61,6 +61,37 @@ impl Progress {
             drop(work_runs);
             result
         })
+    }
+}
+
+/// The progress of a measurement, on the standard error output, drawn between what is timed and never meanwhile. Shows nothing where
+/// that is no terminal. Cleared when dropped.
+pub(crate) struct Steps {
+    bar: ProgressBar,
+}
+
+impl Steps {
+    pub(crate) fn new(is_wanted: bool) -> Self {
+        // Without a thread that draws: it would take a processor from what is measured.
+        let bar = if is_wanted { ProgressBar::new(0) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}") {
+            bar.set_style(style);
+        }
+        Self { bar }
+    }
+
+    /// Shows that `done` of `count` steps are done, and the name of the next.
+    pub(crate) fn show(&self, done: usize, count: usize, name: impl Into<String>) {
+        self.bar.set_length(count as u64);
+        self.bar.set_message(name.into());
+        self.bar.set_position(done as u64);
+        self.bar.force_draw();
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -14,7 +14,7 @@ use aquifer::{
 };
 use serde::Serialize;
 
-use crate::args::{ReplayArguments, ReplayBackend};
+use crate::args::{BackendName, ReplayArguments};
 use crate::error::{CliError, Status, hint};
 use crate::metal;
 use crate::output::{
@@ -126,7 +126,7 @@ fn configure(arguments: &ReplayArguments) -> Result<Config, CliError> {
         config.layout = layout;
     }
     config.budget_bytes = arguments.budget.or(config.budget_bytes);
-    let is_host = arguments.backend == ReplayBackend::Host;
+    let is_host = arguments.backend == BackendName::Host;
     if is_host && config.budget_bytes.is_none() && config.zero_policy == ZeroPolicy::OnRequest {
         // Nothing is touched, so this machine's memory is no limit. Clearing would touch it.
         config.budget_bytes = Some(NO_LIMIT);
@@ -156,11 +156,11 @@ fn replay_one(path: &Path, config: &Config, arguments: &ReplayArguments) -> Resu
     let options = ReplayOptions::default().threads(threads).progress(progress.done());
     let job = Job { trace: &trace, summary: trace.summary(), config, options };
     let replayed = progress.replaying(trace.name(), job.summary.event_count, || match arguments.backend {
-        ReplayBackend::Host => {
+        BackendName::Host => {
             replay_on_device(&job, Host::new()?, HostReplay.configure(config.clone()), &HostReplay)
         }
-        ReplayBackend::Metal => metal::replay(&job),
-        ReplayBackend::Sim => replay_on_sim(&job, &simulation::desc(arguments.device_memory)),
+        BackendName::Metal => metal::replay(&job),
+        BackendName::Sim => replay_on_sim(&job, &simulation::desc(arguments.device_memory)),
     });
     drop(progress);
     Ok(row(&job, arguments, replayed?))

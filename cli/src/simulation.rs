@@ -13,6 +13,14 @@ pub(crate) fn desc(memory_bytes: Option<u64>) -> SimDesc {
     SimDesc { memory_bytes, block_bytes_max: memory_bytes, ..desc }
 }
 
+/// The device whose transfers are measured, and with `reads_peers` false its peer: an H200 with memory behind it and behind the host's
+/// side of its link.
+pub(crate) fn transfer_desc(reads_peers: bool) -> SimDesc {
+    let SimDesc { name, memory_bytes, block_bytes_max, .. } = SimDesc::default();
+    let host_memory_bytes = memory_bytes;
+    SimDesc { name, memory_bytes, block_bytes_max, host_memory_bytes, reads_peers, ..SimDesc::discrete() }
+}
+
 /// What the driver would have cost: part of a line of `--json`.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Costs {
