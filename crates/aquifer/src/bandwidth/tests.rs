@@ -37,8 +37,8 @@ fn measure_simulated(sizes: &[u64], thread_count: usize) -> Outcome {
         .driven_by(|transfers, is_done| threads.run(transfers, is_done));
     let outcome = measure(&manager, &options, |_| {}).unwrap();
     let counted = [
-        manager.transfers().statistics(Route::PeerDirect).count,
-        peer.transfers().statistics(Route::PeerStaged).count,
+        manager.transfers().statistics().route(Route::PeerDirect).count,
+        peer.transfers().statistics().route(Route::PeerStaged).count,
     ];
     let sum = |route| {
         let rows = outcome.rows.iter().filter(|row| row.route == route);
