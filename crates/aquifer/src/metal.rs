@@ -2,7 +2,9 @@
 
 use crate::replay_devices::without_time;
 use crate::trace::ReplayDevice;
-use crate::{Buffer, Config, Error, MemoryManager, MemoryPool, Queue};
+use crate::{
+    Buffer, Config, Error, MemoryManager, MemoryPool, PinnedAllocator, PinnedBuffer, Queue, UnifiedBuffer,
+};
 
 pub use aquifer_metal::{
     Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressure,
@@ -20,6 +22,15 @@ pub type MetalMemoryBuffer = Buffer<Metal>;
 
 /// The same as [`MetalMemoryBuffer`]: every buffer is from the pool, and goes back there when it is dropped.
 pub type MetalPooledBuffer = Buffer<Metal>;
+
+/// Pinned memory of a Metal device: memory that the host and the device see, in limits of its own.
+pub type MetalPinnedMemoryAllocator = PinnedAllocator<Metal>;
+
+/// Pinned memory, owned, as a slice.
+pub type MetalPinnedMemoryBuffer = PinnedBuffer<Metal>;
+
+/// Memory that the host and a Metal device both use: without a copy on Apple silicon.
+pub type MetalUnifiedMemoryBuffer = UnifiedBuffer<Metal>;
 
 /// Replays on a Metal device: a queue is held back by the host until it is let go. There is no clock; the replay goes as fast as it
 /// can.
