@@ -78,11 +78,15 @@ mod pinned {
     }));
 }
 
-/// Pinned memory beside memory that the host sees, which can stand in for it.
+/// The same beside memory that the host sees, which can stand in for what is pinned, and which is what imported memory is.
 mod pinned_or_not {
     use super::*;
 
-    aquifer_testkit::conformance!(device(add_pinned));
+    aquifer_testkit::conformance!(device(|properties| {
+        properties.memory_types[0].flags = MemoryFlags::DEVICE_LOCAL;
+        add_pinned(properties);
+        properties.memory_types.push(MemoryType { heap_index: 0, flags: MemoryFlags::HOST_VISIBLE });
+    }));
 }
 
 mod single_threaded {
