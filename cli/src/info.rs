@@ -202,7 +202,7 @@ mod tests {
         let host = Host::new().unwrap();
         assert_eq!(
             bit_names(&host.properties().capabilities),
-            ["zeroed-blocks", "commit-on-touch", "release-range", "queues", "import"]
+            ["zeroed-blocks", "commit-on-touch", "release-range", "queues", "import", "runs-on-host"]
         );
         assert!(bit_names(&std::collections::BTreeSet::<u8>::new()).is_empty());
     }
