@@ -141,7 +141,13 @@ fn devices_and_settings_are_shown() {
 
 #[test]
 fn help_has_examples() {
-    for arguments in [&["--help"][..], &["replay", "--help"], &["trace", "info", "--help"], &["info", "-h"]] {
+    for arguments in [
+        &["--help"][..],
+        &["replay", "--help"],
+        &["trace", "info", "--help"],
+        &["bandwidth", "--help"],
+        &["info", "-h"],
+    ] {
         let output = run(arguments);
         let help = success(&output);
         assert!(help.contains("Examples:\n  aquifer "), "{help}");

@@ -48,6 +48,29 @@ mod here {
     }
 
     #[test]
+    fn transfers_are_measured_on_metal() {
+        let output = run(&[
+            "bandwidth",
+            "--backend",
+            "metal",
+            "--sizes",
+            "4K,1M",
+            "--seconds-per-size",
+            "0",
+            "--json",
+        ]);
+        let report: Value = serde_json::from_str(success(&output)).unwrap();
+        assert_eq!((&report["backend"], &report["time"]), (&"metal".into(), &"real".into()));
+        let rows = report["rows"].as_array().unwrap();
+        let of = |route: &'static str| rows.iter().filter(move |row| row["route"] == route);
+        for route in ["host-to-device", "device-to-host", "device-to-device"] {
+            assert!(of(route).count() >= 2, "{report}");
+            assert!(of(route).all(|row| row["reference"] == "driver-copy"), "{report}");
+        }
+        assert!(of("fill").all(|row| row["reference"] == "driver-fill" && row["ratio"].as_f64() > Some(0.0)));
+    }
+
+    #[test]
     fn info_lists_the_devices() {
         let info: Value = serde_json::from_str(success(&run(&["info", "--json"]))).unwrap();
         let devices = info["devices"].as_array().unwrap();
@@ -79,6 +102,8 @@ mod here {
 fn systems_without_metal_say_so() {
     let path = shipped();
     let output = run(&["replay", "--backend", "metal", path.to_str().unwrap()]);
+    assert!(failure(&output).contains("--backend host"), "{}", failure(&output));
+    let output = run(&["bandwidth", "--backend", "metal"]);
     assert!(failure(&output).contains("--backend host"), "{}", failure(&output));
     assert!(!success(&run(&["info"])).contains("metal"));
 }

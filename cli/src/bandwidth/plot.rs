@@ -11,6 +11,9 @@ use plotters::prelude::*;
 use super::{Measured, name, title};
 use crate::output::bucket_in_words;
 
+/// The most labels that have room below.
+const LABELS_MAX: usize = 12;
+
 /// In pixels, as all that follows.
 const SIZE: (u32, u32) = (1160, 660);
 const LEGEND_WIDTH: u32 = 270;
@@ -86,8 +89,9 @@ fn range(values: impl Iterator<Item = f64>, room: f64) -> std::ops::Range<f64> {
 /// The values 1, 2 and 5 times the powers of ten that lie in a range.
 fn decades(range: &std::ops::Range<f64>) -> Vec<f64> {
     let powers = range.start.log10().floor() as i32..=range.end.log10().ceil() as i32;
-    let values = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10_f64.powi(power)));
-    values.filter(|value| range.contains(value)).collect()
+    // As text, since products would be rounded, and long to read.
+    let values = powers.flat_map(|power| [1, 2, 5].map(|digit| format!("{digit}e{power}").parse().ok()));
+    values.flatten().filter(|value| range.contains(value)).collect()
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -110,13 +114,14 @@ fn draw_chart(area: &Area<'_>, lines: &[Line]) -> Result<(), DrawError> {
     sizes.sort_by(f64::total_cmp);
     sizes.dedup();
     let x = range(sizes.iter().copied(), 1.5);
+    let labels = sizes.iter().copied().step_by(sizes.len().div_ceil(LABELS_MAX).max(1)).collect();
     let y = range(points().map(|point| point.1), 1.3);
     let rates = decades(&y);
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .x_label_area_size(48)
         .y_label_area_size(64)
-        .build_cartesian_2d(x.log_scale().with_key_points(sizes), y.log_scale().with_key_points(rates))?;
+        .build_cartesian_2d(x.log_scale().with_key_points(labels), y.log_scale().with_key_points(rates))?;
     chart
         .configure_mesh()
         .x_desc("size")
@@ -251,6 +256,7 @@ mod tests {
     #[test]
     fn ticks_are_at_one_two_and_five() {
         assert_eq!(decades(&(0.4..12.0)), [0.5, 1.0, 2.0, 5.0, 10.0]);
+        assert_eq!(decades(&(3e-5..6e-5)).iter().map(f64::to_string).collect::<Vec<_>>(), ["0.00005"]);
         assert_eq!(range([].into_iter(), 2.0), 1.0..10.0);
         assert_eq!(range([4.0, 2.0].into_iter(), 2.0), 1.0..8.0);
     }

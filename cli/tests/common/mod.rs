@@ -25,6 +25,7 @@ pub(crate) fn failure(output: &Output) -> &str {
 }
 
 /// The trace that ships in the repository.
+#[allow(dead_code, reason = "not every file of tests replays")]
 pub(crate) fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../traces/moe_train_start.csv.gz")
 }
