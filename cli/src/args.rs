@@ -209,7 +209,7 @@ pub(crate) struct BandwidthArguments {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) seconds_per_size: Option<Duration>,
 
-    /// How many threads copy [default: the processors, at most 8; on a simulated device 8]
+    /// How many threads copy [default: the processors, at most 8; on a simulated device 8]; replaces AQUIFER_COPY_THREADS
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
     pub(crate) threads: Option<u32>,
 

@@ -46,6 +46,9 @@ pub const SIZES: [u64; 10] =
 /// How long each size of each route is repeated if nothing else is asked for.
 pub const SPAN: Duration = Duration::from_millis(100);
 
+/// No machine has more processors to copy on.
+const THREADS_MAX: usize = 1024;
+
 /// Brings a transfer on until the function answers true.
 type Drive<'a, B> = dyn Fn(&Transfers<B>, &dyn Fn() -> bool) + 'a;
 
@@ -187,7 +190,8 @@ fn measure_one<B: SyncBackend>(
 
 /// How many threads copy for the references, if any does.
 fn reference_threads<B: SyncBackend>(manager: &MemoryManager<B>) -> usize {
-    if driver::runs_on_host(manager) { manager.config().transfers.copy_threads.max(1) } else { 1 }
+    let count = manager.config().transfers.copy_threads;
+    if driver::runs_on_host(manager) { count.clamp(1, THREADS_MAX) } else { 1 }
 }
 
 /// Whether an error says that there is not enough memory, or none of a kind.
