@@ -57,7 +57,8 @@ Examples:
   aquifer bandwidth --backend sim --json | jq '.rows[] | [.route, .memory, .bytes, .ratio]'
 
 Each route is timed in turns with what is as fast as can be: on the host a plain memcpy (or memset)
-by as many threads, elsewhere the driver's own call from and to pinned memory. Figures are medians.
+by as many threads, or by one if that is faster, elsewhere the driver's own call from and to pinned
+memory. Figures are medians.
 Both are done once before, then for --seconds-per-size, but 3 times at least and 1000 at most.
 
 A size takes up to three buffers at a time, which are freed before the next. Sizes whose buffers

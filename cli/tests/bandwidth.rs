@@ -68,6 +68,7 @@ fn json_has_every_figure_of_every_row() {
         assert_eq!(row["reference"], if row["route"] == "fill" { "memset" } else { "memcpy" });
         assert!(row["bytes"] == 4096 || row["bytes"] == 65_536, "{row}");
         assert_eq!(row["repetitions"], 3);
+        assert!(row["reference_threads"].as_u64() >= Some(1), "{row}");
         for (rate, seconds) in [
             ("bytes_per_second", "seconds_median"),
             ("reference_bytes_per_second", "reference_seconds_median"),
@@ -88,6 +89,7 @@ fn a_simulated_device_gives_the_same_figures_each_time() {
     assert_eq!((&report["backend"], &report["time"]), (&"sim".into(), &"virtual".into()));
     assert_eq!((&report["copy_threads"], &report["left_out"]), (&8.into(), &Value::Array(Vec::new())));
     let rows = report["rows"].as_array().unwrap();
+    assert!(rows.iter().all(|row| row["reference_threads"].is_null()), "{report}");
     let routes: Vec<_> = rows
         .iter()
         .step_by(3)

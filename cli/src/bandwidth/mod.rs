@@ -55,6 +55,8 @@ struct JsonRow {
     bytes: u64,
     bytes_per_second: f64,
     reference: String,
+    /// `None`: the driver's.
+    reference_threads: Option<usize>,
     reference_bytes_per_second: f64,
     ratio: f64,
     seconds_median: f64,
@@ -84,6 +86,7 @@ impl From<&Row> for JsonRow {
             bytes: row.bytes,
             bytes_per_second: row.bytes_per_second(),
             reference: one_name(row.reference.as_str()),
+            reference_threads: row.reference_threads,
             reference_bytes_per_second: row.reference_bytes_per_second(),
             ratio: row.ratio(),
             seconds_median: row.seconds,
@@ -258,7 +261,7 @@ fn table(rows: &[Row]) -> comfy_table::Table {
             row.memory.to_string(),
             bucket_in_words(row.bytes),
             gigabytes(row.bytes_per_second()),
-            row.reference.to_string(),
+            reference_in_words(row),
             gigabytes(row.reference_bytes_per_second()),
             format!("{:.3}", row.ratio()),
             if is_small { format!("{:.2}", row.seconds * 1e6) } else { String::new() },
@@ -266,6 +269,14 @@ fn table(rows: &[Row]) -> comfy_table::Table {
         ]);
     }
     table
+}
+
+fn reference_in_words(row: &Row) -> String {
+    match row.reference_threads {
+        None => row.reference.to_string(),
+        Some(1) => format!("{}, 1 thread", row.reference),
+        Some(count) => format!("{}, {count} threads", row.reference),
+    }
 }
 
 /// A rate in GB/s, with three digits that say something.

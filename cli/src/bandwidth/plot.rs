@@ -173,7 +173,17 @@ mod tests {
 
     fn row(route: Route, memory: Memory, bytes: u64, seconds: f64) -> Row {
         let reference = Reference::Memcpy;
-        Row { route, memory, bytes, seconds, reference, reference_seconds: seconds / 2.0, repetitions: 3 }
+        let reference_seconds = seconds / 2.0;
+        Row {
+            route,
+            memory,
+            bytes,
+            seconds,
+            reference,
+            reference_threads: None,
+            reference_seconds,
+            repetitions: 3,
+        }
     }
 
     fn measured(device: &str, rows: Vec<Row>) -> Measured {

@@ -1,7 +1,7 @@
 //! How fast transfers are, beside what is as fast as can be: each route, size by size.
 //!
 //! [`measure`] times [`Transfers`] of a manager, and in turns with them a *reference* that moves as many bytes: where the device
-//! is the host, a plain `memcpy` by as many threads; elsewhere the driver's own call, from and to pinned memory ([`Reference`]).
+//! is the host, a plain `memcpy` by as many threads (or by one, if that is faster); elsewhere the driver's own call, from and to pinned memory ([`Reference`]).
 //! Both are done once before, so that memory is warm, and both do their work in the same memory where that can be.
 //!
 //! The clock is given, so a simulated device is measured in its own time.
@@ -38,6 +38,7 @@ use room::Room;
 use std::fmt;
 use std::time::Duration;
 use threads::CopyThreads;
+use timing::Contest;
 
 /// The sizes that are measured if no others are asked for, in bytes: powers of four from 4 KiB to 1 GiB.
 pub const SIZES: [u64; 10] =
@@ -48,6 +49,9 @@ pub const SPAN: Duration = Duration::from_millis(100);
 
 /// No machine has more processors to copy on.
 const THREADS_MAX: usize = 1024;
+
+/// Longer references are done by all threads without a try.
+const ONE_THREAD_BYTES_MAX: u64 = 64 << 20;
 
 /// Brings a transfer on until the function answers true.
 type Drive<'a, B> = dyn Fn(&Transfers<B>, &dyn Fn() -> bool) + 'a;
@@ -176,6 +180,10 @@ fn measure_one<B: SyncBackend>(
     options: &Options<'_, B>,
 ) -> Result<Row, Error> {
     let mut contest = case.contest(bytes, threads, options.drive.as_deref())?;
+    let is_threads = matches!(case.reference(), Reference::Memcpy | Reference::Memset);
+    if is_threads {
+        choose_threads(threads, bytes, &mut *contest, &*options.clock)?;
+    }
     let timing = timing::compare(&mut *contest, &*options.clock, options.span)?;
     Ok(Row {
         route: case.route(),
@@ -183,9 +191,29 @@ fn measure_one<B: SyncBackend>(
         bytes,
         seconds: timing.seconds,
         reference: case.reference(),
+        reference_threads: is_threads.then(|| threads.used()),
         reference_seconds: timing.reference_seconds,
         repetitions: timing.repetitions,
     })
+}
+
+/// Lets as many threads copy for the reference as are fastest: all, or one where to wake the others takes longer than they save.
+fn choose_threads(
+    threads: &CopyThreads,
+    bytes: u64,
+    contest: &mut dyn Contest,
+    clock: &dyn Fn() -> Duration,
+) -> Result<(), Error> {
+    threads.set_used(threads.count());
+    if bytes > ONE_THREAD_BYTES_MAX || threads.count() == 1 {
+        return Ok(());
+    }
+    let all = timing::reference_time(contest, clock)?;
+    threads.set_used(1);
+    if timing::reference_time(contest, clock)? > all {
+        threads.set_used(threads.count());
+    }
+    Ok(())
 }
 
 /// How many threads copy for the references, if any does.

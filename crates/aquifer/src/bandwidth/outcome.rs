@@ -37,8 +37,8 @@ impl fmt::Display for Memory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reference {
-    /// A plain copy by processors, from and to the same memory: by as many threads as the manager has for transfers, but by one for
-    /// each 256 KiB at most.
+    /// A plain copy by processors, from and to the same memory: by as many threads as the manager has for transfers, or by one, whichever
+    /// was faster when both were tried before.
     Memcpy,
     /// The same, writing one value.
     Memset,
@@ -86,6 +86,8 @@ pub struct Row {
     pub seconds: f64,
     /// What was done in turns with it.
     pub reference: Reference,
+    /// How many threads did the reference, the caller's included; `None` if the driver did.
+    pub reference_threads: Option<usize>,
     /// The median of the reference's times.
     pub reference_seconds: f64,
     /// How many times each was timed. What takes less than 20 us is done several times in a row for each.
@@ -130,7 +132,7 @@ pub struct Outcome {
     pub rows: Vec<Row>,
     /// What was not, if anything.
     pub left_out: Vec<LeftOut>,
-    /// How many threads copied, the caller's included, for those references that are processors'.
+    /// How many threads there were for those references that are processors'.
     pub thread_count: usize,
 }
 

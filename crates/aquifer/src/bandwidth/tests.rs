@@ -121,6 +121,7 @@ fn on_the_host_the_reference_is_memcpy() {
         assert!(row.seconds > 0.0 && row.reference_seconds > 0.0 && row.repetitions == 3, "{row:?}");
         let expected = if row.route == Route::Fill { Reference::Memset } else { Reference::Memcpy };
         assert_eq!(row.reference, expected);
+        assert!((1..=outcome.thread_count).contains(&row.reference_threads.unwrap()), "{row:?}");
     }
     assert_eq!(row(&outcome, Route::PeerDirect, Memory::Device, 4096).bytes, 4096);
     for (route, memory) in outcome.left_out.iter().filter_map(|left_out| left_out.route) {

@@ -1,11 +1,10 @@
 //! A plain copy by several threads: the reference where the device is the host.
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-/// One thread for so many bytes at least: to wake another takes about as long as to copy them.
-const SHARE_BYTES_MIN: usize = 256 << 10;
 /// Shares begin at multiples of this, in bytes, as far as the whole does.
 const SHARE_ALIGNMENT: usize = 4096;
 
@@ -49,8 +48,8 @@ struct Worker {
 pub(super) struct CopyThreads {
     /// Besides the one that calls.
     workers: Vec<Worker>,
-    /// [`SHARE_BYTES_MIN`], but in tests.
-    share_bytes_min: usize,
+    /// How many of all threads copy, the caller's included.
+    used: Cell<usize>,
 }
 
 impl CopyThreads {
@@ -71,13 +70,24 @@ impl CopyThreads {
             let thread = thread::Builder::new().name("aquifer-memcpy".into()).spawn(run).ok()?;
             Some(Worker { work, is_done, thread })
         };
-        let workers = (1..count).map_while(start).collect();
-        Self { workers, share_bytes_min: SHARE_BYTES_MIN }
+        let workers: Vec<_> = (1..count).map_while(start).collect();
+        let used = Cell::new(workers.len() + 1);
+        Self { workers, used }
     }
 
     /// How many threads there are, the caller's included.
     pub(super) fn count(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// How many of them copy.
+    pub(super) fn used(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Lets so many copy from now on; at least one does, and at most all.
+    pub(super) fn set_used(&self, count: usize) {
+        self.used.set(count.clamp(1, self.count()));
     }
 
     /// Copies all of `from` to `to`, which is as long.
@@ -96,7 +106,7 @@ impl CopyThreads {
     /// Returns when all threads are done. What `from` names is as long as `to`, borrowed, and does not overlap it.
     fn run(&self, from: From, to: &mut [u8]) {
         let bytes = to.len();
-        let shares = bytes.div_ceil(self.share_bytes_min).clamp(1, self.count());
+        let shares = bytes.div_ceil(SHARE_ALIGNMENT).clamp(1, self.used());
         let share_bytes = bytes.div_ceil(shares).next_multiple_of(SHARE_ALIGNMENT);
         let start = NonNull::from(to).cast::<u8>();
         let share = |index: usize| {
@@ -143,15 +153,17 @@ mod tests {
     #[test]
     fn every_byte_arrives_whatever_the_shares() {
         for (count, bytes) in [(1, 0), (1, 70_001), (3, 1), (3, 4096), (3, 8192), (3, 70_001), (4, 12_289)] {
-            let mut threads = CopyThreads::start(count);
-            threads.share_bytes_min = 4096;
-            assert_eq!(threads.count(), count);
+            let threads = CopyThreads::start(count);
+            assert_eq!((threads.count(), threads.used()), (count, count));
             let from: Vec<u8> = (0..bytes).map(|index: usize| (index.wrapping_mul(31) >> 3) as u8).collect();
             let mut to = vec![0; bytes];
             threads.copy(&from, &mut to);
             assert!(from == to, "{count} threads, {bytes} bytes");
             threads.fill(&mut to, 7);
             assert!(to.iter().all(|&byte| byte == 7), "{count} threads, {bytes} bytes");
+            threads.set_used(0);
+            threads.copy(&from, &mut to);
+            assert!(from == to && threads.used() == 1, "{count} threads, {bytes} bytes");
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 const REPETITION: Duration = Duration::from_micros(20);
 /// The most that is done in a row for one repetition.
 const IN_A_ROW_MAX: u32 = 64;
+/// How often a reference is tried to learn how it is best done.
+const TRIES: usize = 4;
 const REPETITIONS_MIN: usize = 3;
 const REPETITIONS_MAX: usize = 1000;
 /// What takes longer than this the first time is not tried again to learn how long it takes warm.
@@ -91,6 +93,18 @@ pub(super) fn compare(contest: &mut dyn Contest, clock: &Clock<'_>, span: Durati
     Ok(Timing { seconds, reference_seconds, repetitions })
 }
 
+/// The least time of some references, done after one that counts for nothing.
+pub(super) fn reference_time(contest: &mut dyn Contest, clock: &Clock<'_>) -> Result<Duration, Error> {
+    contest.reference()?;
+    let mut least = Duration::MAX;
+    for _ in 0..TRIES {
+        let start = clock();
+        contest.reference()?;
+        least = least.min(clock().saturating_sub(start));
+    }
+    Ok(least)
+}
+
 /// The value in the middle, or the mean of the two that are. There is at least one.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
@@ -150,6 +164,14 @@ mod tests {
         assert_eq!(timing.repetitions, 50);
         let (timing, _) = run(&[30], 70, Duration::from_secs(5));
         assert_eq!(timing.repetitions, 1000);
+    }
+
+    #[test]
+    fn references_are_as_fast_as_at_best() {
+        let now_us = Cell::new(0);
+        let mut script = Script { now_us: &now_us, transfer_us: &[1], reference_us: 3, calls: (0, 0) };
+        let time = reference_time(&mut script, &|| Duration::from_micros(now_us.get())).unwrap();
+        assert_eq!((time, script.calls), (Duration::from_micros(3), (0, 1 + TRIES)));
     }
 
     #[test]
