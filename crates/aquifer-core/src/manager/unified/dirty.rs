@@ -16,6 +16,10 @@ impl DirtyRanges {
         self.0.clone()
     }
 
+    pub(super) fn smallest(&self) -> Option<Range<u64>> {
+        self.0.iter().min_by_key(|one| one.end - one.start).cloned()
+    }
+
     pub(super) fn insert(&mut self, range: &Range<u64>) {
         if range.is_empty() {
             return;
@@ -175,5 +179,7 @@ mod tests {
         assert!(ranges.join(2, &other));
         assert_eq!(ranges.all(), [0..4, 12..68], "not over what the other side has newer");
         assert!(!ranges.join(1, &other));
+        assert_eq!((ranges.smallest(), other.smallest()), (Some(0..4), Some(8..9)));
+        assert_eq!(DirtyRanges::default().smallest(), None);
     }
 }

@@ -260,12 +260,17 @@ impl<B: Backend> State<B> {
         }
         self.bring_to_host(memory, operation, range)?;
         self.tell_failure()?;
-        if access == Access::Write && !memory.is_zero_copy() {
+        if memory.is_zero_copy() {
+            return Ok(());
+        }
+        if access == Access::Write {
             self.host_newer.insert(range);
-            if !self.join() {
-                // If that fails there are more ranges, for now.
-                let _ = self.bring_to_host(memory, operation, &(0..u64::MAX));
-                self.join();
+        }
+        while !(if access == Access::Write { self.join() } else { self.device_newer.len() <= DIRTY_MAX }) {
+            let Some(smallest) = self.device_newer.smallest() else { break };
+            // If that fails there are more ranges, for now.
+            if self.bring_to_host(memory, operation, &smallest).is_err() {
+                break;
             }
         }
         Ok(())
@@ -330,9 +335,11 @@ impl<B: Backend> State<B> {
         }
         let access = if writes { Access::Write } else { Access::Read };
         self.order(memory, queue, &[Wanted::new(Side::Device, &units, access)])?;
-        if writes && !memory.is_zero_copy() {
-            self.host_newer.remove(&units);
-            self.device_newer.insert(&units);
+        if !memory.is_zero_copy() {
+            if writes {
+                self.host_newer.remove(&units);
+                self.device_newer.insert(&units);
+            }
             if !self.join() {
                 // If that fails there are more ranges, for now.
                 let _ = self.enqueue(memory, queue, Side::Device, &self.host_newer.all());
