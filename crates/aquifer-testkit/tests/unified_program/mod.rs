@@ -5,6 +5,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+mod scene;
+
+pub(crate) use scene::Scene;
+
 use crate::common::{quiet_config, sim_manager};
 use aquifer_core::{DeviceAccess, MemoryManager, MemoryOptions, Queue, Side, UnifiedBuffer, UnifiedOnDevice};
 use aquifer_sim::{Access, ClaimId, Kernel, Lateness, Sim, SimDesc, Violation};
