@@ -10,8 +10,7 @@ use crate::range_lock::Access;
 use crate::raw::shared_allocation::{RangeClaim, SharedAllocation};
 use crate::raw::transfer::{self, From as Bytes, Reach, ReachMut, Slot};
 use crate::transfer::{
-    Copiers, EntryDesc, HostCopy, Over, Priority, Progress, SHORT_BYTES, TransferOptions, TransferStatistics,
-    describe,
+    Copiers, EntryDesc, HostCopy, Over, Priority, Progress, TransferOptions, TransferStatistics, describe,
 };
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -328,7 +327,7 @@ impl<B: SyncBackend> Transfers<B> {
             return Ok(());
         }
         let desc = refuse(describe(owner.shared_ptr(), &mut from, &mut to, &self.options))?;
-        refuse(self.prepare(&desc, to.0.bytes, to.0.bytes > SHORT_BYTES))?;
+        refuse(self.prepare(&desc, to.0.bytes, !desc.is_short(to.0.bytes)))?;
         let Over { result, done_bytes } = transfer::run(owner, from, to, desc);
         result.map_err(|error| OperationError::new(error, done_bytes, Some(())))
     }
@@ -341,7 +340,7 @@ impl<B: SyncBackend> Transfers<B> {
             owner.transfers.threads.start(config.copy_threads, || owner.keeper())?;
         }
         if desc.way.is_staged() {
-            owner.transfers.make_slots(owner, bytes, || self.make_slot())?;
+            owner.transfers.make_slots(owner, desc, bytes, || self.make_slot())?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::shared_allocation::RangeClaim;
 use crate::manager::{QueueState, Shared};
 use crate::pool::Uses;
 use crate::range::NO_QUEUE;
-use crate::transfer::{Chunk, EntryDesc, Hop, HopQueue, Over, SHORT_BYTES, Way};
+use crate::transfer::{Chunk, EntryDesc, Hop, HopQueue, Over, SlotIndex, Way};
 use aquifer_backend::{Backend, BlockRange, Command, CopyEnd, Error, Ticket};
 use std::any::Any;
 use std::marker::PhantomData;
@@ -273,12 +273,12 @@ pub(crate) fn run<B: Backend>(
 ) -> Over {
     // The ends are borrowed until this returns, which is not before the transfer is over, not even by a panic.
     let plan = plan(from, to);
-    if plan.bytes > SHORT_BYTES || !desc.options.are_plain() {
+    if !desc.is_short(plan.bytes) || !desc.options.are_plain() {
         return run_engine(shared, plan, desc);
     }
     match desc.way {
         Way::Processor => run_by_processor(shared, &plan, &desc),
-        Way::StageIn => match shared.transfers.take_slot() {
+        Way::StageIn => match shared.transfers.take_slot(shared) {
             Some(slot) => run_staged_in(shared, &plan, &desc, slot),
             None => run_engine(shared, plan, desc),
         },
@@ -301,12 +301,12 @@ fn run_staged_in<B: Backend>(
     shared: &Shared<B>,
     plan: &Plan<B>,
     desc: &EntryDesc<B>,
-    (index, slot): (usize, Arc<Slot<B>>),
+    (index, slot): (SlotIndex, SlotPart<B>),
 ) -> Over {
     let start = shared.config.clock.now();
     let chunk = Chunk { offset: 0, bytes: plan.bytes, slot: Some(index) };
     plan.stage_in(chunk, &slot, &Ticket::default());
-    let result = match (&slot.end, &plan.destination) {
+    let result = match (&slot.end(), &plan.destination) {
         (End::Block { block, offset, .. }, End::Block { block: to, offset: to_offset, .. }) => {
             let source = BlockRange { block: &**block, offset: *offset, bytes: plan.bytes };
             let destination = BlockRange { block: &**to, offset: *to_offset, bytes: plan.bytes };
@@ -392,7 +392,7 @@ impl<B: Backend> Plan<B> {
     }
 
     /// Copies a part of the source to a staging chunk; false if the ticket was cancelled first.
-    pub(crate) fn stage_in(&self, chunk: Chunk, slot: &Slot<B>, ticket: &Ticket) -> bool {
+    pub(crate) fn stage_in(&self, chunk: Chunk, slot: &SlotPart<B>, ticket: &Ticket) -> bool {
         let Source::Copy(end) = &self.source else { unreachable!("fills are not staged") };
         let from = end.host().expect("what is staged lies in memory of the host");
         let start = chunk.offset;
@@ -411,7 +411,7 @@ impl<B: Backend> Plan<B> {
     }
 
     /// Copies a staging chunk to a part of the destination. What has arrived is added to the ticket.
-    pub(crate) fn stage_out(&self, chunk: Chunk, slot: &Slot<B>, ticket: &Ticket) {
+    pub(crate) fn stage_out(&self, chunk: Chunk, slot: &SlotPart<B>, ticket: &Ticket) {
         let to = self.destination.host().expect("what is staged goes to memory of the host");
         for (offset, bytes) in steps(chunk) {
             if ticket.is_cancelled() {
@@ -474,8 +474,8 @@ fn steps(chunk: Chunk) -> impl Iterator<Item = (u64, u64)> {
 
 /// A chunk of pinned memory, for staging.
 pub(crate) struct Slot<B: Backend> {
-    /// In the manager's own block.
-    pub(crate) end: End<B>,
+    block: Arc<B::Block>,
+    offset: u64,
     host: HostAddress,
     _allocation: Allocation<B>,
 }
@@ -485,6 +485,35 @@ impl<B: Backend> Slot<B> {
     pub(crate) fn new(allocation: Allocation<B>) -> Option<Self> {
         let host = HostAddress(allocation.host_pointer()?);
         let (block, offset) = allocation.located();
-        Some(Self { end: End::Block { block, offset, host: Some(host) }, host, _allocation: allocation })
+        Some(Self { block, offset, host, _allocation: allocation })
+    }
+}
+
+/// A staging chunk, or the part of one, that one piece of a transfer has for itself.
+pub(crate) struct SlotPart<B: Backend> {
+    slot: Arc<Slot<B>>,
+    /// From the start of the chunk, in bytes.
+    offset: u64,
+    host: HostAddress,
+}
+
+impl<B: Backend> SlotPart<B> {
+    /// The bytes from `offset` of the chunk on, which lie in it.
+    pub(crate) fn new(slot: Arc<Slot<B>>, offset: u64) -> Self {
+        debug_assert!(offset < slot._allocation.requested_bytes());
+        // SAFETY: the part begins in the chunk.
+        let host = HostAddress(unsafe { slot.host.at(offset) });
+        Self { slot, offset, host }
+    }
+
+    /// As the manager's own device sees it.
+    pub(crate) fn end(&self) -> End<B> {
+        let Slot { block, offset, .. } = &*self.slot;
+        End::Block { block: Arc::clone(block), offset: offset + self.offset, host: Some(self.host) }
+    }
+
+    /// As another device sees it: memory of the host.
+    pub(crate) fn end_of_host(&self) -> End<B> {
+        End::Host(self.host)
     }
 }

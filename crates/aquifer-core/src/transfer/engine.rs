@@ -1,13 +1,13 @@
 //! All transfers of a manager that are under way.
 
 use super::counters::{End, RouteCounters};
-use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, Spare, Want};
-use super::ring::Ring;
+use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, RAMP_BYTES, Spare, Want};
+use super::ring::{PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
 use super::threads::{CopyStep, CopyThreads};
-use super::{Progress, Route, SHORT_BYTES, TransferStatistics};
+use super::{Progress, Route, TransferStatistics};
 use crate::calls::{call, wake_all};
 use crate::manager::{MemoryManager, QueueState, Shared};
-use crate::raw::transfer::{Parts, Plan, Slot};
+use crate::raw::transfer::{Parts, Plan, Slot, SlotPart};
 use aquifer_backend::{Backend, Error, ErrorKind};
 use arrayvec::ArrayVec;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -149,19 +149,44 @@ impl<B: Backend> State<B> {
         self.entries.iter_mut().find(|entry| entry.id == id)
     }
 
-    /// Who is next of those of whom `wants` says that they want something, if it can be had.
-    fn pick(&mut self, only: Option<u64>, wants: impl Fn(&mut Entry<B>) -> Option<Want>) -> Option<usize> {
-        let has_slot = self.ring.has_free();
-        let can = |(index, entry): (usize, &mut Entry<B>)| {
-            if only.is_some_and(|id| id != entry.id) {
-                return None;
+    /// Who is next of those of whom `wants` says that they want something, if it can be had. Where whoever is the first to stage,
+    /// by whatever means, cannot, no other does: who wants much would not get it otherwise.
+    fn pick(
+        &mut self,
+        only: Option<u64>,
+        bell: &Waker,
+        wants: impl Fn(&mut Entry<B>) -> Option<Want>,
+    ) -> Option<usize> {
+        let Self { entries, ring, .. } = self;
+        let rank = |entry: &Entry<B>| (std::cmp::Reverse(entry.priority()), entry.share());
+        let (mut first, mut first_to_stage) = (None, None);
+        for (index, entry) in entries.iter_mut().enumerate() {
+            let place = (rank(entry), index);
+            if let Some(size) = entry.wants_slot(bell)
+                && first_to_stage.is_none_or(|(first, _)| place < first)
+            {
+                first_to_stage = Some((place, size));
             }
-            let want = wants(entry)?;
-            (has_slot || !want.needs_slot)
-                .then(|| ((std::cmp::Reverse(entry.priority()), entry.share()), index))
-        };
-        let first = self.entries.iter_mut().enumerate().filter_map(can).min();
+        }
+        let may_stage = first_to_stage.is_some_and(|(_, size)| ring.has(size));
+        for (index, entry) in entries.iter_mut().enumerate() {
+            if only.is_some_and(|id| id != entry.id) {
+                continue;
+            }
+            let place = (rank(entry), index);
+            if wants(entry).is_some_and(|want| want.slot.is_none_or(|size| may_stage && ring.has(size)))
+                && first.is_none_or(|first| place < first)
+            {
+                first = Some(place);
+            }
+        }
         first.map(|(_, index)| index)
+    }
+
+    /// A slot as who copies uses it.
+    fn slot_part(&self, index: SlotIndex, chunk_bytes: u64) -> SlotPart<B> {
+        let (slot, parts) = self.ring.slot(index);
+        SlotPart::new(slot, parts * (chunk_bytes / PARTS_PER_CHUNK as u64))
     }
 }
 
@@ -203,7 +228,7 @@ impl<B: Backend> Engine<B> {
         desc: EntryDesc<B>,
         parts: Option<Box<dyn Parts<B>>>,
     ) -> u64 {
-        let is_shared = desc.way.is_copied() && plan.bytes > SHORT_BYTES || parts.is_some();
+        let is_shared = desc.way.is_copied() && !desc.is_short(plan.bytes) || parts.is_some();
         let mut state = self.state.lock();
         state.last_id += 1;
         let (id, spare) = (state.last_id, state.spares.pop().unwrap_or_default());
@@ -224,26 +249,30 @@ impl<B: Backend> Engine<B> {
         id
     }
 
-    /// Makes slots, for a transfer of so many bytes, as far as the bound allows. An error only if there is none at all.
+    /// Makes staging chunks for a transfer, as far as the bound allows. An error only if there is none at all.
     pub(crate) fn make_slots(
         &self,
         shared: &Shared<B>,
+        desc: &EntryDesc<B>,
         bytes: u64,
         mut make: impl FnMut() -> Result<Slot<B>, Error>,
     ) -> Result<(), Error> {
         let config = &shared.config.transfers;
         let chunk_bytes = config.chunk_bytes();
-        // As the first and last chunks are smaller, some more than would hold it all.
-        let most = (config.staging_bytes / chunk_bytes).max(1).min(bytes.div_ceil(chunk_bytes) + 2);
-        let most = if bytes <= SHORT_BYTES { 1 } else { most };
-        while self.state.lock().ring.begin_slot(most as usize) {
+        // As the first and last pieces are smaller, some more than would hold it all.
+        let wanted = match desc.way.slot_size() {
+            SlotSize::Part => bytes.div_ceil(RAMP_BYTES).div_ceil(PARTS_PER_CHUNK as u64),
+            SlotSize::Chunk => bytes.div_ceil(chunk_bytes) + 2,
+        };
+        let most = (config.staging_bytes / chunk_bytes).max(1).min(wanted);
+        while self.state.lock().ring.begin_chunk(most as usize) {
             let made = make();
             let mut state = self.state.lock();
             let (slot, refusal) = match made {
                 Ok(slot) => (Some(slot), None),
                 Err(error) => (None, Some(error)),
             };
-            state.ring.end_slot(slot);
+            state.ring.end_chunk(slot);
             match refusal {
                 Some(error) if state.ring.count() == 0 => return Err(error),
                 Some(_) => break,
@@ -258,15 +287,14 @@ impl<B: Backend> Engine<B> {
         self.state.lock().ring.take_free()
     }
 
-    /// One slot, for who copies at once. To be given back.
-    pub(crate) fn take_slot(&self) -> Option<(usize, Arc<Slot<B>>)> {
+    /// A part of a staging chunk, for who copies at once. To be given back.
+    pub(crate) fn take_slot(&self, shared: &Shared<B>) -> Option<(SlotIndex, SlotPart<B>)> {
         let mut state = self.state.lock();
-        let index = state.ring.take()?;
-        let slot = state.ring.slot(index);
-        Some((index, slot))
+        let index = state.ring.take(SlotSize::Part)?;
+        Some((index, state.slot_part(index, shared.config.transfers.chunk_bytes())))
     }
 
-    pub(crate) fn give_slot_back(&self, index: usize) {
+    pub(crate) fn give_slot_back(&self, index: SlotIndex) {
         self.state.lock().ring.give_back(index);
         self.bell.ring();
     }
@@ -366,15 +394,17 @@ impl<B: Backend> Engine<B> {
     /// Gives a queue one chunk; false if there is none to give.
     fn enqueue_next(&self, shared: &Shared<B>) -> bool {
         let mut state = self.state.lock();
-        let Some(index) = state.pick(None, |entry| entry.wants_enqueue(&self.waker)) else { return false };
+        let Some(index) = state.pick(None, &self.waker, |entry| entry.wants_enqueue(&self.waker)) else {
+            return false;
+        };
         let State { entries, ring, .. } = &mut *state;
         let entry = &mut entries[index];
         let Some((hop, chunk)) = entry.begin_enqueue(ring) else { return false };
-        let slot = chunk.slot.map(|slot| ring.slot(slot));
         let queue = entry.hop(hop).expect("who enqueues has a queue").clone();
         let (id, plan, ticket) = (entry.id, entry.plan.clone(), Arc::clone(entry.ticket(hop)));
+        let slot = chunk.slot.map(|slot| state.slot_part(slot, shared.config.transfers.chunk_bytes()));
         drop(state);
-        let answer = enqueue(shared, &plan, &queue, hop, chunk, slot.as_deref(), &ticket);
+        let answer = enqueue(shared, &plan, &queue, hop, chunk, slot.as_ref(), &ticket);
         self.end_enqueue(id, hop, chunk, answer);
         true
     }
@@ -394,20 +424,23 @@ impl<B: Backend> Engine<B> {
             Copiers::AtMost(most) => most.max(1),
             Copiers::Unknown => COPIERS_UNKNOWN,
         };
-        let index = state.pick(only, |entry| entry.wants_copy(&self.waker))?;
+        let index = state.pick(only, &self.waker, |entry| entry.wants_copy(&self.waker))?;
         let State { entries, ring, copying, .. } = &mut *state;
         let entry = &mut entries[index];
         let chunk = entry.begin_copy(ring, count as u64)?;
         *copying += 1;
-        Some(CopyStep {
+        let mut step = CopyStep {
             id: entry.id,
             way: entry.desc.way,
             plan: entry.plan.clone(),
-            slot: chunk.slot.map(|slot| ring.slot(slot)),
+            slot: None,
             queue: entry.hop(Hop::Far).cloned(),
             ticket: Arc::clone(entry.ticket(Hop::Far)),
             chunk,
-        })
+        };
+        let chunk_bytes = entry.desc.chunk_bytes;
+        step.slot = chunk.slot.map(|slot| state.slot_part(slot, chunk_bytes));
+        Some(step)
     }
 
     /// A processor has done its piece; of one that goes on to a queue, this is the queue's answer.
@@ -546,14 +579,14 @@ pub(super) fn enqueue<B: Backend>(
     queue: &HopQueue<B>,
     hop: Hop,
     chunk: super::Chunk,
-    slot: Option<&Slot<B>>,
+    slot: Option<&SlotPart<B>>,
     ticket: &Arc<aquifer_backend::Ticket>,
 ) -> Result<u64, Error> {
     let shared = queue.shared(own);
     // To another device a staging chunk is memory of the host.
     let slot = slot.map(|slot| match queue.foreign {
-        Some(_) => slot.end.of_host().expect("the host sees staging chunks"),
-        None => slot.end.clone(),
+        Some(_) => slot.end_of_host(),
+        None => slot.end(),
     });
     plan.enqueue(shared, &queue.queue, hop, chunk, slot.as_ref(), ticket)?;
     // Refused or not, a marker comes behind it sooner or later.

@@ -1,8 +1,8 @@
 //! One transfer under way: which of its bytes are where.
 
 use super::engine::RingBell;
-use super::ring::{Ring, SlotIndex};
-use super::{Priority, Route, TransferOptions};
+use super::ring::{PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
+use super::{Priority, Route, SHORT_BYTES, SHORT_COPY_BYTES, TransferOptions};
 use crate::cancel::Registration;
 use crate::manager::{MemoryManager, QueueState, Shared};
 use crate::raw::allocation::Keeper;
@@ -17,11 +17,9 @@ use std::time::Duration;
 const DEPTH: usize = 4;
 /// The first chunks are smaller, so that queues have something to do soon, and the last ones, so that all who copy end at about the
 /// same time; but not smaller than this.
-const RAMP_BYTES: u64 = 256 << 10;
+pub(super) const RAMP_BYTES: u64 = 256 << 10;
 /// All chunks but the last are multiples of this, so that what is aligned stays so.
 const PIECE_UNIT_BYTES: u64 = 4 << 10;
-/// What a processor copies at a time is this part of a chunk: a thread takes many times as long for it as a link.
-const PIECES_PER_CHUNK: u64 = 4;
 
 /// How a transfer's bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +39,11 @@ pub(crate) enum Way {
 impl Way {
     pub(crate) fn is_staged(self) -> bool {
         matches!(self, Self::StageIn | Self::StageOut | Self::StagePeer)
+    }
+
+    /// How much of a staging chunk each of its pieces takes.
+    pub(crate) fn slot_size(self) -> SlotSize {
+        if self == Self::StagePeer { SlotSize::Chunk } else { SlotSize::Part }
     }
 
     /// Whether processors have a part in it.
@@ -105,6 +108,13 @@ pub(crate) struct EntryDesc<B: Backend> {
     pub(crate) after: Vec<(HopQueue<B>, u64)>,
     /// Kept until it is over, if nobody blocks for it.
     pub(crate) manager: Option<MemoryManager<B>>,
+}
+
+impl<B: Backend> EntryDesc<B> {
+    /// Whether so many bytes are no longer than what the caller does at once.
+    pub(crate) fn is_short(&self, bytes: u64) -> bool {
+        bytes <= if self.way == Way::Processor { SHORT_COPY_BYTES } else { SHORT_BYTES }
+    }
 }
 
 /// A chunk in a queue.
@@ -365,9 +375,9 @@ impl<B: Backend> Entry<B> {
         }
         let has_more = self.next < self.plan.bytes;
         match self.desc.way {
-            Way::Processor => has_more.then_some(Want { needs_slot: false }),
-            Way::StageIn => has_more.then_some(Want { needs_slot: true }),
-            Way::StageOut => (!self.spare.arrived.is_empty()).then_some(Want { needs_slot: false }),
+            Way::Processor => has_more.then_some(Want { slot: None }),
+            Way::StageIn => has_more.then_some(Want { slot: Some(self.desc.way.slot_size()) }),
+            Way::StageOut => (!self.spare.arrived.is_empty()).then_some(Want { slot: None }),
             Way::Direct | Way::StagePeer => None,
         }
     }
@@ -380,11 +390,19 @@ impl<B: Backend> Entry<B> {
         let has_more = self.next < self.plan.bytes;
         match self.desc.way {
             Way::Direct if self.spare.far_flight.len() + self.busy as usize >= DEPTH => None,
-            Way::Direct => has_more.then_some(Want { needs_slot: false }),
-            Way::StagePeer if !self.spare.arrived.is_empty() => Some(Want { needs_slot: false }),
-            Way::StageOut | Way::StagePeer => has_more.then_some(Want { needs_slot: true }),
+            Way::Direct => has_more.then_some(Want { slot: None }),
+            Way::StagePeer if !self.spare.arrived.is_empty() => Some(Want { slot: None }),
+            Way::StageOut | Way::StagePeer => {
+                has_more.then_some(Want { slot: Some(self.desc.way.slot_size()) })
+            }
             Way::Processor | Way::StageIn => None,
         }
+    }
+
+    /// What it could take for staging now.
+    pub(crate) fn wants_slot(&mut self, bell: &Waker) -> Option<SlotSize> {
+        let has_more = self.next < self.plan.bytes && self.desc.way.is_staged() && !self.is_stopped;
+        (has_more && self.may_begin(bell)).then(|| self.desc.way.slot_size())
     }
 
     /// How much is held of what others may lack: the least comes first.
@@ -397,7 +415,7 @@ impl<B: Backend> Entry<B> {
         let chunk = match self.desc.way {
             Way::StageOut => self.spare.arrived.pop_front()?,
             Way::StageIn => {
-                let slot = ring.take()?;
+                let slot = ring.take(self.desc.way.slot_size())?;
                 self.next_chunk(Some(slot), copiers)
             }
             _ => self.next_chunk(None, copiers),
@@ -411,7 +429,7 @@ impl<B: Backend> Entry<B> {
         let piece = match self.desc.way {
             Way::StagePeer if !self.spare.arrived.is_empty() => (Hop::Far, self.spare.arrived.pop_front()?),
             Way::StageOut | Way::StagePeer => {
-                let slot = ring.take()?;
+                let slot = ring.take(self.desc.way.slot_size())?;
                 (Hop::Near, self.next_chunk(Some(slot), 1))
             }
             _ => (Hop::Far, self.next_chunk(None, 1)),
@@ -426,7 +444,7 @@ impl<B: Backend> Entry<B> {
         let ramp = match self.desc.way {
             Way::Direct => most,
             way => {
-                let most = if way.is_copied() { most / PIECES_PER_CHUNK } else { most };
+                let most = if way.is_copied() { most / PARTS_PER_CHUNK as u64 } else { most };
                 (self.next / copiers + RAMP_BYTES).min((left / (2 * copiers)).max(RAMP_BYTES)).min(most)
             }
         };
@@ -481,5 +499,6 @@ impl<B: Backend> Entry<B> {
 /// A piece that could be begun.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Want {
-    pub(crate) needs_slot: bool,
+    /// What it needs for staging.
+    pub(crate) slot: Option<SlotSize>,
 }

@@ -1,74 +1,115 @@
-//! Pinned chunks through which transfers are staged.
+//! Pinned memory through which transfers are staged: chunks, of which a transfer takes one, or a part of one.
 
 use crate::raw::transfer::Slot;
 use aquifer_backend::Backend;
 use std::sync::Arc;
 
-/// Which slot.
-pub(crate) type SlotIndex = usize;
+/// In so many parts a chunk is handed out to those who want less. What a processor copies at a time is such a part: a thread takes
+/// many times as long for it as a link.
+pub(crate) const PARTS_PER_CHUNK: usize = 4;
+const ALL_PARTS: u8 = (1 << PARTS_PER_CHUNK) - 1;
 
-/// The slots of a manager. It grows up to a bound, and shrinks when it is told to.
+/// Which chunk, and which of its parts is the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SlotIndex {
+    chunk: usize,
+    parts: u8,
+}
+
+/// How much a transfer wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SlotSize {
+    Part,
+    Chunk,
+}
+
+struct Chunk<B: Backend> {
+    slot: Arc<Slot<B>>,
+    /// A bit for each part.
+    used: u8,
+}
+
+/// The chunks of a manager. It grows up to a bound, and shrinks when it is told to.
 pub(crate) struct Ring<B: Backend> {
-    slots: Vec<Option<Arc<Slot<B>>>>,
-    free: Vec<SlotIndex>,
+    chunks: Vec<Option<Chunk<B>>>,
     /// Those that exist, and those that are being made.
     count: usize,
 }
 
 impl<B: Backend> Default for Ring<B> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), count: 0 }
+        Self { chunks: Vec::new(), count: 0 }
     }
 }
 
 impl<B: Backend> Ring<B> {
-    /// Slots that exist or are being made.
+    /// Chunks that exist or are being made.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Whether one can be had now.
-    pub(crate) fn has_free(&self) -> bool {
-        !self.free.is_empty()
-    }
-
     /// Notes that one more is being made, unless there are `most`.
-    pub(crate) fn begin_slot(&mut self, most: usize) -> bool {
+    pub(crate) fn begin_chunk(&mut self, most: usize) -> bool {
         let may = self.count < most;
         self.count += usize::from(may);
         may
     }
 
-    /// Adds the slot that was being made, if it could be.
-    pub(crate) fn end_slot(&mut self, slot: Option<Slot<B>>) {
+    /// Adds the chunk that was being made, if it could be.
+    pub(crate) fn end_chunk(&mut self, slot: Option<Slot<B>>) {
         let Some(slot) = slot else {
             self.count -= 1;
             return;
         };
-        let index = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        self.slots[index] = Some(Arc::new(slot));
-        self.free.push(index);
+        let chunk = Some(Chunk { slot: Arc::new(slot), used: 0 });
+        match self.chunks.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = chunk,
+            None => self.chunks.push(chunk),
+        }
     }
 
-    pub(crate) fn take(&mut self) -> Option<SlotIndex> {
-        self.free.pop()
+    /// The chunk from which so much would be taken: one that is in use already, if that will do.
+    fn best(&self, size: SlotSize) -> Option<usize> {
+        let fits = |used: u8| if size == SlotSize::Part { used != ALL_PARTS } else { used == 0 };
+        let used = |(index, chunk): (usize, &Option<Chunk<B>>)| Some((chunk.as_ref()?.used, index));
+        let fitting = self.chunks.iter().enumerate().filter_map(used).filter(|(used, _)| fits(*used));
+        fitting.max_by_key(|(used, _)| used.count_ones()).map(|(_, index)| index)
     }
 
-    pub(crate) fn slot(&self, index: SlotIndex) -> Arc<Slot<B>> {
-        Arc::clone(self.slots[index].as_ref().expect("a slot in use exists"))
+    /// Whether so much can be had now.
+    pub(crate) fn has(&self, size: SlotSize) -> bool {
+        self.best(size).is_some()
+    }
+
+    pub(crate) fn take(&mut self, size: SlotSize) -> Option<SlotIndex> {
+        let index = self.best(size)?;
+        let chunk = self.chunks[index].as_mut()?;
+        let parts = match size {
+            SlotSize::Part => 1 << chunk.used.trailing_ones(),
+            SlotSize::Chunk => ALL_PARTS,
+        };
+        chunk.used |= parts;
+        Some(SlotIndex { chunk: index, parts })
+    }
+
+    /// The chunk, and where in it the slot begins, in parts.
+    pub(crate) fn slot(&self, index: SlotIndex) -> (Arc<Slot<B>>, u64) {
+        let chunk = self.chunks[index.chunk].as_ref().expect("a chunk in use exists");
+        (Arc::clone(&chunk.slot), u64::from(index.parts.trailing_zeros()))
     }
 
     pub(crate) fn give_back(&mut self, index: SlotIndex) {
-        self.free.push(index);
+        let chunk = self.chunks[index.chunk].as_mut().expect("a chunk in use exists");
+        debug_assert_eq!(chunk.used & index.parts, index.parts);
+        chunk.used &= !index.parts;
     }
 
     /// Takes out all that nobody uses, to be dropped under no lock.
     pub(crate) fn take_free(&mut self) -> Vec<Arc<Slot<B>>> {
-        let slots: Vec<_> = self.free.drain(..).filter_map(|index| self.slots[index].take()).collect();
-        self.count -= slots.len();
-        slots
+        let is_free = |place: &&mut Option<Chunk<B>>| place.as_ref().is_some_and(|chunk| chunk.used == 0);
+        let free: Vec<_> =
+            self.chunks.iter_mut().filter(is_free).filter_map(|place| Some(place.take()?.slot)).collect();
+        self.count -= free.len();
+        free
     }
 }

@@ -4,7 +4,7 @@ use super::engine::{Copiers, enqueue};
 use super::entry::{Chunk, Hop, HopQueue, Way};
 use crate::manager::{MemoryManager, Shared};
 use crate::raw::allocation::Keeper;
-use crate::raw::transfer::{Plan, Slot};
+use crate::raw::transfer::{Plan, SlotPart};
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend, Ticket};
 use parking_lot::Mutex;
 use std::fmt;
@@ -21,7 +21,7 @@ pub(crate) struct CopyStep<B: Backend> {
     pub(super) id: u64,
     pub(super) way: Way,
     pub(super) plan: Plan<B>,
-    pub(super) slot: Option<Arc<Slot<B>>>,
+    pub(super) slot: Option<SlotPart<B>>,
     /// That it goes on to, or was filled by.
     pub(super) queue: Option<HopQueue<B>>,
     pub(super) ticket: Arc<Ticket>,
@@ -36,7 +36,7 @@ impl<B: Backend> CopyStep<B> {
         match (way, &slot, &queue) {
             (Way::StageIn, Some(slot), Some(queue)) => {
                 if plan.stage_in(chunk, slot, &ticket) {
-                    enqueued = Some(enqueue(shared, &plan, queue, Hop::Far, chunk, Some(&**slot), &ticket));
+                    enqueued = Some(enqueue(shared, &plan, queue, Hop::Far, chunk, Some(slot), &ticket));
                 }
             }
             (Way::StageOut, Some(slot), _) => plan.stage_out(chunk, slot, &ticket),
