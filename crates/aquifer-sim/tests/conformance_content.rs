@@ -26,6 +26,20 @@ mod late {
     }));
 }
 
+/// What takes its turns on queues, where buffers have a shadow.
+mod shadows {
+    use super::*;
+
+    aquifer_testkit::conformance_tests! { Sim::new(SimDesc { lateness: Lateness::WILD, ..SimDesc::discrete() }); ();
+        unified_queues {
+            both_sides_see_what_the_other_writes: UnifiedBuffersOnQueues,
+            queues_take_turns_with_a_buffer: UnifiedBuffersOnQueues,
+            prefetches_change_nothing: UnifiedBuffersOnQueues,
+            it_may_be_dropped_in_flight: UnifiedBuffersOnQueues,
+        }
+    }
+}
+
 mod threads {
     use super::*;
 
@@ -38,6 +52,12 @@ mod threads {
         }
         queue_threads {
             a_queue_takes_the_work_of_many_threads: Queues,
+        }
+        unified_queues {
+            both_sides_see_what_the_other_writes: UnifiedBuffersOnQueues,
+            queues_take_turns_with_a_buffer: UnifiedBuffersOnQueues,
+            prefetches_change_nothing: UnifiedBuffersOnQueues,
+            it_may_be_dropped_in_flight: UnifiedBuffersOnQueues,
         }
         queue_memory {
             a_queue_uses_its_memory_again_at_once: Queues,

@@ -19,6 +19,8 @@ pub mod queues;
 pub mod sparse;
 pub mod statistics;
 pub mod threads;
+pub mod unified;
+pub mod unified_queues;
 pub mod view_threads;
 pub mod views;
 
@@ -55,6 +57,10 @@ pub enum Need {
     Pinned,
     /// There is unified memory, with something behind it.
     Unified,
+    /// There are buffers that the host and the device both use, with something behind them.
+    UnifiedBuffers,
+    /// There are such buffers, and queues.
+    UnifiedBuffersOnQueues,
 }
 
 impl Need {
@@ -110,6 +116,14 @@ impl Need {
                 has_type(unified) && !has(Capabilities::SIMULATED),
                 "there is no unified memory, or it is simulated",
             ),
+            Self::UnifiedBuffers => (
+                has_type(MemoryFlags::HOST_VISIBLE) && !has(Capabilities::SIMULATED),
+                "the host sees no memory, or it is simulated",
+            ),
+            Self::UnifiedBuffersOnQueues => {
+                Self::UnifiedBuffers.is_met(properties)?;
+                return Self::WorkingQueues.is_met(properties);
+            }
             Self::CommitOnTouch => {
                 (has(Capabilities::COMMIT_ON_TOUCH), "blocks take physical memory at once")
             }
@@ -289,6 +303,11 @@ macro_rules! conformance {
                 collections_meet_the_limits: Pinned,
                 the_allocator_keeps_its_contract: Pinned,
             }
+            unified {
+                they_are_zero_copy_exactly_where_memory_is_unified: Nothing,
+                the_host_reads_what_it_writes: UnifiedBuffers,
+                sides_have_names: Nothing,
+            }
             queues {
                 there_are_queues_exactly_where_promised: Nothing,
                 a_new_queue_has_the_value_0: Queues,
@@ -335,6 +354,12 @@ macro_rules! conformance {
                 senseless_operations_give_back_what_they_were_given: Queues,
                 waiting_allocations_are_served_or_told: Nothing,
                 callbacks_give_memory_back: Nothing,
+            }
+            unified_queues {
+                both_sides_see_what_the_other_writes: UnifiedBuffersOnQueues,
+                queues_take_turns_with_a_buffer: UnifiedBuffersOnQueues,
+                prefetches_change_nothing: UnifiedBuffersOnQueues,
+                it_may_be_dropped_in_flight: UnifiedBuffersOnQueues,
             }
             pinned_threads {
                 pinned_memory_is_freed_on_other_threads: Pinned,
