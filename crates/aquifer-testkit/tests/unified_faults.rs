@@ -6,7 +6,8 @@ mod unified_program;
 use aquifer_core::{DeviceAccess, ErrorKind, Side, UnifiedBuffer};
 use aquifer_sim::{Call, Fault, FaultPlan, Recurrence, Sim, SimDesc};
 use common::refused;
-use unified_program::{Scene, bytes, launch, newer};
+use unified_program::scene::Scene;
+use unified_program::{bytes, launch, newer};
 
 const BYTES: u64 = 4096;
 

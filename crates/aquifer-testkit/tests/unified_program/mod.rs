@@ -5,9 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-mod scene;
-
-pub(crate) use scene::Scene;
+pub(crate) mod scene;
 
 use crate::common::{quiet_config, sim_manager};
 use aquifer_core::{DeviceAccess, MemoryManager, MemoryOptions, Queue, Side, UnifiedBuffer, UnifiedOnDevice};
@@ -221,7 +219,6 @@ impl Program {
         let held = &mut self.held[index];
         let found = held.buffer.read_range(range.clone()).expect("the device is there");
         self.sim.expect_host(&found, part(&mut held.oracle, &range));
-        drop(found);
         self.touch(index, &range, false);
     }
 
@@ -237,7 +234,6 @@ impl Program {
         self.sim.expect_host(&found, oracle);
         part(&mut found, &written).copy_from_slice(&content);
         part(oracle, &written).copy_from_slice(&content);
-        drop(found);
         self.touch(index, &range, true);
     }
 

@@ -248,8 +248,7 @@ impl<B: Backend> UnifiedBuffer<B> {
     ///
     /// # Errors
     ///
-    /// As [`UnifiedBuffer::read`]; [`ErrorKind::DeviceLost`] whenever the device is lost while its queues use the buffer or either side has newer
-    /// bytes.
+    /// As [`UnifiedBuffer::read`]; [`ErrorKind::DeviceLost`] whenever the device is lost.
     pub fn synchronize(&self) -> Result<(), Error> {
         self.state.lock().synchronize(&self.memory)
     }

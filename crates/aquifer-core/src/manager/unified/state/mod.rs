@@ -1,35 +1,31 @@
 //! Which side has the newer bytes, who still uses which, and what follows from it.
 //!
-//! ```text
-//!             host writes                device writes
-//! clean ────────────────> newer on host  ─────────────> newer on device
-//!   ^                        |     ^                        |
-//!   |   to device, enqueued  |     |  the copy has failed   |   to host, waited for or enqueued
-//!   +------------------------+-----+------------------------+
-//! ```
-//!
-//! A byte is newer on one side at most. It is taken for clean from when its copy is enqueued: whoever comes next on either side is ordered
-//! behind that. If the copy turns out to have failed, the byte is newer again where it was, unless the other side has written it meanwhile.
+//! A byte is *clean*, or newer on one side: what the host writes becomes newer there, what the device writes likewise, and a copy to the other
+//! side makes it clean. It is taken for clean from when its copy is enqueued, since whoever comes next on either side is ordered
+//! behind that. If the copy turns out to have failed, it is newer again where it was, unless the other side has written it meanwhile.
 //!
 //! Ranges are in whole units of [`UNIT_BYTES`]: a device that writes by units writes the neighbours of an odd end back as they
 //! were, which must be nobody else's then.
 
-use super::super::queues::{QueueState, lost};
+mod device;
+mod host;
+
+use super::super::queues::QueueState;
 use super::dirty::DirtyRanges;
 use super::side::Side;
 use super::uses::{Use, Wanted, Work};
 use crate::planted;
 use crate::range_lock::Access;
 use crate::raw::unified::UnifiedMemory;
-use aquifer_backend::{Backend, Error, Ticket};
+use aquifer_backend::{Backend, Error};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// The largest unit of bytes that a device writes at least, which a backend hides by writing neighbours back as they were.
-pub(super) const UNIT_BYTES: u64 = 4;
+const UNIT_BYTES: u64 = 4;
 /// More ranges than this on a side are joined, or brought over.
 const DIRTY_MAX: usize = 64;
-/// With more uses than this not known to be over, who comes next asks the queues, or waits for the first.
+/// With more uses than this not known to be over, who comes next waits for the first.
 const USES_MAX: usize = 1024;
 /// With more uses than this, who comes next asks the queues how far they are.
 const USES_LOOK: usize = 32;
@@ -57,13 +53,6 @@ fn in_units(range: &Range<u64>) -> Range<u64> {
         return range.clone();
     }
     range.start / UNIT_BYTES * UNIT_BYTES..range.end.next_multiple_of(UNIT_BYTES)
-}
-
-/// The units that are wholly in a range of a buffer of so many bytes. What is behind its end is nobody's.
-fn whole_units(range: &Range<u64>, size_bytes: u64) -> Range<u64> {
-    let start = range.start.next_multiple_of(UNIT_BYTES);
-    let end = if range.end == size_bytes { in_units(range).end } else { range.end / UNIT_BYTES * UNIT_BYTES };
-    start..end.max(start)
 }
 
 impl<B: Backend> State<B> {
@@ -239,170 +228,5 @@ impl<B: Backend> State<B> {
 
     fn tell_failure(&mut self) -> Result<(), Error> {
         self.failure.take().map_or(Ok(()), Err)
-    }
-}
-
-/// The host's side.
-impl<B: Backend> State<B> {
-    /// Makes a range ready for the host. Blocks until nobody is in the way and the bytes are there. To write, the caller has the buffer
-    /// alone.
-    pub(super) fn begin_host(
-        &mut self,
-        memory: &UnifiedMemory<B>,
-        operation: &'static str,
-        range: &Range<u64>,
-        access: Access,
-    ) -> Result<(), Error> {
-        self.begin(memory)?;
-        let range = &in_units(range);
-        if !planted::forgets_host_wait() {
-            self.wait(memory, &[Wanted::new(Side::Host, range, access)])?;
-        }
-        self.bring_to_host(memory, operation, range)?;
-        self.tell_failure()?;
-        if memory.is_zero_copy() {
-            return Ok(());
-        }
-        if access == Access::Write {
-            self.host_newer.insert(range);
-        }
-        while !(if access == Access::Write { self.join() } else { self.device_newer.len() <= DIRTY_MAX }) {
-            let Some(smallest) = self.device_newer.smallest() else { break };
-            // If that fails there are more ranges, for now.
-            if self.bring_to_host(memory, operation, &smallest).is_err() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn bring_to_host(
-        &mut self,
-        memory: &UnifiedMemory<B>,
-        operation: &'static str,
-        range: &Range<u64>,
-    ) -> Result<(), Error> {
-        for piece in self.device_newer.within(range) {
-            self.wait(memory, &Wanted::by_copy(Side::Host, &piece))?;
-            if memory.shared().is_lost() {
-                return Err(lost(operation));
-            }
-            if !planted::forgets_bring_over() {
-                memory.copy_now(Side::Host, &piece)?;
-            }
-            self.device_newer.remove(&piece);
-        }
-        Ok(())
-    }
-
-    /// Blocks until no queue uses the memory and both sides have the same bytes.
-    pub(super) fn synchronize(&mut self, memory: &UnifiedMemory<B>) -> Result<(), Error> {
-        self.begin(memory)?;
-        self.wait_for(memory, |_| true)?;
-        if memory.shared().is_lost() {
-            return Err(lost("synchronize"));
-        }
-        self.tell_failure()?;
-        self.bring_to_host(memory, "synchronize", &(0..u64::MAX))?;
-        for piece in self.host_newer.all() {
-            memory.copy_now(Side::Device, &piece)?;
-            self.host_newer.remove(&piece);
-        }
-        Ok(())
-    }
-}
-
-/// The device's side.
-impl<B: Backend> State<B> {
-    /// Makes a range ready for what is given to `queue` next, which `reads` it, `writes` it, or both. Does not block, but see [`USES_MAX`].
-    /// The caller has the buffer alone.
-    pub(super) fn begin_device(
-        &mut self,
-        memory: &UnifiedMemory<B>,
-        queue: &Arc<QueueState<B::Queue>>,
-        range: &Range<u64>,
-        (reads, writes): (bool, bool),
-    ) -> Result<(), Error> {
-        self.check_queue(memory, "on_device")?;
-        let units = in_units(range);
-        if !memory.is_zero_copy() {
-            let mut stale = DirtyRanges::default();
-            self.host_newer.within(&units).iter().for_each(|piece| stale.insert(piece));
-            if !reads {
-                stale.remove(&whole_units(range, memory.device().requested_bytes()));
-            }
-            self.enqueue(memory, queue, Side::Device, &stale.all())?;
-        }
-        let access = if writes { Access::Write } else { Access::Read };
-        self.order(memory, queue, &[Wanted::new(Side::Device, &units, access)])?;
-        if !memory.is_zero_copy() {
-            if writes {
-                self.host_newer.remove(&units);
-                self.device_newer.insert(&units);
-            }
-            if !self.join() {
-                // If that fails there are more ranges, for now.
-                let _ = self.enqueue(memory, queue, Side::Device, &self.host_newer.all());
-                self.join();
-            }
-        }
-        memory.record_use(queue.index);
-        let queue = Arc::clone(queue);
-        let new = Use { queue, range: units, work: Work::Users(access), value: None };
-        self.uses.retain(|one| !one.is_covered_by(&new));
-        self.uses.push(new);
-        Ok(())
-    }
-
-    /// Notes that the queue has been given everything that uses begun on it are for.
-    pub(super) fn end_device(&mut self, memory: &UnifiedMemory<B>, queue: &QueueState<B::Queue>) {
-        // If it is refused, whoever comes next puts one in.
-        let _ = self.mark(memory, |one| one.queue.index == queue.index);
-    }
-
-    /// Begins to bring to a side what the other has newer.
-    pub(super) fn prefetch(
-        &mut self,
-        memory: &UnifiedMemory<B>,
-        queue: &Arc<QueueState<B::Queue>>,
-        to: Side,
-    ) -> Result<(), Error> {
-        self.check_queue(memory, "prefetch")?;
-        if memory.is_zero_copy() {
-            return Ok(());
-        }
-        let pieces = self.newer(to.other()).all();
-        let answer = self.enqueue(memory, queue, to, &pieces);
-        self.end_device(memory, queue);
-        answer
-    }
-
-    fn check_queue(&mut self, memory: &UnifiedMemory<B>, operation: &'static str) -> Result<(), Error> {
-        memory.shared().check_process(operation)?;
-        self.begin(memory)?;
-        if memory.shared().is_lost() { Err(lost(operation)) } else { Ok(()) }
-    }
-
-    /// Enqueues copies of what the other side has newer to a side.
-    fn enqueue(
-        &mut self,
-        memory: &UnifiedMemory<B>,
-        queue: &Arc<QueueState<B::Queue>>,
-        to: Side,
-        pieces: &[Range<u64>],
-    ) -> Result<(), Error> {
-        let wanted: Vec<_> = pieces.iter().flat_map(|piece| Wanted::by_copy(to, piece)).collect();
-        self.order(memory, queue, &wanted)?;
-        for piece in pieces {
-            let ticket = Arc::new(Ticket::default());
-            let is_forgotten = to == Side::Device && planted::forgets_bring_over_to_device();
-            if !is_forgotten {
-                memory.enqueue_copy(queue, to, piece, &ticket)?;
-            }
-            self.newer(to.other()).remove(piece);
-            let (queue, range) = (Arc::clone(queue), piece.clone());
-            self.uses.push(Use { queue, range, work: Work::Copy { to, ticket }, value: None });
-        }
-        Ok(())
     }
 }
