@@ -455,8 +455,8 @@ impl<B: SyncBackend> Transfers<B> {
             after.append(&mut source.marks(owner.shared_ptr())?);
         }
         let bytes = to.0.bytes;
-        let desc = describe(owner.shared_ptr(), from, to, self.options())?;
-        self.prepare(&desc, bytes, true)?;
+        let mut desc = describe(owner.shared_ptr(), from, to, self.options())?;
+        self.prepare(&mut desc, bytes, true)?;
         Ok(EntryDesc { after, manager: Some(self.manager().clone()), ..desc })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::buffer::{Buffer, backwards, checked_range};
 use super::operation::OperationError;
+use super::reclaim::is_reclaiming;
 use super::view::BufferView;
 use super::{MemoryManager, MemoryOptions, shared};
 use crate::cancel::CancelToken;
@@ -326,21 +327,31 @@ impl<B: SyncBackend> Transfers<B> {
         if to.0.bytes == 0 {
             return Ok(());
         }
-        let desc = refuse(describe(owner.shared_ptr(), &mut from, &mut to, &self.options))?;
-        refuse(self.prepare(&desc, to.0.bytes, !desc.is_short(to.0.bytes)))?;
+        let mut desc = refuse(describe(owner.shared_ptr(), &mut from, &mut to, &self.options))?;
+        let is_short = desc.is_short(to.0.bytes);
+        refuse(self.prepare(&mut desc, to.0.bytes, !is_short))?;
         let Over { result, done_bytes } = transfer::run(owner, from, to, desc);
         result.map_err(|error| OperationError::new(error, done_bytes, Some(())))
     }
 
     /// Gets ready what a transfer needs: threads, and chunks to stage through.
-    pub(super) fn prepare(&self, desc: &EntryDesc<B>, bytes: u64, needs_threads: bool) -> Result<(), Error> {
+    pub(super) fn prepare(
+        &self,
+        desc: &mut EntryDesc<B>,
+        bytes: u64,
+        needs_threads: bool,
+    ) -> Result<(), Error> {
         let owner = &self.manager.owner;
         let config = &owner.config.transfers;
         if needs_threads && config.copy_threads > 0 {
             owner.transfers.threads.start(config.copy_threads, || owner.keeper())?;
         }
         if desc.way.is_staged() {
-            owner.transfers.make_slots(owner, desc, bytes, || self.make_slot())?;
+            // A callback that gives memory back may be at it because this very thread makes a chunk.
+            let may_wait = !is_reclaiming();
+            let make = || self.make_slot();
+            let needs_ring = owner.transfers.make_chunks(owner, desc, (bytes, may_wait), make)?;
+            desc.needs_ring = Some(needs_ring);
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! All transfers of a manager that are under way.
 
 use super::counters::{End, RouteCounters};
-use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, RAMP_BYTES, Spare, Want};
-use super::ring::{PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
+use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, RAMP_BYTES, Rank, Spare, Want};
+use super::ring::{NeedsRing, PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
 use super::threads::{CopyStep, CopyThreads};
 use super::{Progress, Route, TransferStatistics};
 use crate::calls::{call, wake_all};
@@ -149,38 +149,54 @@ impl<B: Backend> State<B> {
         self.entries.iter_mut().find(|entry| entry.id == id)
     }
 
-    /// Who is next of those of whom `wants` says that they want something, if it can be had. Where whoever is the first to stage,
-    /// by whatever means, cannot, no other does: who wants much would not get it otherwise.
+    /// Who is next of those of whom `wants` says that they want something, if it can be had. Nobody gets a slot that is for another
+    /// who comes before, whatever that one wants it for.
     fn pick(
         &mut self,
         only: Option<u64>,
         bell: &Waker,
         wants: impl Fn(&mut Entry<B>) -> Option<Want>,
     ) -> Option<usize> {
+        let (share, mut may_stage) = (self.share(), true);
+        loop {
+            let can = |(index, entry): (usize, &mut Entry<B>)| {
+                if only.is_some_and(|id| id != entry.id) {
+                    return None;
+                }
+                let Want { slot } = wants(entry)?;
+                (may_stage || slot.is_none()).then(|| (entry.rank(share, slot), index, slot))
+            };
+            let candidates = self.entries.iter_mut().enumerate().filter_map(can);
+            let (rank, index, slot) = candidates.min_by_key(|(rank, index, _)| (*rank, *index))?;
+            if slot.is_none_or(|size| self.can_have(rank, share, size, bell)) {
+                return Some(index);
+            }
+            may_stage = false;
+        }
+    }
+
+    /// How many parts of chunks are each transfer's part of the ring, if all that stage share alike.
+    fn share(&self) -> usize {
+        let sharers = self.entries.iter().filter(|entry| entry.desc.way.is_staged()).count();
+        (self.ring.existing() * PARTS_PER_CHUNK).div_ceil(sharers.max(1))
+    }
+
+    /// Whether so much is left for who has this rank: nothing if any that is more urgent wants something; and one slot is kept for each other
+    /// who comes before.
+    fn can_have(&mut self, rank: Rank, share: usize, size: SlotSize, bell: &Waker) -> bool {
         let Self { entries, ring, .. } = self;
-        let rank = |entry: &Entry<B>| (std::cmp::Reverse(entry.priority()), entry.share());
-        let (mut first, mut first_to_stage) = (None, None);
-        for (index, entry) in entries.iter_mut().enumerate() {
-            let place = (rank(entry), index);
-            if let Some(size) = entry.wants_slot(bell)
-                && first_to_stage.is_none_or(|(first, _)| place < first)
-            {
-                first_to_stage = Some((place, size));
+        let mut left = ring.free().without(size);
+        for entry in entries {
+            let Some(wanted) = entry.wants_slot(bell) else { continue };
+            let other = entry.rank(share, Some(wanted));
+            if other.0 < rank.0 {
+                return false;
+            }
+            if other < rank {
+                left = left.and_then(|left| left.without(wanted));
             }
         }
-        let may_stage = first_to_stage.is_some_and(|(_, size)| ring.has(size));
-        for (index, entry) in entries.iter_mut().enumerate() {
-            if only.is_some_and(|id| id != entry.id) {
-                continue;
-            }
-            let place = (rank(entry), index);
-            if wants(entry).is_some_and(|want| want.slot.is_none_or(|size| may_stage && ring.has(size)))
-                && first.is_none_or(|first| place < first)
-            {
-                first = Some(place);
-            }
-        }
-        first.map(|(_, index)| index)
+        left.is_some()
     }
 
     /// A slot as who copies uses it.
@@ -240,7 +256,7 @@ impl<B: Backend> Engine<B> {
         entry.follow_token(&self.bell);
         let mut state = self.state.lock();
         // Who comes now shares from now on.
-        entry.served = state.entries.iter().map(|other| other.share().1).min().unwrap_or(0);
+        entry.served = state.entries.iter().map(|other| other.served).min().unwrap_or(0);
         state.entries.push(entry);
         drop(state);
         if is_shared {
@@ -249,23 +265,43 @@ impl<B: Backend> Engine<B> {
         id
     }
 
-    /// Makes staging chunks for a transfer, as far as the bound allows. An error only if there is none at all.
-    pub(crate) fn make_slots(
+    /// Makes staging chunks for a transfer, as far as the bound allows. An error only if there is none at all: while the answer lives there
+    /// is one. Waits where others are making the only ones, if it `may_wait`.
+    pub(crate) fn make_chunks(
         &self,
         shared: &Shared<B>,
         desc: &EntryDesc<B>,
-        bytes: u64,
+        (bytes, may_wait): (u64, bool),
         mut make: impl FnMut() -> Result<Slot<B>, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<NeedsRing, Error> {
         let config = &shared.config.transfers;
         let chunk_bytes = config.chunk_bytes();
         // As the first and last pieces are smaller, some more than would hold it all.
         let wanted = match desc.way.slot_size() {
-            SlotSize::Part => bytes.div_ceil(RAMP_BYTES).div_ceil(PARTS_PER_CHUNK as u64),
+            SlotSize::Part => {
+                let parts = PARTS_PER_CHUNK as u64;
+                bytes.div_ceil(RAMP_BYTES.min(chunk_bytes / parts)).div_ceil(parts)
+            }
             SlotSize::Chunk => bytes.div_ceil(chunk_bytes) + 2,
         };
         let most = (config.staging_bytes / chunk_bytes).max(1).min(wanted);
-        while self.state.lock().ring.begin_chunk(most as usize) {
+        let needed = self.state.lock().ring.needed();
+        loop {
+            let seen = self.bell.count();
+            let mut state = self.state.lock();
+            if !state.ring.begin_chunk(most as usize) {
+                if state.ring.existing() > 0 {
+                    return Ok(needed);
+                }
+                drop(state);
+                if !may_wait {
+                    let message = "there is no staging memory yet, and to make it memory must be reclaimed first, which this is a part of";
+                    return Err(Error::new(ErrorKind::OutOfMemory, "transfer", message));
+                }
+                self.bell.wait(seen, None);
+                continue;
+            }
+            drop(state);
             let made = make();
             let mut state = self.state.lock();
             let (slot, refusal) = match made {
@@ -273,13 +309,16 @@ impl<B: Backend> Engine<B> {
                 Err(error) => (None, Some(error)),
             };
             state.ring.end_chunk(slot);
+            let (existing, count) = (state.ring.existing(), state.ring.count());
+            drop(state);
+            // Others may wait for this one.
+            self.bell.ring();
             match refusal {
-                Some(error) if state.ring.count() == 0 => return Err(error),
-                Some(_) => break,
-                None => {}
+                Some(error) if count == 0 => return Err(error),
+                Some(_) if existing > 0 => return Ok(needed),
+                _ => {}
             }
         }
-        Ok(())
     }
 
     /// Takes the slots that nobody uses; to be dropped, by the caller.

@@ -1,7 +1,7 @@
 //! One transfer under way: which of its bytes are where.
 
 use super::engine::RingBell;
-use super::ring::{PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
+use super::ring::{NeedsRing, PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
 use super::{Priority, Route, SHORT_BYTES, SHORT_COPY_BYTES, TransferOptions};
 use crate::cancel::Registration;
 use crate::manager::{MemoryManager, QueueState, Shared};
@@ -108,12 +108,22 @@ pub(crate) struct EntryDesc<B: Backend> {
     pub(crate) after: Vec<(HopQueue<B>, u64)>,
     /// Kept until it is over, if nobody blocks for it.
     pub(crate) manager: Option<MemoryManager<B>>,
+    /// If it is staged.
+    pub(crate) needs_ring: Option<NeedsRing>,
 }
 
+/// Who comes first, the least: by priority; of one priority last who would have more staging memory than its part; and who has had least.
+pub(crate) type Rank = (std::cmp::Reverse<Priority>, bool, u64);
+
 impl<B: Backend> EntryDesc<B> {
-    /// Whether so many bytes are no longer than what the caller does at once.
+    /// Whether so many bytes are no longer than what the caller does at once; if they are staged, one slot holds them.
     pub(crate) fn is_short(&self, bytes: u64) -> bool {
-        bytes <= if self.way == Way::Processor { SHORT_COPY_BYTES } else { SHORT_BYTES }
+        let most = match self.way {
+            Way::Processor => SHORT_COPY_BYTES,
+            way if way.is_staged() => SHORT_BYTES.min(self.chunk_bytes / PARTS_PER_CHUNK as u64),
+            _ => SHORT_BYTES,
+        };
+        bytes <= most
     }
 }
 
@@ -165,7 +175,8 @@ pub(crate) struct Entry<B: Backend> {
     next: u64,
     /// Pieces that somebody outside of the lock is at.
     busy: u32,
-    slots_used: usize,
+    /// Of staging chunks.
+    parts_used: usize,
     has_begun: bool,
     is_stopped: bool,
     error: Option<Error>,
@@ -208,7 +219,7 @@ impl<B: Backend> Entry<B> {
             spare: spare.renewed(),
             next: 0,
             busy: 0,
-            slots_used: 0,
+            parts_used: 0,
             has_begun: false,
             is_stopped: false,
             error: None,
@@ -227,10 +238,6 @@ impl<B: Backend> Entry<B> {
         if token.poll_cancelled(&Arc::new(tickets).into(), &mut self.registration) {
             self.cancel();
         }
-    }
-
-    pub(crate) fn priority(&self) -> Priority {
-        self.desc.options.priority
     }
 
     pub(crate) fn ticket(&self, hop: Hop) -> &Arc<Ticket> {
@@ -364,7 +371,7 @@ impl<B: Backend> Entry<B> {
     fn give_back(&mut self, ring: &mut Ring<B>, chunk: Chunk) {
         if let Some(slot) = chunk.slot {
             ring.give_back(slot);
-            self.slots_used -= 1;
+            self.parts_used -= self.desc.way.slot_size().parts();
         }
     }
 
@@ -405,9 +412,10 @@ impl<B: Backend> Entry<B> {
         (has_more && self.may_begin(bell)).then(|| self.desc.way.slot_size())
     }
 
-    /// How much is held of what others may lack: the least comes first.
-    pub(crate) fn share(&self) -> (usize, u64) {
-        (self.slots_used, self.served)
+    /// For one more of what it wants; so many parts of chunks are its part of the ring.
+    pub(crate) fn rank(&self, share: usize, slot: Option<SlotSize>) -> Rank {
+        let has_share = slot.is_some() && self.parts_used >= share;
+        (std::cmp::Reverse(self.desc.options.priority), has_share, self.served)
     }
 
     /// Begins with what [`Entry::wants_copy`] has offered; so many processors copy.
@@ -452,7 +460,7 @@ impl<B: Backend> Entry<B> {
         let chunk = Chunk { offset: self.next, bytes, slot };
         self.next += bytes;
         self.served += bytes;
-        self.slots_used += usize::from(slot.is_some());
+        self.parts_used += slot.map_or(0, |_| self.desc.way.slot_size().parts());
         chunk
     }
 

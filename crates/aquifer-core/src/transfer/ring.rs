@@ -34,11 +34,51 @@ pub(crate) struct Ring<B: Backend> {
     chunks: Vec<Option<Chunk<B>>>,
     /// Those that exist, and those that are being made.
     count: usize,
+    being_made: usize,
+    /// One reference more than there are [`NeedsRing`].
+    needs: Arc<()>,
+}
+
+/// Whoever has one needs to stage: until it is dropped there is at least one chunk, once there is any.
+#[derive(Debug, Clone)]
+pub(crate) struct NeedsRing {
+    _count: Arc<()>,
+}
+
+/// What can be had now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Free {
+    chunks: usize,
+    /// Those of whole chunks too.
+    parts: usize,
+}
+
+impl Free {
+    /// What is left when so much is taken; `None` if it cannot be.
+    pub(crate) fn without(self, size: SlotSize) -> Option<Self> {
+        let Self { chunks, parts } = self;
+        match size {
+            SlotSize::Chunk => Some(Self { chunks: chunks.checked_sub(1)?, parts: parts - PARTS_PER_CHUNK }),
+            // A part of a chunk that is in use already, if there is one.
+            SlotSize::Part if parts > chunks * PARTS_PER_CHUNK => Some(Self { chunks, parts: parts - 1 }),
+            SlotSize::Part => Some(Self { chunks: chunks.checked_sub(1)?, parts: parts - 1 }),
+        }
+    }
+}
+
+impl SlotSize {
+    /// In parts.
+    pub(crate) fn parts(self) -> usize {
+        match self {
+            Self::Part => 1,
+            Self::Chunk => PARTS_PER_CHUNK,
+        }
+    }
 }
 
 impl<B: Backend> Default for Ring<B> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), count: 0 }
+        Self { chunks: Vec::new(), count: 0, being_made: 0, needs: Arc::default() }
     }
 }
 
@@ -48,15 +88,27 @@ impl<B: Backend> Ring<B> {
         self.count
     }
 
+    /// Chunks that exist.
+    pub(crate) fn existing(&self) -> usize {
+        self.count - self.being_made
+    }
+
+    /// To be held by who makes chunks in order to use them, until it does so no more.
+    pub(crate) fn needed(&self) -> NeedsRing {
+        NeedsRing { _count: Arc::clone(&self.needs) }
+    }
+
     /// Notes that one more is being made, unless there are `most`.
     pub(crate) fn begin_chunk(&mut self, most: usize) -> bool {
         let may = self.count < most;
         self.count += usize::from(may);
+        self.being_made += usize::from(may);
         may
     }
 
     /// Adds the chunk that was being made, if it could be.
     pub(crate) fn end_chunk(&mut self, slot: Option<Slot<B>>) {
+        self.being_made -= 1;
         let Some(slot) = slot else {
             self.count -= 1;
             return;
@@ -76,9 +128,14 @@ impl<B: Backend> Ring<B> {
         fitting.max_by_key(|(used, _)| used.count_ones()).map(|(_, index)| index)
     }
 
-    /// Whether so much can be had now.
-    pub(crate) fn has(&self, size: SlotSize) -> bool {
-        self.best(size).is_some()
+    /// What can be had now.
+    pub(crate) fn free(&self) -> Free {
+        let mut free = Free { chunks: 0, parts: 0 };
+        for chunk in self.chunks.iter().flatten() {
+            free.chunks += usize::from(chunk.used == 0);
+            free.parts += PARTS_PER_CHUNK - chunk.used.count_ones() as usize;
+        }
+        free
     }
 
     pub(crate) fn take(&mut self, size: SlotSize) -> Option<SlotIndex> {
@@ -104,11 +161,18 @@ impl<B: Backend> Ring<B> {
         chunk.used &= !index.parts;
     }
 
-    /// Takes out all that nobody uses, to be dropped under no lock.
+    /// Takes out all that nobody uses, to be dropped under no lock; but not the last one while anybody needs one.
     pub(crate) fn take_free(&mut self) -> Vec<Arc<Slot<B>>> {
+        let are_needed = Arc::strong_count(&self.needs) > 1;
         let is_free = |place: &&mut Option<Chunk<B>>| place.as_ref().is_some_and(|chunk| chunk.used == 0);
-        let free: Vec<_> =
-            self.chunks.iter_mut().filter(is_free).filter_map(|place| Some(place.take()?.slot)).collect();
+        let kept = usize::from(are_needed && self.free().chunks == self.existing());
+        let free: Vec<_> = self
+            .chunks
+            .iter_mut()
+            .filter(is_free)
+            .skip(kept)
+            .filter_map(|place| Some(place.take()?.slot))
+            .collect();
         self.count -= free.len();
         free
     }

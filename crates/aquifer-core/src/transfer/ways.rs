@@ -190,5 +190,6 @@ pub(crate) fn describe<'a, B: Backend>(
         options: options.clone(),
         after: Vec::new(),
         manager: None,
+        needs_ring: None,
     })
 }
