@@ -200,7 +200,8 @@ impl<B: SyncBackend> Parts<B> for Ends<B> {
 /// A transfer under way; from [`Transfers`].
 ///
 /// It runs whether or not anybody looks, on the manager's copy threads, and keeps the manager until it is over. (With
-/// [`copy_threads`](crate::TransferConfig::copy_threads) 0 it goes on when it is polled or waited for.) As a future, under any executor, it
+/// [`copy_threads`](crate::TransferConfig::copy_threads) 0 it goes on when it is waited for, or by [`Transfers::poll`] and
+/// [`Transfers::take_copy`]; to poll it is not enough.) As a future, under any executor, it
 /// gives back what it used when it is over; [`Transfer::wait`] blocks for that. Dropped before, it is *detached*: it runs to its end, and
 /// what it uses is freed then.
 #[must_use = "what a transfer uses comes back through it"]
@@ -234,7 +235,7 @@ impl<B: Backend, T> Transfer<B, T> {
         self.bytes
     }
 
-    /// How many bytes have arrived; all of them once it is over.
+    /// How many bytes have arrived; all of them once it has succeeded.
     #[must_use]
     pub fn done_bytes(&self) -> u64 {
         self.manager.owner.transfers.done_bytes(self.id).unwrap_or(self.bytes)

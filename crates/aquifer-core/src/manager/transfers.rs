@@ -186,7 +186,8 @@ impl<B: SyncBackend> Transfers<B> {
     }
 
     /// The same, telling `callback` how far each transfer is: after chunks, and when all bytes have arrived. It is called on threads that copy
-    /// and by those that wait, and should be short. If it panics, the panic ends there.
+    /// and by those that wait, one call at a time for each transfer, and should be short: its transfer is not over before it returns, so
+    /// it must not wait for that one. If it panics, the panic ends there.
     #[must_use]
     pub fn on_progress(mut self, callback: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.options.progress = Some(Arc::new(callback));

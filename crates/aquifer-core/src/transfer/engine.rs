@@ -4,20 +4,20 @@ use super::counters::{End, RouteCounters};
 use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, RAMP_BYTES, Rank, Spare, Want};
 use super::ring::{NeedsRing, PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
 use super::threads::{CopyStep, CopyThreads};
-use super::{Progress, Route, TransferStatistics};
+use super::{Progress, Route, TransferOptions, TransferStatistics};
 use crate::calls::{call, wake_all};
-use crate::manager::{MemoryManager, QueueState, Shared};
+use crate::manager::{QueueState, Shared};
 use crate::raw::transfer::{Parts, Plan, Slot, SlotPart};
 use aquifer_backend::{Backend, Error, ErrorKind};
 use arrayvec::ArrayVec;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
-/// How many queues are asked at a time how far they are.
-const LOOKS_MAX: usize = 8;
+/// So many queues are asked how far they are without allocating a list of them.
+const QUEUES_MOSTLY: usize = 8;
 /// How long one waits for a queue, or for the bell, before one looks at all again.
 const WAIT_STEP: Duration = Duration::from_millis(100);
 /// The same for copy threads: how late they may notice what nobody rings for.
@@ -134,15 +134,14 @@ impl<B: Backend> Default for Engine<B> {
 /// An entry that is over, with what must be called and dropped under no lock.
 struct Ended<B: Backend> {
     waker: Option<Waker>,
+    /// Of one that nobody will ask for: else they are kept, and what is needed for them is already gone.
     parts: Option<Box<dyn Parts<B>>>,
-    manager: Option<MemoryManager<B>>,
-    plan: Plan<B>,
-    hops: [Option<HopQueue<B>>; 2],
-    after: Vec<(HopQueue<B>, u64)>,
+    desc: Option<EntryDesc<B>>,
+    options: TransferOptions,
 }
 
-/// Something to tell a user.
-type Tell = (Arc<dyn Fn(Progress) + Send + Sync>, Progress);
+/// Something to tell a user, of the transfer with this number.
+type Tell = (u64, Arc<dyn Fn(Progress) + Send + Sync>, Progress);
 
 impl<B: Backend> State<B> {
     fn entry(&mut self, id: u64) -> Option<&mut Entry<B>> {
@@ -354,80 +353,80 @@ impl<B: Backend> Engine<B> {
         if shared.is_forked() {
             return;
         }
-        let mut queues = ArrayVec::<HopQueue<B>, LOOKS_MAX>::new();
+        let mut queues = ArrayVec::<HopQueue<B>, QUEUES_MOSTLY>::new();
+        let mut more = Vec::new();
         let state = self.state.lock();
         for entry in &state.entries {
             entry.each_awaited(|queue, value| {
                 let is_known = |known: &HopQueue<B>| Arc::ptr_eq(&known.queue, &queue.queue);
-                if queue.queue.timeline.completed() < value
-                    && !queues.is_full()
-                    && !queues.iter().any(is_known)
-                {
-                    queues.push(queue.clone());
+                if queue.queue.timeline.completed() >= value || queues.iter().chain(&more).any(is_known) {
+                    return;
+                }
+                if let Err(full) = queues.try_push(queue.clone()) {
+                    more.push(full.element());
                 }
             });
         }
         drop(state);
-        queues.iter().for_each(|queue| queue.look(shared));
+        queues.iter().chain(&more).for_each(|queue| queue.look(shared));
     }
 
     fn settle(&self, shared: &Shared<B>) {
-        let mut has_changed = false;
         loop {
             let mut state = self.state.lock();
             let State { entries, ring, .. } = &mut *state;
-            let over = entries.iter_mut().position(|entry| entry.settle(shared, ring));
-            let told = if over.is_none() { self.next_tell(&mut state) } else { None };
-            let Some(index) = over else {
-                drop(state);
-                let Some((tell, progress)) = told else { break };
-                call("a progress callback", || tell(progress));
-                continue;
-            };
-            let tell = tell_of(&mut state.entries[index]);
-            let ended = self.end(shared, &mut state, index);
-            drop(state);
-            has_changed = true;
-            if let Some((tell, progress)) = tell {
-                call("a progress callback", || tell(progress));
+            let mut over = None;
+            for (index, entry) in entries.iter_mut().enumerate() {
+                if entry.settle(shared, ring) && !entry.is_being_told {
+                    over.get_or_insert(index);
+                }
             }
-            // All of these may run other code: frees, of which a recorder's writer hears, a manager's end, the executor's.
-            let Ended { waker, parts, manager, plan, hops, after } = ended;
-            call("who hears of a free", || drop((parts, plan, hops, after)));
+            // All has been told before a transfer is over, and of each by one thread at a time, so that it rises.
+            if let Some(tell) = state.entries.iter_mut().find_map(tell_of) {
+                drop(state);
+                self.tell(tell);
+                continue;
+            }
+            let Some(index) = over else { return };
+            let Ended { waker, parts, desc, options } = self.end(shared, &mut state, index);
+            drop(state);
+            // All of these may run other code: frees, of which a recorder's writer hears, the user's, the executor's, a manager's end.
+            call("who hears of a free", || drop(parts));
+            call("what a progress callback owns", || drop(options));
             wake_all(waker);
             self.bell.ring();
+            let Some(EntryDesc { near, far, after, manager, .. }) = desc else { continue };
+            drop((near, far, after));
             drop(manager);
-        }
-        if has_changed {
-            self.bell.ring();
         }
     }
 
-    /// The next progress that has not been told.
-    fn next_tell(&self, state: &mut MutexGuard<'_, State<B>>) -> Option<Tell> {
-        state.entries.iter_mut().find_map(tell_of)
+    fn tell(&self, (id, tell, progress): Tell) {
+        call("a progress callback", || tell(progress));
+        call("what a progress callback owns", || drop(tell));
+        let mut state = self.state.lock();
+        state.entry(id).expect("it is not over while it is being told of").is_being_told = false;
     }
 
     fn end(&self, shared: &Shared<B>, state: &mut State<B>, index: usize) -> Ended<B> {
         let mut entry = state.entries.swap_remove(index);
         let (id, route, start) = (entry.id, entry.desc.route, entry.start);
-        let hops = [entry.desc.near.take(), entry.desc.far.take()];
-        let (waker, plan) = (entry.waker.take(), entry.plan.clone());
-        let after = std::mem::take(&mut entry.desc.after);
+        let waker = entry.waker.take();
+        let options = std::mem::take(&mut entry.desc.options);
         let is_awaited = entry.has_future || entry.parts.is_none();
-        let (parts, manager) = (entry.parts.take(), entry.desc.manager.take());
-        let (over, spare) = entry.end();
+        let parts = entry.parts.take();
+        let (over, spare, desc) = entry.end();
         self.count(route, &over, shared.config.clock.now().saturating_sub(start));
         if state.spares.len() < SPARES_MAX {
             state.spares.push(spare);
         }
-        let parts = if is_awaited {
-            state.ended.push((id, (over, parts)));
-            None
-        } else {
-            parts
-        };
-        Ended { waker, parts, manager, plan, hops, after }
+        if !is_awaited {
+            return Ended { waker, parts, desc: Some(desc), options };
+        }
+        // Gone before anybody can hear that it is over. None of it is the last: who waits has a handle, and the buffers.
+        drop(desc);
+        state.ended.push((id, (over, parts)));
+        Ended { waker, parts: None, desc: None, options }
     }
 
     /// Gives a queue one chunk; false if there is none to give.
@@ -444,6 +443,8 @@ impl<B: Backend> Engine<B> {
         let slot = chunk.slot.map(|slot| state.slot_part(slot, shared.config.transfers.chunk_bytes()));
         drop(state);
         let answer = enqueue(shared, &plan, &queue, hop, chunk, slot.as_ref(), &ticket);
+        // Before the piece is over: after it the plan's memory may be gone.
+        drop((plan, slot, queue, ticket));
         self.end_enqueue(id, hop, chunk, answer);
         true
     }
@@ -498,8 +499,10 @@ impl<B: Backend> Engine<B> {
 
     /// Blocks until a transfer is over, working at it meanwhile.
     pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> Outcome<B> {
-        let threads = shared.config.transfers.copy_threads;
-        // Where nobody else copies, others may hold all slots until somebody does.
+        // Where nobody else copies, others may hold all slots until somebody does: as there are no threads, or this is one of them, in
+        // a callback.
+        let is_copier = self.threads.is_one_of_them();
+        let threads = if is_copier { 0 } else { shared.config.transfers.copy_threads };
         let copies = |only| match threads {
             0 => self.take_copy(Copiers::Unknown, only),
             most => only.and_then(|_| self.take_copy(Copiers::AtMost(most), only)),
@@ -522,8 +525,10 @@ impl<B: Backend> Engine<B> {
     fn wait_a_while(&self, shared: &Shared<B>, id: Option<u64>, seen: u64, timeout: Option<Duration>) {
         let mut state = self.state.lock();
         let awaited = |entry: &Entry<B>| entry.awaited().map(|(queue, value)| (queue.clone(), value));
-        let own = id.and_then(|id| state.entry(id).and_then(|entry| awaited(entry)));
-        let awaited = own.or_else(|| state.entries.iter().find_map(awaited));
+        let own = id.and_then(|id| state.entry(id));
+        let is_being_told = own.as_ref().is_some_and(|entry| entry.is_being_told);
+        let own = own.and_then(|entry| awaited(entry));
+        let awaited = own.or_else(|| state.entries.iter().find_map(awaited)).filter(|_| !is_being_told);
         drop(state);
         match awaited {
             Some((queue, value)) => {
@@ -592,9 +597,13 @@ impl<B: Backend> Engine<B> {
         drop(self.take_ended(id));
     }
 
-    /// How many bytes of a transfer have arrived; `None` if it is over.
+    /// How many bytes of a transfer have arrived; `None` if its outcome has been taken.
     pub(crate) fn done_bytes(&self, id: u64) -> Option<u64> {
-        self.state.lock().entry(id).map(|entry| entry.done_bytes())
+        let mut state = self.state.lock();
+        if let Some(entry) = state.entry(id) {
+            return Some(entry.done_bytes());
+        }
+        state.ended.iter().find(|(ended, ..)| *ended == id).map(|(_, (over, _))| over.done_bytes)
     }
 
     /// Whether a transfer is over.
@@ -603,12 +612,14 @@ impl<B: Backend> Engine<B> {
     }
 }
 
-/// What an entry's user has not been told yet.
+/// What an entry's user has not been told yet, and is being told then.
 fn tell_of<B: Backend>(entry: &mut Entry<B>) -> Option<Tell> {
     let done_bytes = entry.done_bytes();
-    let tell = entry.desc.options.progress.as_ref().filter(|_| done_bytes > entry.told_bytes)?;
+    let is_news = done_bytes > entry.told_bytes && !entry.is_being_told;
+    let tell = entry.desc.options.progress.as_ref().filter(|_| is_news)?;
     entry.told_bytes = done_bytes;
-    Some((Arc::clone(tell), Progress { done_bytes, bytes: entry.plan.bytes }))
+    entry.is_being_told = true;
+    Some((entry.id, Arc::clone(tell), Progress { done_bytes, bytes: entry.plan.bytes }))
 }
 
 /// Gives a queue a chunk, and puts a marker behind it: by this value the queue has passed it.

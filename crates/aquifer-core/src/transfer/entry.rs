@@ -168,6 +168,8 @@ pub(crate) struct Entry<B: Backend> {
     pub(crate) start: Duration,
     /// How many bytes have been told of.
     pub(crate) told_bytes: u64,
+    /// A thread calls the progress callback. It is not over meanwhile.
+    pub(crate) is_being_told: bool,
     /// For fair shares: bytes begun, counted from where others were when it came.
     pub(crate) served: u64,
     spare: Spare,
@@ -215,6 +217,7 @@ impl<B: Backend> Entry<B> {
             has_future: false,
             start: Duration::ZERO,
             told_bytes: 0,
+            is_being_told: false,
             served: 0,
             spare: spare.renewed(),
             next: 0,
@@ -320,14 +323,15 @@ impl<B: Backend> Entry<B> {
             let message = "the device was lost before the transfer was known to be over";
             self.stop(Error::new(ErrorKind::DeviceLost, "transfer", message));
         }
-        while let Some(chunk) = self.landed(Hop::Near, is_lost) {
-            if self.is_stopped {
+        while let Some(chunk) = self.landed(Hop::Near, own) {
+            // A chunk that a cancellation has cut short must go no further, also if that came just now.
+            if self.is_stopped || self.spare.ticket.is_cancelled() {
                 self.give_back(ring, chunk);
             } else {
                 self.spare.arrived.push_back(chunk);
             }
         }
-        while let Some(chunk) = self.landed(Hop::Far, is_lost) {
+        while let Some(chunk) = self.landed(Hop::Far, own) {
             self.give_back(ring, chunk);
         }
         if self.is_stopped {
@@ -338,9 +342,10 @@ impl<B: Backend> Entry<B> {
         self.is_over()
     }
 
-    /// The next chunk that a hop's queue has passed.
-    fn landed(&mut self, hop: Hop, is_lost: bool) -> Option<Chunk> {
-        let completed = self.hop(hop)?.queue.timeline.completed();
+    /// The next chunk that a hop's queue has passed, or that was lost with that queue's device. (Another device may be lost alone.)
+    fn landed(&mut self, hop: Hop, own: &Shared<B>) -> Option<Chunk> {
+        let on = self.hop(hop)?;
+        let (completed, is_lost) = (on.queue.timeline.completed(), on.shared(own).is_lost());
         let flight = self.flight(hop);
         if flight.front()?.value > completed && !is_lost {
             return None;
@@ -489,7 +494,7 @@ impl<B: Backend> Entry<B> {
     }
 
     /// How it ended, once it is over.
-    pub(crate) fn end(self) -> (Over, Spare) {
+    pub(crate) fn end(self) -> (Over, Spare, EntryDesc<B>) {
         let done_bytes = self.done_bytes();
         let is_cancelled = self.spare.ticket.is_cancelled() && done_bytes < self.plan.bytes;
         let result = match self.error.or_else(|| self.spare.ticket.take_error()) {
@@ -500,7 +505,7 @@ impl<B: Backend> Entry<B> {
             }
             None => Ok(()),
         };
-        (Over { result, done_bytes }, self.spare)
+        (Over { result, done_bytes }, self.spare, self.desc)
     }
 }
 

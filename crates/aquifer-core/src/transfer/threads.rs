@@ -109,6 +109,12 @@ impl CopyThreads {
         (!self.is_one_waiting.swap(true, Ordering::AcqRel)).then(|| Waiting(&self.is_one_waiting))
     }
 
+    /// Whether this thread is one of them.
+    pub(super) fn is_one_of_them(&self) -> bool {
+        let own = thread::current().id();
+        self.threads.lock().iter().any(|thread| thread.thread().id() == own)
+    }
+
     /// Starts the threads if there are none: `count`, with what `keeper` makes for each.
     pub(crate) fn start<B: SyncBackend>(
         &self,
@@ -138,8 +144,12 @@ impl CopyThreads {
 
 fn work<B: Backend>(shared: &Shared<B>) {
     let engine = &shared.transfers;
-    while !engine.threads.is_closing.load(Ordering::Acquire) {
+    loop {
+        // First, so that a ring after the look is not missed.
         let seen = engine.bell.count();
+        if engine.threads.is_closing.load(Ordering::Acquire) {
+            return;
+        }
         engine.poll(shared);
         match engine.take_copy(Copiers::AtMost(shared.config.transfers.copy_threads), None) {
             Some(step) => step.run(shared),
