@@ -37,6 +37,17 @@ pub(crate) fn pattern(bytes: usize, seed: u8) -> Vec<u8> {
     (0..bytes).map(|index| (index % 251) as u8 ^ (index >> 12) as u8 ^ seed).collect()
 }
 
+/// As [`pattern`], and no byte is 0, so that what has arrived in a buffer of zeros can be counted.
+pub(crate) fn nonzero(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|index| (index % 255) as u8 + 1).collect()
+}
+
+/// How many bytes of `values` have arrived in a buffer that held zeros; the others are as they were.
+pub(crate) fn arrived(found: &[u8], values: &[u8]) -> u64 {
+    assert!(found.iter().zip(values).all(|(&found, &value)| found == 0 || found == value));
+    found.iter().filter(|&&found| found != 0).count() as u64
+}
+
 /// What a buffer of device memory holds.
 pub(crate) fn content(transfers: &Transfers<Sim>, buffer: &Buffer<Sim>) -> Vec<u8> {
     let mut bytes = vec![0; buffer.size_bytes() as usize];
