@@ -125,8 +125,8 @@ transfer_memory! {
 enum Owned<B: Backend> {
     Memory(OwnedMemory),
     Buffer(Buffer<B>, Range<u64>),
-    /// The claim goes before the view.
-    View(RangeClaim<B>, BufferView<B>),
+    /// The claim goes before the view. It is there until the transfer is over.
+    View(Option<RangeClaim<B>>, BufferView<B>),
     Value(u8),
 }
 
@@ -134,14 +134,20 @@ impl<B: Backend> Owned<B> {
     fn buffer(end: OwnedEnd<B>, range: Range<u64>, access: Access) -> Self {
         match end.0 {
             EndOf::Buffer(buffer) => Self::Buffer(buffer, range),
-            EndOf::View(view) => Self::View(view.claim_checked(range, access), view),
+            EndOf::View(view) => Self::View(Some(view.claim_checked(range, access)), view),
         }
     }
 
     fn poll_granted(&mut self, waker: &Waker) -> bool {
         match self {
-            Self::View(claim, _) => claim.poll_granted(waker),
+            Self::View(Some(claim), _) => claim.poll_granted(waker),
             _ => true,
+        }
+    }
+
+    fn release(&mut self) {
+        if let Self::View(claim, _) = self {
+            drop(claim.take());
         }
     }
 
@@ -160,6 +166,8 @@ impl<B: Backend> Owned<B> {
         }
     }
 }
+
+const CLAIMED: &str = "what a view is claimed for has not begun";
 
 /// What a transfer owns.
 struct Ends<B: Backend> {
@@ -180,16 +188,21 @@ impl<B: SyncBackend> Parts<B> for Ends<B> {
             Owned::Buffer(buffer, range) => {
                 Bytes::Memory(Reach::allocation(buffer.allocation(), range.clone()))
             }
-            Owned::View(claim, _) => Bytes::Memory(Reach::claim(claim)),
+            Owned::View(claim, _) => Bytes::Memory(Reach::claim(claim.as_ref().expect(CLAIMED))),
             Owned::Value(value) => Bytes::Value(*value),
         };
         let to = match &mut self.destination {
             Owned::Memory(memory) => ReachMut::memory(own, memory.0.bytes_mut()),
             Owned::Buffer(buffer, range) => ReachMut::allocation(buffer.allocation_mut(), range.clone()),
-            Owned::View(claim, _) => ReachMut::claim(claim),
+            Owned::View(claim, _) => ReachMut::claim(claim.as_mut().expect(CLAIMED)),
             Owned::Value(_) => unreachable!("a value is no destination"),
         };
         (from, to)
+    }
+
+    fn release(&mut self) {
+        self.source.release();
+        self.destination.release();
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -390,8 +403,8 @@ impl<B: SyncBackend> Transfers<B> {
                     }
                 };
                 let ends = Ends {
-                    source: Owned::View(claims.0, source),
-                    destination: Owned::View(claims.1, destination),
+                    source: Owned::View(Some(claims.0), source),
+                    destination: Owned::View(Some(claims.1), destination),
                 };
                 (ends, refusal.or(overlap))
             }

@@ -140,21 +140,33 @@ fn claimed_destination<'a, B: Backend>(
     }
 }
 
-fn reach<'a, B: Backend>(end: &'a mut Claimed<&Buffer<B>, B>) -> Reach<'a, B> {
+/// Blocks until a claim is granted. Where nobody else does, does what transfers that hold it need.
+fn wait_for_claim<B: Backend>(shared: &shared::Shared<B>, claim: &mut RangeClaim<B>) {
+    if shared.config.transfers.copy_threads == 0 || shared.transfers.threads.is_one_of_them() {
+        shared.transfers.wait_granted(shared, |waker| claim.poll_granted(waker));
+    } else {
+        claim.wait();
+    }
+}
+
+fn reach<'a, B: Backend>(shared: &shared::Shared<B>, end: &'a mut Claimed<&Buffer<B>, B>) -> Reach<'a, B> {
     match end {
         EndOf::Buffer((buffer, range)) => Reach::allocation(buffer.allocation(), range.clone()),
         EndOf::View(claim) => {
-            claim.wait();
+            wait_for_claim(shared, claim);
             Reach::claim(claim)
         }
     }
 }
 
-fn reach_mut<'a, B: Backend>(end: &'a mut Claimed<&mut Buffer<B>, B>) -> ReachMut<'a, B> {
+fn reach_mut<'a, B: Backend>(
+    shared: &shared::Shared<B>,
+    end: &'a mut Claimed<&mut Buffer<B>, B>,
+) -> ReachMut<'a, B> {
     match end {
         EndOf::Buffer((buffer, range)) => ReachMut::allocation(buffer.allocation_mut(), range.clone()),
         EndOf::View(claim) => {
-            claim.wait();
+            wait_for_claim(shared, claim);
             ReachMut::claim(claim)
         }
     }
@@ -241,9 +253,10 @@ impl<B: SyncBackend> Transfers<B> {
         let (values, destination) = (bytemuck::cast_slice::<T, u8>(values), destination.into());
         let bytes = values.len() as u64;
         let range = refuse(checked_range("upload", offset, bytes, destination.size_bytes()))?;
+        let owner = &self.manager.owner;
         let mut destination = claimed_destination(destination, range);
-        let source = Reach::memory(self.manager.owner.shared_ptr(), values);
-        self.run(Bytes::Memory(source), reach_mut(&mut destination))
+        let source = Reach::memory(owner.shared_ptr(), values);
+        self.run(Bytes::Memory(source), reach_mut(owner, &mut destination))
     }
 
     /// Copies a part of a buffer or view, from a byte offset on, to fill `values`.
@@ -262,9 +275,10 @@ impl<B: SyncBackend> Transfers<B> {
     {
         let (values, source) = (bytemuck::cast_slice_mut::<T, u8>(values), source.into());
         let range = refuse(checked_range("download", offset, values.len() as u64, source.size_bytes()))?;
+        let owner = &self.manager.owner;
         let mut source = claimed_source(source, range);
-        let destination = ReachMut::memory(self.manager.owner.shared_ptr(), values);
-        self.run(Bytes::Memory(reach(&mut source)), destination)
+        let destination = ReachMut::memory(owner.shared_ptr(), values);
+        self.run(Bytes::Memory(reach(owner, &mut source)), destination)
     }
 
     /// Copies all of `source` to `destination`, which must be as long: within a device, or from one device to another, one of which is this
@@ -281,18 +295,18 @@ impl<B: SyncBackend> Transfers<B> {
     where
         B: 'a + 'b,
     {
-        let (source, destination) = (source.into(), destination.into());
+        let (owner, source, destination) = (&self.manager.owner, source.into(), destination.into());
         let bytes = source.size_bytes();
         refuse(check_lengths(bytes, destination.size_bytes()))?;
         if let (EndOf::View(from), EndOf::View(to)) = (&source.0, &destination.0) {
             // Both at once, so that two copies crosswise do not wait for each other.
             let claims = refuse(SharedAllocation::claim_copy(to.claimable(), from.claimable()))?;
             let (mut from, mut to) = (EndOf::View(claims.source), EndOf::View(claims.destination));
-            return self.run(Bytes::Memory(reach(&mut from)), reach_mut(&mut to));
+            return self.run(Bytes::Memory(reach(owner, &mut from)), reach_mut(owner, &mut to));
         }
         let mut source = claimed_source(source, 0..bytes);
         let mut destination = claimed_destination(destination, 0..bytes);
-        self.run(Bytes::Memory(reach(&mut source)), reach_mut(&mut destination))
+        self.run(Bytes::Memory(reach(owner, &mut source)), reach_mut(owner, &mut destination))
     }
 
     /// Sets every byte of a part of a buffer or view to `value`.
@@ -311,8 +325,8 @@ impl<B: SyncBackend> Transfers<B> {
     {
         let destination = destination.into();
         let range = refuse(part("fill", range, destination.size_bytes()))?;
-        let mut destination = claimed_destination(destination, range);
-        self.run(Bytes::Value(value), reach_mut(&mut destination))
+        let (owner, mut destination) = (&self.manager.owner, claimed_destination(destination, range));
+        self.run(Bytes::Value(value), reach_mut(owner, &mut destination))
     }
 
     fn run<'a>(&self, mut from: Bytes<'a, B>, mut to: ReachMut<'a, B>) -> Result<(), OperationError<()>> {

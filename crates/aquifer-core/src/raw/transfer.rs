@@ -248,6 +248,8 @@ pub(crate) trait Parts<B: Backend>: Send {
     fn poll_granted(&mut self, waker: &Waker) -> bool;
     /// Its ends. Where they are does not change when the parts are moved.
     fn ends<'a>(&'a mut self, own: &'a SharedPtr<B>) -> (From<'a, B>, ReachMut<'a, B>);
+    /// Lets others use its ends again: the transfer is over.
+    fn release(&mut self);
     /// Itself, to be taken apart.
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
 }

@@ -377,7 +377,7 @@ impl<B: Backend> Engine<B> {
             let State { entries, ring, .. } = &mut *state;
             let mut over = None;
             for (index, entry) in entries.iter_mut().enumerate() {
-                if entry.settle(shared, ring) && !entry.is_being_told {
+                if entry.settle(shared, ring) && !entry.is_called_for {
                     over.get_or_insert(index);
                 }
             }
@@ -388,6 +388,12 @@ impl<B: Backend> Engine<B> {
                 continue;
             }
             let Some(index) = over else { return };
+            if let Some(parts) = state.entries[index].parts_to_release() {
+                let id = state.entries[index].id;
+                drop(state);
+                self.release(id, parts);
+                continue;
+            }
             let Ended { waker, parts, desc, options } = self.end(shared, &mut state, index);
             drop(state);
             // All of these may run other code: frees, of which a recorder's writer hears, the user's, the executor's, a manager's end.
@@ -405,7 +411,16 @@ impl<B: Backend> Engine<B> {
         call("a progress callback", || tell(progress));
         call("what a progress callback owns", || drop(tell));
         let mut state = self.state.lock();
-        state.entry(id).expect("it is not over while it is being told of").is_being_told = false;
+        state.entry(id).expect("it is not over while it is called for").is_called_for = false;
+    }
+
+    /// Lets others use what a transfer has used, whether or not anybody asks what became of it.
+    fn release(&self, id: u64, mut parts: Box<dyn Parts<B>>) {
+        call("a waker", || parts.release());
+        let mut state = self.state.lock();
+        let entry = state.entry(id).expect("it is not over while it is called for");
+        entry.parts = Some(parts);
+        entry.is_called_for = false;
     }
 
     fn end(&self, shared: &Shared<B>, state: &mut State<B>, index: usize) -> Ended<B> {
@@ -521,14 +536,29 @@ impl<B: Backend> Engine<B> {
         }
     }
 
+    /// Blocks until something is granted that transfers may hold. Polled with a waker that rings the bell.
+    pub(crate) fn wait_granted(&self, shared: &Shared<B>, mut poll_granted: impl FnMut(&Waker) -> bool) {
+        loop {
+            let seen = self.bell.count();
+            self.poll(shared);
+            if poll_granted(&self.waker) {
+                return;
+            }
+            match self.take_copy(Copiers::Unknown, None) {
+                Some(step) => step.run(shared),
+                None => self.wait_a_while(shared, None, seen, Some(TICK)),
+            }
+        }
+    }
+
     /// Waits for what may bring a transfer on, or any.
     fn wait_a_while(&self, shared: &Shared<B>, id: Option<u64>, seen: u64, timeout: Option<Duration>) {
         let mut state = self.state.lock();
         let awaited = |entry: &Entry<B>| entry.awaited().map(|(queue, value)| (queue.clone(), value));
         let own = id.and_then(|id| state.entry(id));
-        let is_being_told = own.as_ref().is_some_and(|entry| entry.is_being_told);
+        let is_called_for = own.as_ref().is_some_and(|entry| entry.is_called_for);
         let own = own.and_then(|entry| awaited(entry));
-        let awaited = own.or_else(|| state.entries.iter().find_map(awaited)).filter(|_| !is_being_told);
+        let awaited = own.or_else(|| state.entries.iter().find_map(awaited)).filter(|_| !is_called_for);
         drop(state);
         match awaited {
             Some((queue, value)) => {
@@ -615,10 +645,10 @@ impl<B: Backend> Engine<B> {
 /// What an entry's user has not been told yet, and is being told then.
 fn tell_of<B: Backend>(entry: &mut Entry<B>) -> Option<Tell> {
     let done_bytes = entry.done_bytes();
-    let is_news = done_bytes > entry.told_bytes && !entry.is_being_told;
+    let is_news = done_bytes > entry.told_bytes && !entry.is_called_for;
     let tell = entry.desc.options.progress.as_ref().filter(|_| is_news)?;
     entry.told_bytes = done_bytes;
-    entry.is_being_told = true;
+    entry.is_called_for = true;
     Some((entry.id, Arc::clone(tell), Progress { done_bytes, bytes: entry.plan.bytes }))
 }
 

@@ -168,8 +168,9 @@ pub(crate) struct Entry<B: Backend> {
     pub(crate) start: Duration,
     /// How many bytes have been told of.
     pub(crate) told_bytes: u64,
-    /// A thread calls the progress callback. It is not over meanwhile.
-    pub(crate) is_being_told: bool,
+    /// A thread calls other code for it, under no lock. It is not over meanwhile.
+    pub(crate) is_called_for: bool,
+    is_released: bool,
     /// For fair shares: bytes begun, counted from where others were when it came.
     pub(crate) served: u64,
     spare: Spare,
@@ -217,7 +218,8 @@ impl<B: Backend> Entry<B> {
             has_future: false,
             start: Duration::ZERO,
             told_bytes: 0,
-            is_being_told: false,
+            is_called_for: false,
+            is_released: false,
             served: 0,
             spare: spare.renewed(),
             next: 0,
@@ -364,6 +366,16 @@ impl<B: Backend> Entry<B> {
             && self.spare.near_flight.is_empty()
             && self.spare.far_flight.is_empty()
             && self.spare.arrived.is_empty()
+    }
+
+    /// What it owns, once: to be released and put back.
+    pub(crate) fn parts_to_release(&mut self) -> Option<Box<dyn Parts<B>>> {
+        if std::mem::replace(&mut self.is_released, true) {
+            return None;
+        }
+        let parts = self.parts.take();
+        self.is_called_for = parts.is_some();
+        parts
     }
 
     /// Begins no more. The first error stays.

@@ -110,7 +110,7 @@ impl CopyThreads {
     }
 
     /// Whether this thread is one of them.
-    pub(super) fn is_one_of_them(&self) -> bool {
+    pub(crate) fn is_one_of_them(&self) -> bool {
         let own = thread::current().id();
         self.threads.lock().iter().any(|thread| thread.thread().id() == own)
     }
