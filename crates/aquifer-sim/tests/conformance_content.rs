@@ -68,3 +68,27 @@ mod threads {
         }
     }
 }
+
+/// With copy threads of their own, and without.
+macro_rules! transfers {
+    ($module:ident, $desc:expr) => {
+        mod $module {
+            use super::*;
+
+            aquifer_testkit::conformance_tests! { Sim::new($desc); ();
+                transfers {
+                    uploads_and_downloads_arrive: WorkingQueues,
+                    transfers_copy_and_fill: WorkingQueues,
+                    pinned_memory_is_transferred: WorkingQueues,
+                    views_are_transferred: WorkingQueues,
+                    cancelled_transfers_leave_nothing: WorkingQueues,
+                    transfers_are_counted: WorkingQueues,
+                }
+            }
+        }
+    };
+}
+
+transfers!(transfers_discrete, SimDesc::discrete());
+transfers!(transfers_integrated, SimDesc::integrated());
+transfers!(transfers_late, SimDesc { lateness: Lateness::WILD, ..SimDesc::discrete() });

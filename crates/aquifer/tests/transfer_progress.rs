@@ -198,7 +198,7 @@ fn what_a_callback_owns_may_use_the_manager_when_it_goes() {
 fn a_callback_may_drop_the_last_other_handle() {
     let sim = Sim::new(SimDesc::discrete());
     let manager = simulated::manager(&sim);
-    let kept: Arc<Mutex<Option<(MemoryManager<Sim>, Buffer<Sim>)>>> = Arc::default();
+    let kept = Arc::new(Mutex::new(None::<(MemoryManager<Sim>, Buffer<Sim>)>));
     let is_told = Arc::new(OnceLock::new());
     let transfers = manager.transfers().on_progress({
         let (kept, is_told) = (Arc::clone(&kept), Arc::clone(&is_told));

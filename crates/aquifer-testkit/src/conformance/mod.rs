@@ -19,6 +19,7 @@ pub mod queues;
 pub mod sparse;
 pub mod statistics;
 pub mod threads;
+pub mod transfers;
 pub mod unified;
 pub mod unified_queues;
 pub mod view_threads;
@@ -365,6 +366,14 @@ macro_rules! conformance {
                 pinned_memory_is_freed_on_other_threads: Pinned,
                 queues_use_pinned_memory: Pinned,
                 waiting_allocations_get_the_next_place: Pinned,
+            }
+            transfers {
+                uploads_and_downloads_arrive: WorkingQueues,
+                transfers_copy_and_fill: WorkingQueues,
+                pinned_memory_is_transferred: WorkingQueues,
+                views_are_transferred: WorkingQueues,
+                cancelled_transfers_leave_nothing: WorkingQueues,
+                transfers_are_counted: WorkingQueues,
             }
             import {
                 memory_is_used_where_it_is: Import,
