@@ -401,8 +401,9 @@ impl<B: Backend> Engine<B> {
             call("what a progress callback owns", || drop(options));
             wake_all(waker);
             self.bell.ring();
-            let Some(EntryDesc { near, far, after, manager, .. }) = desc else { continue };
-            drop((near, far, after));
+            let Some(EntryDesc { near, far, after, needs_slots, manager, .. }) = desc else { continue };
+            // The manager last: with it all slots go.
+            drop((near, far, after, needs_slots));
             drop(manager);
         }
     }
