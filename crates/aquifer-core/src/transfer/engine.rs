@@ -401,9 +401,9 @@ impl<B: Backend> Engine<B> {
             call("what a progress callback owns", || drop(options));
             wake_all(waker);
             self.bell.ring();
-            let Some(EntryDesc { near, far, after, needs_slots, manager, .. }) = desc else { continue };
+            let Some(EntryDesc { near, far, after, needs_ring, manager, .. }) = desc else { continue };
             // The manager last: with it all slots go.
-            drop((near, far, after, needs_slots));
+            drop((near, far, after, needs_ring));
             drop(manager);
         }
     }
