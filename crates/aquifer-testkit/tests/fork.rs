@@ -179,6 +179,46 @@ fn work_under_way() {
     });
 }
 
+/// As above, for transfers: one that a queue does, and one that waits for that queue.
+#[test]
+fn transfers_under_way() {
+    in_child("transfers_under_way", || {
+        let sim: Sim = sim();
+        let mut config = common::quiet_config(64 * MIB);
+        config.transfers.copy_threads = 0;
+        let manager = common::sim_manager(&sim, config);
+        let queue = manager.queue().expect("a queue");
+        sim.launch(queue.raw(), Kernel::new([]).lasting(1_000_000_000)).expect("the device is there");
+        let transfers = manager.transfers();
+        let buffers = [manager.allocate(MIB), manager.allocate(MIB), queue.allocate(MIB)];
+        let [first, second, third] = buffers.map(|buffer| {
+            transfers.fill_async(buffer.expect("there is room"), 0..MIB, 1).expect("it is begun")
+        });
+        transfers.poll();
+        let kept = (manager, queue, transfers, first, Box::pin(second), third);
+        let kept = in_fork(kept, |(manager, queue, transfers, first, mut second, third)| {
+            let before = sim.books().calls();
+            let error = first.wait().expect_err("nobody knows how it ends");
+            assert_eq!(error.error().kind(), ErrorKind::Forked);
+            assert!(error.into_parts().is_none());
+            let std::task::Poll::Ready(answer) = common::poll_once(&mut second) else {
+                panic!("it would wait for ever")
+            };
+            assert_eq!(answer.expect_err("as above").error().kind(), ErrorKind::Forked);
+            assert!(!third.is_over());
+            transfers.poll();
+            assert!(transfers.take_copy().is_none());
+            drop((second, third, transfers, queue, manager));
+            assert_eq!(sim.books().calls(), before, "the driver was called");
+        });
+        let (manager, queue, transfers, first, second, third) = kept;
+        drop((first.wait().expect("it ends here"), third.wait().expect("it ends here")));
+        drop(common::block_on(second).expect("it ends here"));
+        drop((queue, transfers, manager));
+        assert_eq!(sim.books().live_blocks, 0);
+    });
+}
+
 /// Imported memory stays the parent's, whatever the child does with its buffer.
 #[test]
 fn forked_with_imported_memory() {

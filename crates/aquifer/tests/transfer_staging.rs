@@ -79,6 +79,7 @@ fn without_staging_memory_nothing_is_begun() {
 }
 
 type Upload = Transfer<Sim, (aquifer::Buffer<Sim>, Vec<u8>)>;
+type Begin = fn(&MemoryManager<Sim>, Priority, usize) -> Upload;
 
 fn upload(manager: &MemoryManager<Sim>, priority: Priority, bytes: usize) -> Upload {
     let buffer = zeroed(manager, bytes);
@@ -123,8 +124,7 @@ fn who_is_more_urgent_goes_first() {
 
 #[test]
 fn what_goes_one_way_is_not_kept_waiting_by_what_goes_the_other() {
-    for (urgent, other) in [(upload as fn(&_, _, _) -> _, download as fn(&_, _, _) -> _), (download, upload)]
-    {
+    for (urgent, other) in [(upload as Begin, download as Begin), (download, upload)] {
         let (sim, manager) = discrete();
         let alone = ends(&sim, &manager, &[urgent(&manager, Priority::High, 8 << 20)])[0];
         let transfers = [other(&manager, Priority::Low, 8 << 20), urgent(&manager, Priority::High, 8 << 20)];
@@ -136,7 +136,7 @@ fn what_goes_one_way_is_not_kept_waiting_by_what_goes_the_other() {
 }
 
 /// How many bytes each had moved when the first was over.
-fn shares(begin: &[fn(&MemoryManager<Sim>, Priority, usize) -> Upload]) -> Vec<u64> {
+fn shares(begin: &[Begin]) -> Vec<u64> {
     let (sim, manager) = discrete();
     let transfers: Vec<_> = begin.iter().map(|begin| begin(&manager, Priority::Normal, 8 << 20)).collect();
     let mut shares = Vec::new();

@@ -267,16 +267,28 @@ impl<B: Backend, T> Transfer<B, T> {
     /// # Errors
     ///
     /// An [`OperationError`] with what it used: [`ErrorKind::Cancelled`] if it was stopped early; [`ErrorKind::Driver`];
-    /// [`ErrorKind::DeviceLost`]. With nothing but the error: [`ErrorKind::InvalidArgument`] if a poll has given the outcome before.
+    /// [`ErrorKind::DeviceLost`]. With nothing but the error: [`ErrorKind::InvalidArgument`] if a poll has given the outcome before;
+    /// [`ErrorKind::Forked`].
     pub fn wait(mut self) -> Result<T, OperationError<T>> {
         if self.is_taken {
             let message = "its outcome was given by a poll before; poll a transfer or wait for it, not both";
             let error = Error::new(ErrorKind::InvalidArgument, "Transfer::wait", message);
             return Err(OperationError::new(error, self.bytes, None));
         }
+        if let Err(error) = self.check_process() {
+            return Err(error);
+        }
         let owner = &self.manager.owner;
         let over = owner.transfers.wait(owner, self.id);
         self.finish(over)
+    }
+
+    /// In a forked process nobody knows how it ends, and what it uses stays as it is.
+    fn check_process(&mut self) -> Result<(), OperationError<T>> {
+        self.manager.owner.check_process("transfer").map_err(|error| {
+            self.is_taken = true;
+            OperationError::new(error, 0, None)
+        })
     }
 
     fn finish(&mut self, (over, parts): Outcome<B>) -> Result<T, OperationError<T>> {
@@ -299,6 +311,9 @@ impl<B: Backend, T> Future for Transfer<B, T> {
         if self.is_taken {
             return Poll::Pending;
         }
+        if let Err(error) = self.check_process() {
+            return Poll::Ready(Err(error));
+        }
         let owner = &self.manager.owner;
         owner.transfers.poll(owner);
         match owner.transfers.poll_ended(self.id, context.waker()) {
@@ -310,7 +325,7 @@ impl<B: Backend, T> Future for Transfer<B, T> {
 
 impl<B: Backend, T> Drop for Transfer<B, T> {
     fn drop(&mut self) {
-        if !self.is_taken {
+        if !self.is_taken && !self.manager.owner.is_forked() {
             self.manager.owner.transfers.detach(self.id);
         }
     }

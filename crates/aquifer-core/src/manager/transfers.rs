@@ -394,7 +394,8 @@ impl<B: SyncBackend> Transfers<B> {
     /// One piece of copying between memory of the host, of whichever transfer is next; `None` if there is none now. To be run, on any thread.
     #[must_use]
     pub fn take_copy(&self) -> Option<HostCopy<B>> {
-        let step = self.manager.owner.transfers.take_copy(Copiers::Unknown, None)?;
+        let owner = &self.manager.owner;
+        let step = if owner.is_forked() { None } else { owner.transfers.take_copy(Copiers::Unknown, None) }?;
         Some(HostCopy::new(step, self.manager.clone()))
     }
 }

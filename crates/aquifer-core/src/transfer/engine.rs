@@ -337,8 +337,12 @@ impl<B: Backend> Engine<B> {
         self.bell.ring();
     }
 
-    /// Notes what queues have passed, ends what is over, and gives queues what is next. Does not wait.
+    /// Notes what queues have passed, ends what is over, and gives queues what is next. Does not wait. In a forked process it does
+    /// nothing.
     pub(crate) fn poll(&self, shared: &Shared<B>) {
+        if shared.is_forked() {
+            return;
+        }
         loop {
             self.look(shared);
             self.settle(shared);
@@ -350,9 +354,6 @@ impl<B: Backend> Engine<B> {
 
     /// Asks the queues that are waited for how far they are.
     fn look(&self, shared: &Shared<B>) {
-        if shared.is_forked() {
-            return;
-        }
         let mut queues = ArrayVec::<HopQueue<B>, QUEUES_MOSTLY>::new();
         let mut more = Vec::new();
         let state = self.state.lock();
