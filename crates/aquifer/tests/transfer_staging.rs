@@ -6,6 +6,7 @@ use aquifer::sim::{Call, Fault, FaultPlan, Recurrence};
 use aquifer::sim::{Sim, SimDesc};
 use aquifer::{CopyDesc, ErrorKind, MemoryManager, Priority, Route, Transfer};
 use simulated::{CHUNK_BYTES, close, content, discrete, pattern, run, zeroed};
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn a_short_upload_stays_in_its_chunks() {
@@ -75,6 +76,34 @@ fn without_staging_memory_nothing_is_begun() {
     sim.clear_faults();
     assert!(content(&transfers, &buffer).iter().all(|&byte| byte == 7));
     drop((buffer, transfers));
+    close(&sim, manager);
+}
+
+/// A callback is asked for memory while the first staging chunk is made, and wants to save what it gives up by a transfer.
+#[test]
+fn who_gives_memory_back_for_staging_cannot_stage() {
+    let sim = Sim::new(SimDesc::discrete());
+    let mut config = simulated::config(&sim);
+    config.budget_bytes = Some(4 << 20);
+    let manager = MemoryManager::with_config(sim.clone(), config).unwrap();
+    let mut buffer = zeroed(&manager, 1000);
+    let saved = Mutex::new(Some((zeroed(&manager, 1000), manager.pinned().allocate(4 << 20).unwrap())));
+    let kinds = Arc::new(Mutex::new(Vec::new()));
+    let hook = manager.on_reclaim(0, {
+        let (transfers, kinds) = (manager.transfers(), Arc::clone(&kinds));
+        move |_| {
+            if let Some((buffer, pinned)) = saved.lock().unwrap().take() {
+                let answer = transfers.download(&buffer, 0, &mut [0_u8; 1000]);
+                kinds.lock().unwrap().push(answer.map_err(|error| error.error().kind()));
+                drop(pinned);
+            }
+        }
+    });
+    let transfers = manager.transfers();
+    transfers.upload(&[7_u8; 1000], &mut buffer, 0).unwrap();
+    assert_eq!(*kinds.lock().unwrap(), [Err(ErrorKind::OutOfMemory)]);
+    assert!(content(&transfers, &buffer) == [7; 1000]);
+    drop((hook, buffer, transfers));
     close(&sim, manager);
 }
 

@@ -275,9 +275,7 @@ impl<B: Backend, T> Transfer<B, T> {
             let error = Error::new(ErrorKind::InvalidArgument, "Transfer::wait", message);
             return Err(OperationError::new(error, self.bytes, None));
         }
-        if let Err(error) = self.check_process() {
-            return Err(error);
-        }
+        self.check_process()?;
         let owner = &self.manager.owner;
         let over = owner.transfers.wait(owner, self.id);
         self.finish(over)

@@ -4,7 +4,7 @@
 //! ([`Reach`], [`ReachMut`]) or owned ([`Parts`]), and given to the [`Engine`](crate::transfer::Engine), which promises: it does to the plan's memory
 //! what this module offers and no more, each byte of the destination once, and nothing once it has said that the transfer is over.
 //! So whoever had the memory keeps it as it is until then: [`run`] has it borrowed and does not return before; parts that are owned
-//! stay in the engine until then, whatever becomes of the future.
+//! stay in the engine until then, whatever becomes of the future, and are [released](Parts::release) then.
 
 use super::allocation::{Allocation, SharedPtr};
 use super::shared_allocation::RangeClaim;
