@@ -197,7 +197,7 @@ fn equals_share_alike() {
 fn many_at_once_keep_to_the_bound() {
     let (sim, manager) = discrete();
     let transfers: Vec<_> = (0..20)
-        .map(|index| [upload, download][index % 2](&manager, Priority::Normal, 300_000 + 1000 * index))
+        .map(|index| [upload, download][index % 2](&manager, Priority::Normal, 400_000 + 1000 * index))
         .collect();
     ends(&sim, &manager, &transfers);
     let staging_bytes = manager.statistics().transfers.staging_bytes;

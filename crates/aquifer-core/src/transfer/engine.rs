@@ -283,7 +283,7 @@ impl<B: Backend> Engine<B> {
             }
             SlotSize::Chunk => bytes.div_ceil(chunk_bytes) + 2,
         };
-        let most = (config.staging_bytes / chunk_bytes).max(1).min(wanted);
+        let most = (config.staging_bytes / chunk_bytes).min(wanted).max(1);
         let needed = self.state.lock().ring.needed();
         loop {
             let seen = self.bell.count();
