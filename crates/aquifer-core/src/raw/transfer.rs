@@ -6,19 +6,19 @@
 //! So whoever had the memory keeps it as it is until then: [`run`] has it borrowed and does not return before; parts that are owned
 //! stay in the engine until then, whatever becomes of the future, and are [released](Parts::release) then.
 
-use super::allocation::{Allocation, SharedPtr};
-use super::shared_allocation::RangeClaim;
+mod reach;
+mod run;
+mod slot;
+
+pub(crate) use reach::{From, Parts, Reach, ReachMut};
+pub(crate) use run::{begin, run};
+pub(crate) use slot::{Slot, SlotPart};
+
 use crate::manager::{QueueState, Shared};
-use crate::pool::Uses;
-use crate::range::NO_QUEUE;
-use crate::transfer::{Chunk, EntryDesc, Hop, HopQueue, Over, SlotIndex, Way};
+use crate::transfer::{Chunk, Hop};
 use aquifer_backend::{Backend, BlockRange, Command, CopyEnd, Error, Ticket};
-use std::any::Any;
-use std::marker::PhantomData;
-use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::task::Waker;
 
 /// A processor looks so often, in bytes, whether what it copies is cancelled. Copying in smaller steps is slower.
 const STEP_BYTES: u64 = 256 << 10;
@@ -125,247 +125,6 @@ impl<B: Backend> Clone for Plan<B> {
     }
 }
 
-/// Memory that a transfer reads, borrowed.
-pub(crate) struct Reach<'a, B: Backend> {
-    pub(crate) end: End<B>,
-    pub(crate) bytes: u64,
-    /// Whose block it is.
-    pub(crate) shared: Option<&'a SharedPtr<B>>,
-    /// Index of the memory type, if it is a block's.
-    pub(crate) memory_type: usize,
-    pub(crate) uses: Uses,
-    borrow: PhantomData<&'a [u8]>,
-}
-
-/// Memory that a transfer writes, borrowed mutably.
-pub(crate) struct ReachMut<'a, B: Backend>(pub(crate) Reach<'a, B>);
-
-impl<'a, B: Backend> Reach<'a, B> {
-    /// Memory of the host; if it is pinned memory of `own`'s, the part of a block that it is.
-    pub(crate) fn memory(own: &'a SharedPtr<B>, memory: &'a [u8]) -> Self {
-        Self::host(own, NonNull::from(memory).cast(), memory.len() as u64)
-    }
-
-    fn host(own: &'a SharedPtr<B>, start: NonNull<u8>, bytes: u64) -> Self {
-        let address = HostAddress(start);
-        // The memory is borrowed, so that its allocation is live, if it lies in one.
-        let pinned = own.find_pinned(start.addr().get(), bytes as usize);
-        let shared = pinned.is_some().then_some(own);
-        let end = match pinned {
-            Some((block, offset)) => End::Block { block, offset, host: Some(address) },
-            None => End::Host(address),
-        };
-        let memory_type = own.pinned_type().unwrap_or(0);
-        Self { end, bytes, shared, memory_type, uses: Uses::at_home(NO_QUEUE), borrow: PhantomData }
-    }
-
-    /// A part of an allocation, which the caller has checked.
-    pub(crate) fn allocation(allocation: &'a Allocation<B>, range: Range<u64>) -> Self {
-        debug_assert!(range.start <= range.end && range.end <= allocation.requested_bytes());
-        let (block, start) = allocation.located();
-        // SAFETY: the range lies in the allocation, and that is one object of the host's memory, where it sees it.
-        let host =
-            allocation.host_pointer().map(|host| HostAddress(unsafe { host.add(range.start as usize) }));
-        Self {
-            end: End::Block { block, offset: start + range.start, host },
-            bytes: range.end - range.start,
-            shared: Some(allocation.shared_ptr()),
-            memory_type: allocation.memory_type(),
-            uses: allocation.uses(),
-            borrow: PhantomData,
-        }
-    }
-
-    /// What a claim holds. It must be granted before the transfer begins.
-    pub(crate) fn claim(claim: &'a RangeClaim<B>) -> Self {
-        Self::allocation(claim.allocation(), claim.range())
-    }
-
-    /// Blocks until no queue uses the memory, but for transfers.
-    pub(crate) fn wait_for_queues(&self) -> Result<(), Error> {
-        match self.shared {
-            Some(shared) if self.is_used() => shared.wait_for_uses(self.uses),
-            _ => Ok(()),
-        }
-    }
-
-    /// What must have passed before the memory is used, by the manager `own`: a marker in each queue that may use it now.
-    pub(crate) fn marks(&self, own: &SharedPtr<B>) -> Result<Vec<(HopQueue<B>, u64)>, Error> {
-        let Some(shared) = self.shared.filter(|_| self.is_used()) else { return Ok(Vec::new()) };
-        let mark = |queue: Arc<QueueState<B::Queue>>| {
-            let value = shared.signal(&queue)?;
-            let foreign = (!std::ptr::eq::<Shared<B>>(&**shared, &**own)).then(|| shared.keeper());
-            Ok((HopQueue { queue, foreign }, value))
-        };
-        shared.queues_of(self.uses).map(mark).collect()
-    }
-
-    /// Whether queues may use the memory.
-    pub(crate) fn is_used(&self) -> bool {
-        self.uses != Uses::at_home(NO_QUEUE)
-    }
-
-    /// Whether a processor sees it.
-    pub(crate) fn is_visible(&self) -> bool {
-        self.end.host().is_some()
-    }
-
-    /// Names the memory as devices see it that it is no block of.
-    pub(crate) fn become_host(&mut self) {
-        if let Some(end) = self.end.of_host() {
-            self.end = end;
-        }
-    }
-}
-
-impl<'a, B: Backend> ReachMut<'a, B> {
-    /// As [`Reach::memory`].
-    pub(crate) fn memory(own: &'a SharedPtr<B>, memory: &'a mut [u8]) -> Self {
-        let bytes = memory.len() as u64;
-        Self(Reach::host(own, NonNull::from(memory).cast(), bytes))
-    }
-
-    /// As [`Reach::allocation`].
-    pub(crate) fn allocation(allocation: &'a mut Allocation<B>, range: Range<u64>) -> Self {
-        Self(Reach::allocation(allocation, range))
-    }
-
-    /// What a claim to write holds. It must be granted before the transfer begins.
-    pub(crate) fn claim(claim: &'a mut RangeClaim<B>) -> Self {
-        Self(Reach::claim(claim))
-    }
-}
-
-/// Where a blocking transfer's bytes are from.
-pub(crate) enum From<'a, B: Backend> {
-    Memory(Reach<'a, B>),
-    Value(u8),
-}
-
-/// What a transfer owns until it is over.
-pub(crate) trait Parts<B: Backend>: Send {
-    /// Whether all of it may be used by now; if not, `waker` is woken when that may have changed. Once true it stays so.
-    fn poll_granted(&mut self, waker: &Waker) -> bool;
-    /// Its ends. Where they are does not change when the parts are moved.
-    fn ends<'a>(&'a mut self, own: &'a SharedPtr<B>) -> (From<'a, B>, ReachMut<'a, B>);
-    /// Lets others use its ends again: the transfer is over.
-    fn release(&mut self);
-    /// Itself, to be taken apart.
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
-}
-
-fn plan<B: Backend>(from: From<'_, B>, to: ReachMut<'_, B>) -> Plan<B> {
-    let source = match from {
-        From::Memory(reach) => {
-            debug_assert_eq!(reach.bytes, to.0.bytes);
-            Source::Copy(reach.end)
-        }
-        From::Value(value) => Source::Fill(value),
-    };
-    Plan { source, destination: to.0.end, bytes: to.0.bytes }
-}
-
-/// Does a transfer, and returns when it is over. The caller has waited for the queues that use its ends, and `desc` says how it is
-/// done with these.
-pub(crate) fn run<B: Backend>(
-    shared: &Shared<B>,
-    from: From<'_, B>,
-    to: ReachMut<'_, B>,
-    desc: EntryDesc<B>,
-) -> Over {
-    // The ends are borrowed until this returns, which is not before the transfer is over, not even by a panic.
-    let plan = plan(from, to);
-    if !desc.is_short(plan.bytes) || !desc.options.are_plain() {
-        return run_engine(shared, plan, desc);
-    }
-    match desc.way {
-        Way::Processor => run_by_processor(shared, &plan, &desc),
-        Way::StageIn => match shared.transfers.take_slot(shared) {
-            Some(slot) => run_staged_in(shared, &plan, &desc, slot),
-            None => run_engine(shared, plan, desc),
-        },
-        _ => run_engine(shared, plan, desc),
-    }
-}
-
-/// The shortest way for what is short: no entry, no lock, no other thread.
-fn run_by_processor<B: Backend>(shared: &Shared<B>, plan: &Plan<B>, desc: &EntryDesc<B>) -> Over {
-    let start = shared.config.clock.now();
-    let ticket = Ticket::default();
-    plan.copy_by_processor(Chunk { offset: 0, bytes: plan.bytes, slot: None }, &ticket);
-    let over = Over { result: Ok(()), done_bytes: plan.bytes };
-    shared.transfers.count(desc.route, &over, shared.config.clock.now().saturating_sub(start));
-    over
-}
-
-/// As [`run_by_processor`], through one staging chunk and one call of the driver.
-fn run_staged_in<B: Backend>(
-    shared: &Shared<B>,
-    plan: &Plan<B>,
-    desc: &EntryDesc<B>,
-    (index, slot): (SlotIndex, SlotPart<B>),
-) -> Over {
-    let start = shared.config.clock.now();
-    let chunk = Chunk { offset: 0, bytes: plan.bytes, slot: Some(index) };
-    plan.stage_in(chunk, &slot, &Ticket::default());
-    let result = match (&slot.end(), &plan.destination) {
-        (End::Block { block, offset, .. }, End::Block { block: to, offset: to_offset, .. }) => {
-            let source = BlockRange { block: &**block, offset: *offset, bytes: plan.bytes };
-            let destination = BlockRange { block: &**to, offset: *to_offset, bytes: plan.bytes };
-            // SAFETY: the slot is as long as a chunk and this call's alone; the destination is the transfer's, which is not over before
-            // this returns, and another allocation. The queues that may have used it have passed.
-            let answer = unsafe { shared.backend.copy(source, destination) };
-            shared.note(answer)
-        }
-        _ => unreachable!("what is staged goes from a block to a block"),
-    };
-    drop(slot);
-    shared.transfers.give_slot_back(index);
-    let over = Over { done_bytes: if result.is_ok() { plan.bytes } else { 0 }, result };
-    shared.transfers.count(desc.route, &over, shared.config.clock.now().saturating_sub(start));
-    over
-}
-
-fn run_engine<B: Backend>(shared: &Shared<B>, plan: Plan<B>, desc: EntryDesc<B>) -> Over {
-    let running = Running { shared, id: shared.transfers.begin(shared, plan, desc, None) };
-    shared.transfers.wait(shared, running.id).0
-}
-
-/// A blocking transfer. Ends it, when dropped early.
-struct Running<'a, B: Backend> {
-    shared: &'a Shared<B>,
-    id: u64,
-}
-
-impl<B: Backend> Drop for Running<'_, B> {
-    fn drop(&mut self) {
-        let engine = &self.shared.transfers;
-        if std::thread::panicking() && engine.cancel(self.id) {
-            drop(engine.wait(self.shared, self.id));
-        }
-    }
-}
-
-/// Begins a transfer that owns what it uses; answers its number. `desc` makes a description of how it is done with its ends.
-pub(crate) fn begin<B: Backend>(
-    own: &SharedPtr<B>,
-    mut parts: Box<dyn Parts<B>>,
-    desc: impl for<'a> FnOnce(&mut From<'a, B>, &mut ReachMut<'a, B>) -> Result<EntryDesc<B>, Error>,
-) -> Result<u64, (Error, Box<dyn Parts<B>>)> {
-    // What the addresses are of stays where it is when its owner moves: blocks, and what vectors and boxes point to. The engine keeps the
-    // parts, in their box, until the transfer is over, and does nothing before they are granted.
-    let (mut from, mut to) = parts.ends(own);
-    let desc = match desc(&mut from, &mut to) {
-        Ok(desc) => desc,
-        Err(error) => {
-            drop((from, to));
-            return Err((error, parts));
-        }
-    };
-    let plan = plan(from, to);
-    Ok(own.transfers.begin(own, plan, desc, Some(parts)))
-}
-
 impl<B: Backend> Plan<B> {
     /// Copies, or fills, a part by this processor; false if the ticket was cancelled first. What has arrived is added to the ticket.
     pub(crate) fn copy_by_processor(&self, chunk: Chunk, ticket: &Ticket) -> bool {
@@ -405,7 +164,7 @@ impl<B: Backend> Plan<B> {
             // SAFETY: chunks lie in the plan.
             let from = unsafe { from.at(offset) };
             // SAFETY: no chunk is longer than a slot.
-            let to = unsafe { slot.host.at(offset - start) };
+            let to = unsafe { slot.host().at(offset - start) };
             // SAFETY: as for `copy_by_processor`; the slot is the chunk's alone, and another allocation than the source.
             unsafe { from.copy_to_nonoverlapping(to, bytes as usize) };
         }
@@ -422,7 +181,7 @@ impl<B: Backend> Plan<B> {
             // SAFETY: chunks lie in the plan.
             let to = unsafe { to.at(offset) };
             // SAFETY: no chunk is longer than a slot.
-            let from = unsafe { slot.host.at(offset - chunk.offset) };
+            let from = unsafe { slot.host().at(offset - chunk.offset) };
             // SAFETY: as for `stage_in`; the queue that filled the slot has passed.
             unsafe { from.copy_to_nonoverlapping(to, bytes as usize) };
             ticket.add_done(bytes);
@@ -472,50 +231,4 @@ impl<B: Backend> Plan<B> {
 fn steps(chunk: Chunk) -> impl Iterator<Item = (u64, u64)> {
     let end = chunk.offset + chunk.bytes;
     (chunk.offset..end).step_by(STEP_BYTES as usize).map(move |offset| (offset, STEP_BYTES.min(end - offset)))
-}
-
-/// A chunk of pinned memory, for staging.
-pub(crate) struct Slot<B: Backend> {
-    block: Arc<B::Block>,
-    offset: u64,
-    host: HostAddress,
-    _allocation: Allocation<B>,
-}
-
-impl<B: Backend> Slot<B> {
-    /// `None` if the host does not see the memory, which no pinned memory is like.
-    pub(crate) fn new(allocation: Allocation<B>) -> Option<Self> {
-        let host = HostAddress(allocation.host_pointer()?);
-        let (block, offset) = allocation.located();
-        Some(Self { block, offset, host, _allocation: allocation })
-    }
-}
-
-/// A staging chunk, or the part of one, that one piece of a transfer has for itself.
-pub(crate) struct SlotPart<B: Backend> {
-    slot: Arc<Slot<B>>,
-    /// From the start of the chunk, in bytes.
-    offset: u64,
-    host: HostAddress,
-}
-
-impl<B: Backend> SlotPart<B> {
-    /// The bytes from `offset` of the chunk on, which lie in it.
-    pub(crate) fn new(slot: Arc<Slot<B>>, offset: u64) -> Self {
-        debug_assert!(offset < slot._allocation.requested_bytes());
-        // SAFETY: the part begins in the chunk.
-        let host = HostAddress(unsafe { slot.host.at(offset) });
-        Self { slot, offset, host }
-    }
-
-    /// As the manager's own device sees it.
-    pub(crate) fn end(&self) -> End<B> {
-        let Slot { block, offset, .. } = &*self.slot;
-        End::Block { block: Arc::clone(block), offset: offset + self.offset, host: Some(self.host) }
-    }
-
-    /// As another device sees it: memory of the host.
-    pub(crate) fn end_of_host(&self) -> End<B> {
-        End::Host(self.host)
-    }
 }

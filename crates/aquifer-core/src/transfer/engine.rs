@@ -1,69 +1,32 @@
 //! All transfers of a manager that are under way.
 
+mod ending;
+mod state;
+mod waiting;
+
+use super::bell::RingBell;
 use super::counters::{End, RouteCounters};
-use super::entry::{Entry, EntryDesc, Hop, HopQueue, Over, RAMP_BYTES, Rank, Spare, Want};
-use super::ring::{NeedsRing, PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
+use super::desc::{Chunk, EntryDesc, Hop, HopQueue};
+use super::entry::{Entry, Over, RAMP_BYTES};
+use super::ring::{NeedsRing, PARTS_PER_CHUNK, SlotIndex, SlotSize};
 use super::threads::{CopyStep, CopyThreads};
-use super::{Progress, Route, TransferOptions, TransferStatistics};
-use crate::calls::{call, wake_all};
+use super::{Route, TransferStatistics};
 use crate::manager::{QueueState, Shared};
 use crate::raw::transfer::{Parts, Plan, Slot, SlotPart};
 use aquifer_backend::{Backend, Error, ErrorKind};
 use arrayvec::ArrayVec;
-use parking_lot::{Condvar, Mutex};
-use std::sync::atomic::{AtomicU64, Ordering};
+use parking_lot::Mutex;
+use state::State;
 use std::sync::{Arc, OnceLock};
-use std::task::{Wake, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 /// So many queues are asked how far they are without allocating a list of them.
 const QUEUES_MOSTLY: usize = 8;
-/// How long one waits for a queue, or for the bell, before one looks at all again.
-const WAIT_STEP: Duration = Duration::from_millis(100);
-/// The same for copy threads: how late they may notice what nobody rings for.
-const TICK: Duration = Duration::from_millis(1);
 /// How many processors the last chunks are cut for, where nobody knows how many there are.
 const COPIERS_UNKNOWN: usize = 8;
 /// What is kept for the next transfers.
 const SPARES_MAX: usize = 16;
-
-/// Counts rings: who has seen the count, then looked in vain, sleeps until it changes.
-#[derive(Debug, Default)]
-pub(super) struct RingBell {
-    count: AtomicU64,
-    lock: Mutex<()>,
-    rung: Condvar,
-}
-
-impl RingBell {
-    pub(super) fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    pub(super) fn ring(&self) {
-        // Under the lock, so that who is about to sleep does not miss it.
-        let lock = self.lock.lock();
-        self.count.fetch_add(1, Ordering::AcqRel);
-        drop(lock);
-        self.rung.notify_all();
-    }
-
-    /// Sleeps until it has rung since `seen`, or for so long.
-    pub(super) fn wait(&self, seen: u64, timeout: Option<Duration>) {
-        let mut lock = self.lock.lock();
-        let is_same = |_: &mut ()| self.count() == seen;
-        match timeout {
-            Some(timeout) => drop(self.rung.wait_while_for(&mut lock, is_same, timeout)),
-            None => self.rung.wait_while(&mut lock, is_same),
-        }
-    }
-}
-
-impl Wake for RingBell {
-    fn wake(self: Arc<Self>) {
-        self.ring();
-    }
-}
 
 /// What a queue is for, so that what goes one way over the link does not wait for what goes the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,17 +48,6 @@ pub(crate) enum Copiers {
 /// What became of a transfer, and what it owned.
 pub(crate) type Outcome<B> = (Over, Option<Box<dyn Parts<B>>>);
 
-struct State<B: Backend> {
-    entries: Vec<Entry<B>>,
-    /// What is over, and has not been asked for yet.
-    ended: Vec<(u64, Outcome<B>)>,
-    ring: Ring<B>,
-    spares: Vec<Spare>,
-    last_id: u64,
-    /// Pieces that processors are at.
-    copying: usize,
-}
-
 /// See the module's text in [`super`].
 pub(crate) struct Engine<B: Backend> {
     state: Mutex<State<B>>,
@@ -110,17 +62,9 @@ pub(crate) struct Engine<B: Backend> {
 
 impl<B: Backend> Default for Engine<B> {
     fn default() -> Self {
-        let state = State {
-            entries: Vec::new(),
-            ended: Vec::new(),
-            ring: Ring::default(),
-            spares: Vec::new(),
-            last_id: 0,
-            copying: 0,
-        };
         let bell = Arc::<RingBell>::default();
         Self {
-            state: Mutex::new(state),
+            state: Mutex::default(),
             waker: Arc::clone(&bell).into(),
             bell,
             queues: [const { OnceLock::new() }; 3],
@@ -128,80 +72,6 @@ impl<B: Backend> Default for Engine<B> {
             counters: RouteCounters::default(),
             threads: CopyThreads::default(),
         }
-    }
-}
-
-/// An entry that is over, with what must be called and dropped under no lock.
-struct Ended<B: Backend> {
-    waker: Option<Waker>,
-    /// Of one that nobody will ask for: else they are kept, and what is needed for them is already gone.
-    parts: Option<Box<dyn Parts<B>>>,
-    desc: Option<EntryDesc<B>>,
-    options: TransferOptions,
-}
-
-/// Something to tell a user, of the transfer with this number.
-type Tell = (u64, Arc<dyn Fn(Progress) + Send + Sync>, Progress);
-
-impl<B: Backend> State<B> {
-    fn entry(&mut self, id: u64) -> Option<&mut Entry<B>> {
-        self.entries.iter_mut().find(|entry| entry.id == id)
-    }
-
-    /// Who is next of those of whom `wants` says that they want something, if it can be had. Nobody gets a slot that is for another
-    /// who comes before, whatever that one wants it for.
-    fn pick(
-        &mut self,
-        only: Option<u64>,
-        bell: &Waker,
-        wants: impl Fn(&mut Entry<B>) -> Option<Want>,
-    ) -> Option<usize> {
-        let (share, mut may_stage) = (self.share(), true);
-        loop {
-            let can = |(index, entry): (usize, &mut Entry<B>)| {
-                if only.is_some_and(|id| id != entry.id) {
-                    return None;
-                }
-                let Want { slot } = wants(entry)?;
-                (may_stage || slot.is_none()).then(|| (entry.rank(share, slot), index, slot))
-            };
-            let candidates = self.entries.iter_mut().enumerate().filter_map(can);
-            let (rank, index, slot) = candidates.min_by_key(|(rank, index, _)| (*rank, *index))?;
-            if slot.is_none_or(|size| self.can_have(rank, share, size, bell)) {
-                return Some(index);
-            }
-            may_stage = false;
-        }
-    }
-
-    /// How many parts of chunks are each transfer's part of the ring, if all that stage share alike.
-    fn share(&self) -> usize {
-        let sharers = self.entries.iter().filter(|entry| entry.desc.way.is_staged()).count();
-        (self.ring.existing() * PARTS_PER_CHUNK).div_ceil(sharers.max(1))
-    }
-
-    /// Whether so much is left for who has this rank: nothing if any that is more urgent wants something; and one slot is kept for each other
-    /// who comes before.
-    fn can_have(&mut self, rank: Rank, share: usize, size: SlotSize, bell: &Waker) -> bool {
-        let Self { entries, ring, .. } = self;
-        let mut left = ring.free().without(size);
-        for entry in entries {
-            let Some(wanted) = entry.wants_slot(bell) else { continue };
-            let other = entry.rank(share, Some(wanted));
-            if other.0 < rank.0 {
-                return false;
-            }
-            if other < rank {
-                left = left.and_then(|left| left.without(wanted));
-            }
-        }
-        left.is_some()
-    }
-
-    /// A slot as who copies uses it.
-    fn slot_part(&self, index: SlotIndex, chunk_bytes: u64) -> SlotPart<B> {
-        let (slot, parts) = self.ring.slot(index);
-        SlotPart::new(slot, parts * (chunk_bytes / PARTS_PER_CHUNK as u64))
     }
 }
 
@@ -372,80 +242,6 @@ impl<B: Backend> Engine<B> {
         queues.iter().chain(&more).for_each(|queue| queue.look(shared));
     }
 
-    fn settle(&self, shared: &Shared<B>) {
-        loop {
-            let mut state = self.state.lock();
-            let State { entries, ring, .. } = &mut *state;
-            let mut over = None;
-            for (index, entry) in entries.iter_mut().enumerate() {
-                if entry.settle(shared, ring) && !entry.is_called_for {
-                    over.get_or_insert(index);
-                }
-            }
-            // All has been told before a transfer is over, and of each by one thread at a time, so that it rises.
-            if let Some(tell) = state.entries.iter_mut().find_map(tell_of) {
-                drop(state);
-                self.tell(tell);
-                continue;
-            }
-            let Some(index) = over else { return };
-            if let Some(parts) = state.entries[index].parts_to_release() {
-                let id = state.entries[index].id;
-                drop(state);
-                self.release(id, parts);
-                continue;
-            }
-            let Ended { waker, parts, desc, options } = self.end(shared, &mut state, index);
-            drop(state);
-            // All of these may run other code: frees, of which a recorder's writer hears, the user's, the executor's, a manager's end.
-            call("who hears of a free", || drop(parts));
-            call("what a progress callback owns", || drop(options));
-            wake_all(waker);
-            self.bell.ring();
-            let Some(EntryDesc { near, far, after, needs_ring, manager, .. }) = desc else { continue };
-            // The manager last: with it all slots go.
-            drop((near, far, after, needs_ring));
-            drop(manager);
-        }
-    }
-
-    fn tell(&self, (id, tell, progress): Tell) {
-        call("a progress callback", || tell(progress));
-        call("what a progress callback owns", || drop(tell));
-        let mut state = self.state.lock();
-        state.entry(id).expect("it is not over while it is called for").is_called_for = false;
-    }
-
-    /// Lets others use what a transfer has used, whether or not anybody asks what became of it.
-    fn release(&self, id: u64, mut parts: Box<dyn Parts<B>>) {
-        call("a waker", || parts.release());
-        let mut state = self.state.lock();
-        let entry = state.entry(id).expect("it is not over while it is called for");
-        entry.parts = Some(parts);
-        entry.is_called_for = false;
-    }
-
-    fn end(&self, shared: &Shared<B>, state: &mut State<B>, index: usize) -> Ended<B> {
-        let mut entry = state.entries.swap_remove(index);
-        let (id, route, start) = (entry.id, entry.desc.route, entry.start);
-        let waker = entry.waker.take();
-        let options = std::mem::take(&mut entry.desc.options);
-        let is_awaited = entry.has_future || entry.parts.is_none();
-        let parts = entry.parts.take();
-        let (over, spare, desc) = entry.end();
-        self.count(route, &over, shared.config.clock.now().saturating_sub(start));
-        if state.spares.len() < SPARES_MAX {
-            state.spares.push(spare);
-        }
-        if !is_awaited {
-            return Ended { waker, parts, desc: Some(desc), options };
-        }
-        // Gone before anybody can hear that it is over. None of it is the last: who waits has a handle, and the buffers.
-        drop(desc);
-        state.ended.push((id, (over, parts)));
-        Ended { waker, parts: None, desc: None, options }
-    }
-
     /// Gives a queue one chunk; false if there is none to give.
     fn enqueue_next(&self, shared: &Shared<B>) -> bool {
         let mut state = self.state.lock();
@@ -466,7 +262,7 @@ impl<B: Backend> Engine<B> {
         true
     }
 
-    pub(super) fn end_enqueue(&self, id: u64, hop: Hop, chunk: super::Chunk, answer: Result<u64, Error>) {
+    pub(super) fn end_enqueue(&self, id: u64, hop: Hop, chunk: Chunk, answer: Result<u64, Error>) {
         let mut state = self.state.lock();
         let State { entries, ring, .. } = &mut *state;
         let entry = entries.iter_mut().find(|entry| entry.id == id).expect("it is not over while a piece is");
@@ -501,7 +297,7 @@ impl<B: Backend> Engine<B> {
     }
 
     /// A processor has done its piece; of one that goes on to a queue, this is the queue's answer.
-    pub(super) fn end_copy(&self, id: u64, chunk: super::Chunk, enqueued: Option<Result<u64, Error>>) {
+    pub(super) fn end_copy(&self, id: u64, chunk: Chunk, enqueued: Option<Result<u64, Error>>) {
         let mut state = self.state.lock();
         state.copying -= 1;
         let State { entries, ring, .. } = &mut *state;
@@ -512,81 +308,6 @@ impl<B: Backend> Engine<B> {
         }
         drop(state);
         self.bell.ring();
-    }
-
-    /// Blocks until a transfer is over, working at it meanwhile.
-    pub(crate) fn wait(&self, shared: &Shared<B>, id: u64) -> Outcome<B> {
-        // Where nobody else copies, others may hold all slots until somebody does: as there are no threads, or this is one of them, in
-        // a callback.
-        let is_copier = self.threads.is_one_of_them();
-        let threads = if is_copier { 0 } else { shared.config.transfers.copy_threads };
-        let copies = |only| match threads {
-            0 => self.take_copy(Copiers::Unknown, only),
-            most => only.and_then(|_| self.take_copy(Copiers::AtMost(most), only)),
-        };
-        loop {
-            let seen = self.bell.count();
-            self.poll(shared);
-            if let Some(over) = self.take_ended(id) {
-                return over;
-            }
-            if let Some(step) = copies(Some(id)).or_else(|| copies(None)) {
-                step.run(shared);
-                continue;
-            }
-            self.wait_a_while(shared, Some(id), seen, Some(WAIT_STEP));
-        }
-    }
-
-    /// Blocks until something is granted that transfers may hold. Polled with a waker that rings the bell.
-    pub(crate) fn wait_granted(&self, shared: &Shared<B>, mut poll_granted: impl FnMut(&Waker) -> bool) {
-        loop {
-            let seen = self.bell.count();
-            self.poll(shared);
-            if poll_granted(&self.waker) {
-                return;
-            }
-            match self.take_copy(Copiers::Unknown, None) {
-                Some(step) => step.run(shared),
-                None => self.wait_a_while(shared, None, seen, Some(TICK)),
-            }
-        }
-    }
-
-    /// Waits for what may bring a transfer on, or any.
-    fn wait_a_while(&self, shared: &Shared<B>, id: Option<u64>, seen: u64, timeout: Option<Duration>) {
-        let mut state = self.state.lock();
-        let awaited = |entry: &Entry<B>| entry.awaited().map(|(queue, value)| (queue.clone(), value));
-        let own = id.and_then(|id| state.entry(id));
-        let is_called_for = own.as_ref().is_some_and(|entry| entry.is_called_for);
-        let own = own.and_then(|entry| awaited(entry));
-        let awaited = own.or_else(|| state.entries.iter().find_map(awaited)).filter(|_| !is_called_for);
-        drop(state);
-        match awaited {
-            Some((queue, value)) => {
-                let of = queue.shared(shared);
-                if of.is_lost() || of.wait_a_while(&queue.queue, value, timeout.unwrap_or(TICK)).is_err() {
-                    // The driver cannot wait; or it is over, which the next look tells.
-                    self.bell.wait(seen, Some(TICK));
-                }
-            }
-            None => self.bell.wait(seen, timeout),
-        }
-    }
-
-    /// For a copy thread: sleeps until there may be something to do.
-    pub(super) fn rest(&self, shared: &Shared<B>, seen: u64) {
-        let state = self.state.lock();
-        let is_idle = state.entries.is_empty();
-        drop(state);
-        if is_idle {
-            return self.bell.wait(seen, None);
-        }
-        // One thread waits for the queue, the others for the bell.
-        match self.threads.begin_waiting() {
-            Some(_waiting) => self.wait_a_while(shared, None, seen, Some(TICK)),
-            None => self.bell.wait(seen, Some(WAIT_STEP)),
-        }
     }
 
     /// What became of a transfer, if it is over, and what it owned.
@@ -644,23 +365,13 @@ impl<B: Backend> Engine<B> {
     }
 }
 
-/// What an entry's user has not been told yet, and is being told then.
-fn tell_of<B: Backend>(entry: &mut Entry<B>) -> Option<Tell> {
-    let done_bytes = entry.done_bytes();
-    let is_news = done_bytes > entry.told_bytes && !entry.is_called_for;
-    let tell = entry.desc.options.progress.as_ref().filter(|_| is_news)?;
-    entry.told_bytes = done_bytes;
-    entry.is_called_for = true;
-    Some((entry.id, Arc::clone(tell), Progress { done_bytes, bytes: entry.plan.bytes }))
-}
-
 /// Gives a queue a chunk, and puts a marker behind it: by this value the queue has passed it.
 pub(super) fn enqueue<B: Backend>(
     own: &Shared<B>,
     plan: &Plan<B>,
     queue: &HopQueue<B>,
     hop: Hop,
-    chunk: super::Chunk,
+    chunk: Chunk,
     slot: Option<&SlotPart<B>>,
     ticket: &Arc<aquifer_backend::Ticket>,
 ) -> Result<u64, Error> {

@@ -1,11 +1,11 @@
 //! One transfer under way: which of its bytes are where.
 
-use super::engine::RingBell;
-use super::ring::{NeedsRing, PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
-use super::{Priority, Route, SHORT_BYTES, SHORT_COPY_BYTES, TransferOptions};
+use super::Priority;
+use super::bell::RingBell;
+use super::desc::{Chunk, EntryDesc, Hop, HopQueue, Way};
+use super::ring::{PARTS_PER_CHUNK, Ring, SlotIndex, SlotSize};
 use crate::cancel::Registration;
-use crate::manager::{MemoryManager, QueueState, Shared};
-use crate::raw::allocation::Keeper;
+use crate::manager::Shared;
 use crate::raw::transfer::{Parts, Plan};
 use aquifer_backend::{Backend, Error, ErrorKind, Ticket};
 use std::collections::VecDeque;
@@ -21,111 +21,8 @@ pub(super) const RAMP_BYTES: u64 = 256 << 10;
 /// All chunks but the last are multiples of this, so that what is aligned stays so.
 const PIECE_UNIT_BYTES: u64 = 4 << 10;
 
-/// How a transfer's bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Processors copy or fill: they see both ends.
-    Processor,
-    /// A queue copies or fills all the way.
-    Direct,
-    /// Processors copy to staging chunks, which a queue copies on.
-    StageIn,
-    /// A queue copies to staging chunks, which processors copy on.
-    StageOut,
-    /// A queue copies to staging chunks, which another device's queue copies on.
-    StagePeer,
-}
-
-impl Way {
-    pub(crate) fn is_staged(self) -> bool {
-        matches!(self, Self::StageIn | Self::StageOut | Self::StagePeer)
-    }
-
-    /// How much of a staging chunk each of its pieces takes.
-    pub(crate) fn slot_size(self) -> SlotSize {
-        if self == Self::StagePeer { SlotSize::Chunk } else { SlotSize::Part }
-    }
-
-    /// Whether processors have a part in it.
-    pub(crate) fn is_copied(self) -> bool {
-        matches!(self, Self::Processor | Self::StageIn | Self::StageOut)
-    }
-}
-
-/// Which of a way's queues: that before the staging chunk, or that behind it. Where there is but one it is the far one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hop {
-    Near,
-    Far,
-}
-
-/// A part of a transfer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Chunk {
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
-    pub(crate) slot: Option<SlotIndex>,
-}
-
-/// A queue that a transfer uses, of this manager or another.
-pub(crate) struct HopQueue<B: Backend> {
-    pub(crate) queue: Arc<QueueState<B::Queue>>,
-    /// What keeps the other manager's state.
-    pub(crate) foreign: Option<Keeper<B>>,
-}
-
-impl<B: Backend> Clone for HopQueue<B> {
-    fn clone(&self) -> Self {
-        Self { queue: Arc::clone(&self.queue), foreign: self.foreign.as_ref().map(Keeper::another) }
-    }
-}
-
-impl<B: Backend> HopQueue<B> {
-    /// The state of the manager whose queue it is.
-    pub(crate) fn shared<'a>(&'a self, own: &'a Shared<B>) -> &'a Shared<B> {
-        self.foreign.as_deref().unwrap_or(own)
-    }
-
-    /// Asks the driver how far the queue is.
-    pub(crate) fn look(&self, own: &Shared<B>) {
-        let shared = self.shared(own);
-        shared.signal_refused(&self.queue);
-        if let Ok(value) = shared.note(shared.backend.completed(&self.queue.raw)) {
-            self.queue.timeline.reach(value);
-        }
-    }
-}
-
-/// What is known of a transfer when it begins.
-pub(crate) struct EntryDesc<B: Backend> {
-    pub(crate) way: Way,
-    pub(crate) route: Route,
-    pub(crate) near: Option<HopQueue<B>>,
-    pub(crate) far: Option<HopQueue<B>>,
-    pub(crate) chunk_bytes: u64,
-    pub(crate) options: TransferOptions,
-    /// What must have passed before it begins.
-    pub(crate) after: Vec<(HopQueue<B>, u64)>,
-    /// Kept until it is over, if nobody blocks for it.
-    pub(crate) manager: Option<MemoryManager<B>>,
-    /// If it is staged.
-    pub(crate) needs_ring: Option<NeedsRing>,
-}
-
 /// Who comes first, the least: by priority; of one priority last who would have more staging memory than its part; and who has had least.
 pub(crate) type Rank = (std::cmp::Reverse<Priority>, bool, u64);
-
-impl<B: Backend> EntryDesc<B> {
-    /// Whether so many bytes are no longer than what the caller does at once; if they are staged, one slot holds them.
-    pub(crate) fn is_short(&self, bytes: u64) -> bool {
-        let most = match self.way {
-            Way::Processor => SHORT_COPY_BYTES,
-            way if way.is_staged() => SHORT_BYTES.min(self.chunk_bytes / PARTS_PER_CHUNK as u64),
-            _ => SHORT_BYTES,
-        };
-        bytes <= most
-    }
-}
 
 /// A chunk in a queue.
 struct Flight {

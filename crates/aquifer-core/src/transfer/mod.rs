@@ -11,7 +11,9 @@
 //! gives them what is next, and [`Engine::take_copy`], which hands out one piece of copying for a processor. Callers that block
 //! do both for their own transfer, copy threads for all. So the same code runs on one thread in virtual time.
 
+mod bell;
 mod counters;
+mod desc;
 mod engine;
 mod entry;
 mod ring;
@@ -19,8 +21,9 @@ mod threads;
 mod ways;
 
 pub use counters::{RouteStatistics, TransferStatistics};
+pub(crate) use desc::{Chunk, EntryDesc, Hop, HopQueue, Way};
 pub(crate) use engine::{Copiers, Engine, Outcome};
-pub(crate) use entry::{Chunk, EntryDesc, Hop, HopQueue, Over, Way};
+pub(crate) use entry::Over;
 pub(crate) use ring::SlotIndex;
 pub use threads::HostCopy;
 pub(crate) use ways::describe;

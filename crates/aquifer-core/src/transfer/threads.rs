@@ -1,7 +1,7 @@
 //! Who copies between memory of the host: threads of the manager's, and whoever asks for a piece.
 
+use super::desc::{Chunk, Hop, HopQueue, Way};
 use super::engine::{Copiers, enqueue};
-use super::entry::{Chunk, Hop, HopQueue, Way};
 use crate::manager::{MemoryManager, Shared};
 use crate::raw::allocation::Keeper;
 use crate::raw::transfer::{Plan, SlotPart};

@@ -1,7 +1,7 @@
 //! Which way a transfer goes.
 
+use super::desc::{EntryDesc, HopQueue, Way};
 use super::engine::QueueUse;
-use super::entry::{EntryDesc, HopQueue, Way};
 use super::{Route, TransferOptions};
 use crate::manager::Shared;
 use crate::raw::allocation::SharedPtr;
