@@ -2,9 +2,7 @@
 
 mod common;
 
-use aquifer_core::{
-    CancelToken, DeviceAccess, ErrorKind, MemoryManager, MemoryOptions, PinnedConfig, Route, SyncBackend,
-};
+use aquifer_core::{CancelToken, DeviceAccess, ErrorKind, MemoryManager, MemoryOptions, PinnedConfig, Route};
 use aquifer_metal::Metal;
 use aquifer_testkit::config_with_budget;
 use common::blocks::pattern;
@@ -134,7 +132,7 @@ fn a_cancelled_transfer_ends_and_gives_all_back() {
 
 /// Copies between two managers' buffers, and answers the route that was counted.
 #[cfg(not(target_vendor = "apple"))]
-fn copied_between<B: SyncBackend>(from: &MemoryManager<B>, to: &MemoryManager<B>) -> Route {
+fn copied_between(from: &MemoryManager<Metal>, to: &MemoryManager<Metal>) -> Route {
     let content = pattern(11, 5 * MIB);
     let mut source = from.allocate(5 * MIB).expect("there is room");
     from.transfers().upload(&content, &mut source, 0).expect("uploaded");
