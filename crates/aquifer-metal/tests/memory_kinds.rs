@@ -114,7 +114,7 @@ fn a_cancelled_transfer_ends_and_gives_all_back() {
     on_all_kinds(|name, metal| {
         let manager = manager_of(metal);
         let token = CancelToken::new();
-        let transfers = manager.transfers().cancelled_by(&token).on_progress({
+        let transfers = manager.transfers().cancel_token(&token).on_progress({
             let token = token.clone();
             move |_| token.cancel()
         });

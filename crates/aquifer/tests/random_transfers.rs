@@ -143,7 +143,7 @@ impl Run {
         let device = held.device;
         let token = CancelToken::new();
         let priority = [Priority::Low, Priority::Normal, Priority::High][self.random.below(3) as usize];
-        let transfers = self.managers[device].transfers().priority(priority).cancelled_by(&token);
+        let transfers = self.managers[device].transfers().priority(priority).cancel_token(&token);
         let going = match self.random.below(4) {
             0 => {
                 let values = self.bytes();

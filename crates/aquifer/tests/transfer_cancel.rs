@@ -24,7 +24,7 @@ fn cancelled<T>(outcome: Result<T, OperationError<T>>) -> (u64, T) {
 /// Cancels from the callback once so much has arrived; sends how much that was.
 fn stopping_at(transfers: Transfers<Sim>, bytes: u64) -> (Transfers<Sim>, mpsc::Receiver<u64>) {
     let (token, (sender, told)) = (CancelToken::new(), mpsc::channel());
-    let transfers = transfers.cancelled_by(&token).on_progress(move |progress| {
+    let transfers = transfers.cancel_token(&token).on_progress(move |progress| {
         if progress.done_bytes >= bytes && !token.is_cancelled() {
             token.cancel();
             sender.send(progress.done_bytes).unwrap();
@@ -38,7 +38,7 @@ fn a_token_that_was_cancelled_before_stops_every_way() {
     let (sim, manager) = discrete();
     let token = CancelToken::new();
     token.cancel();
-    let transfers = manager.transfers().cancelled_by(&token);
+    let transfers = manager.transfers().cancel_token(&token);
     let mut buffer = zeroed(&manager, BYTES);
     let other = zeroed(&manager, BYTES);
     let mut back = vec![0_u8; 100];
@@ -161,7 +161,7 @@ fn what_waits_for_others_ends_at_once() {
     busy(&sim, &queue, 1_000_000_000);
     let start_ns = sim.now_ns();
     let token = CancelToken::new();
-    let transfer = transfers.clone().cancelled_by(&token).upload_async(nonzero(BYTES), buffer, 0).unwrap();
+    let transfer = transfers.clone().cancel_token(&token).upload_async(nonzero(BYTES), buffer, 0).unwrap();
     transfers.poll();
     token.cancel();
     assert!(transfer.is_over());
@@ -193,7 +193,7 @@ fn another_thread_cancels_what_copy_threads_do() {
         let (token, values) = (CancelToken::new(), nonzero(16 << 20));
         let ((begun, has_begun), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel::<()>());
         let may_go_on = Mutex::new(may_go_on);
-        let transfers = manager.transfers().cancelled_by(&token).on_progress(move |_| {
+        let transfers = manager.transfers().cancel_token(&token).on_progress(move |_| {
             if begun.send(()).is_ok() {
                 let _ = may_go_on.lock().unwrap().recv_timeout(LONG);
             }

@@ -76,7 +76,7 @@ fn work<B: SyncBackend>(manager: &MemoryManager<B>, seed: u64) {
             // Somebody else's, as far as this thread is concerned.
             let token = CancelToken::new();
             let detached = manager.allocate(bytes).unwrap();
-            drop(transfers.cancelled_by(&token).upload_async(values, detached, 0).unwrap());
+            drop(transfers.cancel_token(&token).upload_async(values, detached, 0).unwrap());
             if random.below(2) == 0 {
                 token.cancel();
             }
@@ -224,7 +224,7 @@ fn a_future_that_is_cancelled_wakes_who_awaits_it() {
     let token = CancelToken::new();
     let transfer = manager
         .transfers()
-        .cancelled_by(&token)
+        .cancel_token(&token)
         .copy_async(view, held.clone(), CopyDesc { source_offset: 0, destination_offset: 0, bytes: 300_000 })
         .unwrap();
     let canceller = thread::spawn(move || token.cancel());

@@ -59,7 +59,7 @@ fn a_cancelled_token_stops_at_once() {
     token.cancel();
     let mut buffer = manager.allocate_with(1 << 20, MemoryOptions::ZEROED).unwrap();
     let refused =
-        manager.transfers().cancelled_by(&token).upload(&[1_u8; 1 << 20], &mut buffer, 0).unwrap_err();
+        manager.transfers().cancel_token(&token).upload(&[1_u8; 1 << 20], &mut buffer, 0).unwrap_err();
     assert_eq!((refused.error().kind(), refused.done_bytes()), (ErrorKind::Cancelled, 0));
     assert!(buffer.as_slice::<u8>().unwrap().iter().all(|&byte| byte == 0));
 }

@@ -33,7 +33,8 @@ pub trait TransferBuffer<B: Backend>: Sealed + Send + Sized + 'static {
     fn from_end(end: OwnedEnd<B>) -> Self;
 }
 
-/// Memory of the host that a transfer can own: `Vec`, boxed slices, [`PinnedBuffer`]. Its bytes stay where they are when it is moved.
+/// Memory of the host that a transfer can own: `Vec`, boxed slices, [`PinnedBuffer`]. (Collections in a [`PinnedAllocator`](crate::PinnedAllocator) are lent as slices,
+/// to transfers that block.) Its bytes stay where they are when it is moved.
 pub trait TransferMemory: Sealed + Send + Sized + 'static {
     #[doc(hidden)]
     fn into_memory(self) -> OwnedMemory;
@@ -236,7 +237,7 @@ impl<B: Backend, T> fmt::Debug for Transfer<B, T> {
 }
 
 impl<B: Backend, T> Transfer<B, T> {
-    /// Asks it to stop: at most one more chunk is copied. It may have finished, or finish all the same; if it stops early, the outcome is
+    /// Asks it to stop, as a [token](Transfers::cancel_token) does. It may have finished, or finish all the same; if it stops early, the outcome is
     /// [`ErrorKind::Cancelled`] with the bytes that had arrived.
     pub fn cancel(&self) {
         self.manager.owner.transfers.cancel(self.id);
@@ -334,7 +335,8 @@ pub type Begun<B, T> = Result<Transfer<B, T>, OperationError<T>>;
 
 /// Transfers that own what they use and go on by themselves.
 ///
-/// None of these blocks, but that the first ones ask the driver for queues and for memory to stage through.
+/// They start the copy threads. None of them blocks for what is copied, but they may for the driver: the first ones ask it for queues, and those that are staged
+/// for more memory to stage through while there is less than they could use.
 ///
 /// # Errors
 ///
@@ -381,7 +383,7 @@ impl<B: SyncBackend> Transfers<B> {
         })
     }
 
-    /// Begins to copy a part of one buffer or view to another, of the same device or, one of them, of another. Two views claim their
+    /// Begins to copy a part of one buffer or view to a part of another, of the same device or, one of them, of another. Two views claim their
     /// parts at the same moment.
     ///
     /// # Errors

@@ -30,6 +30,9 @@ use std::sync::Arc;
 /// What lies in pinned memory ([`MemoryManager::pinned`]) goes at once, as does what the host sees. Between two devices it goes
 /// directly where one reads the other, else through pinned memory.
 ///
+/// Ends are `&Buffer`, `&mut Buffer` (pass `&mut *buffer` to use the same variable again) or `&BufferView`, which is also how a part of a buffer is
+/// copied.
+///
 /// # Order
 ///
 /// A transfer begins when the queues that may use its buffers ([`Buffer::record_use`], their home) have done what they were given
@@ -141,20 +144,24 @@ fn claimed_destination<'a, B: Backend>(
 }
 
 /// Blocks until a claim is granted. Where nobody else does, does what transfers that hold it need.
-fn wait_for_claim<B: Backend>(shared: &shared::Shared<B>, claim: &mut RangeClaim<B>) {
+fn wait_for_claim<B: Backend>(shared: &shared::Shared<B>, claim: &mut RangeClaim<B>) -> Result<(), Error> {
+    shared.check_process("transfer")?;
     if shared.config.transfers.copy_threads == 0 || shared.transfers.threads.is_one_of_them() {
         shared.transfers.wait_granted(shared, |waker| claim.poll_granted(waker));
-    } else {
-        claim.wait();
+        return Ok(());
     }
+    claim.wait()
 }
 
-fn reach<'a, B: Backend>(shared: &shared::Shared<B>, end: &'a mut Claimed<&Buffer<B>, B>) -> Reach<'a, B> {
+fn reach<'a, B: Backend>(
+    shared: &shared::Shared<B>,
+    end: &'a mut Claimed<&Buffer<B>, B>,
+) -> Result<Reach<'a, B>, Error> {
     match end {
-        EndOf::Buffer((buffer, range)) => Reach::allocation(buffer.allocation(), range.clone()),
+        EndOf::Buffer((buffer, range)) => Ok(Reach::allocation(buffer.allocation(), range.clone())),
         EndOf::View(claim) => {
-            wait_for_claim(shared, claim);
-            Reach::claim(claim)
+            wait_for_claim(shared, claim)?;
+            Ok(Reach::claim(claim))
         }
     }
 }
@@ -162,12 +169,12 @@ fn reach<'a, B: Backend>(shared: &shared::Shared<B>, end: &'a mut Claimed<&Buffe
 fn reach_mut<'a, B: Backend>(
     shared: &shared::Shared<B>,
     end: &'a mut Claimed<&mut Buffer<B>, B>,
-) -> ReachMut<'a, B> {
+) -> Result<ReachMut<'a, B>, Error> {
     match end {
-        EndOf::Buffer((buffer, range)) => ReachMut::allocation(buffer.allocation_mut(), range.clone()),
+        EndOf::Buffer((buffer, range)) => Ok(ReachMut::allocation(buffer.allocation_mut(), range.clone())),
         EndOf::View(claim) => {
-            wait_for_claim(shared, claim);
-            ReachMut::claim(claim)
+            wait_for_claim(shared, claim)?;
+            Ok(ReachMut::claim(claim))
         }
     }
 }
@@ -189,10 +196,11 @@ impl<B: SyncBackend> Transfers<B> {
         self
     }
 
-    /// The same, stopped by `token`: between chunks, with [`ErrorKind::Cancelled`] and the bytes that had arrived. At most one chunk is
-    /// copied after the token is cancelled.
+    /// The same, stopped by `token`: between chunks, with [`ErrorKind::Cancelled`] and the bytes that had arrived. At most one chunk more
+    /// is copied where the backend can stop its queues' copies, as the host's and the simulated device's can; where it cannot, all that the queue had been given:
+    /// up to four chunks, of 16 MiB where nothing is staged, of 128 MiB within a device.
     #[must_use]
-    pub fn cancelled_by(mut self, token: &CancelToken) -> Self {
+    pub fn cancel_token(mut self, token: &CancelToken) -> Self {
         self.options.cancel = Some(token.clone());
         self
     }
@@ -256,7 +264,7 @@ impl<B: SyncBackend> Transfers<B> {
         let owner = &self.manager.owner;
         let mut destination = claimed_destination(destination, range);
         let source = Reach::memory(owner.shared_ptr(), values);
-        self.run(Bytes::Memory(source), reach_mut(owner, &mut destination))
+        self.run(Bytes::Memory(source), refuse(reach_mut(owner, &mut destination))?)
     }
 
     /// Copies a part of a buffer or view, from a byte offset on, to fill `values`.
@@ -278,7 +286,7 @@ impl<B: SyncBackend> Transfers<B> {
         let owner = &self.manager.owner;
         let mut source = claimed_source(source, range);
         let destination = ReachMut::memory(owner.shared_ptr(), values);
-        self.run(Bytes::Memory(reach(owner, &mut source)), destination)
+        self.run(Bytes::Memory(refuse(reach(owner, &mut source))?), destination)
     }
 
     /// Copies all of `source` to `destination`, which must be as long: within a device, or from one device to another, one of which is this
@@ -302,11 +310,15 @@ impl<B: SyncBackend> Transfers<B> {
             // Both at once, so that two copies crosswise do not wait for each other.
             let claims = refuse(SharedAllocation::claim_copy(to.claimable(), from.claimable()))?;
             let (mut from, mut to) = (EndOf::View(claims.source), EndOf::View(claims.destination));
-            return self.run(Bytes::Memory(reach(owner, &mut from)), reach_mut(owner, &mut to));
+            return self
+                .run(Bytes::Memory(refuse(reach(owner, &mut from))?), refuse(reach_mut(owner, &mut to))?);
         }
         let mut source = claimed_source(source, 0..bytes);
         let mut destination = claimed_destination(destination, 0..bytes);
-        self.run(Bytes::Memory(reach(owner, &mut source)), reach_mut(owner, &mut destination))
+        self.run(
+            Bytes::Memory(refuse(reach(owner, &mut source))?),
+            refuse(reach_mut(owner, &mut destination))?,
+        )
     }
 
     /// Sets every byte of a part of a buffer or view to `value`.
@@ -326,7 +338,7 @@ impl<B: SyncBackend> Transfers<B> {
         let destination = destination.into();
         let range = refuse(part("fill", range, destination.size_bytes()))?;
         let (owner, mut destination) = (&self.manager.owner, claimed_destination(destination, range));
-        self.run(Bytes::Value(value), reach_mut(owner, &mut destination))
+        self.run(Bytes::Value(value), refuse(reach_mut(owner, &mut destination))?)
     }
 
     fn run<'a>(&self, mut from: Bytes<'a, B>, mut to: ReachMut<'a, B>) -> Result<(), OperationError<()>> {

@@ -165,7 +165,7 @@ impl<B: Backend> BufferView<B> {
     pub fn write<T: NoUninit>(&self, offset: u64, values: &[T]) -> Result<(), Error> {
         let values: &[u8] = bytemuck::cast_slice(values);
         let mut claim = self.claim_part("write", offset, values.len() as u64, Access::Write)?;
-        claim.wait();
+        claim.wait()?;
         claim.bytes_mut()?.ok_or_else(|| not_visible("write"))?.copy_from_slice(values);
         Ok(())
     }
@@ -179,7 +179,7 @@ impl<B: Backend> BufferView<B> {
     pub fn read<T: NoUninit + AnyBitPattern>(&self, offset: u64, values: &mut [T]) -> Result<(), Error> {
         let values: &mut [u8] = bytemuck::cast_slice_mut(values);
         let mut claim = self.claim_part("read", offset, values.len() as u64, Access::Read)?;
-        claim.wait();
+        claim.wait()?;
         values.copy_from_slice(claim.bytes()?.ok_or_else(|| not_visible("read"))?);
         Ok(())
     }
@@ -191,7 +191,7 @@ impl<B: Backend> BufferView<B> {
     /// [`ErrorKind::Driver`] if the driver failed.
     pub fn fill(&self, value: u8) -> Result<(), Error> {
         let mut claim = self.claim(Access::Write);
-        claim.wait();
+        claim.wait()?;
         claim.fill(value)
     }
 
@@ -203,8 +203,8 @@ impl<B: Backend> BufferView<B> {
     /// belong to two managers; [`ErrorKind::Driver`] if the driver failed.
     pub fn copy_from(&self, source: &Self) -> Result<(), Error> {
         let CopyClaims { mut destination, mut source } = self.claim_copy(source)?;
-        destination.wait();
-        source.wait();
+        destination.wait()?;
+        source.wait()?;
         destination.copy_from(&source)
     }
 
@@ -221,7 +221,7 @@ impl<B: Backend> BufferView<B> {
     pub fn as_slice<T: AnyBitPattern>(&self) -> Result<ViewRead<B, T>, Error> {
         self.check_values::<T>("as_slice")?;
         let mut claim = self.claim(Access::Read);
-        claim.wait();
+        claim.wait()?;
         ViewRead::new("as_slice", claim)?.ok_or_else(|| not_visible("as_slice"))
     }
 
@@ -248,7 +248,7 @@ impl<B: Backend> BufferView<B> {
     pub fn as_mut_slice<T: NoUninit + AnyBitPattern>(&self) -> Result<ViewWrite<B, T>, Error> {
         self.check_values::<T>("as_mut_slice")?;
         let mut claim = self.claim(Access::Write);
-        claim.wait();
+        claim.wait()?;
         ViewWrite::new("as_mut_slice", claim)?.ok_or_else(|| not_visible("as_mut_slice"))
     }
 

@@ -171,8 +171,16 @@ impl<B: Backend> RangeClaim<B> {
     }
 
     /// Blocks until it is granted. The waker of an earlier poll is woken no more.
-    pub(crate) fn wait(&mut self) {
-        self.parent.lock.wait(self.id);
+    ///
+    /// # Errors
+    ///
+    /// `Forked` where nobody is there who could grant it.
+    pub(crate) fn wait(&mut self) -> Result<(), Error> {
+        if !self.is_granted() {
+            self.shared().check_process("view")?;
+            self.parent.lock.wait(self.id);
+        }
+        Ok(())
     }
 
     /// The allocation that it is a part of. Not to be read or written: others may use the rest of it.

@@ -320,11 +320,13 @@ impl<B: Backend> Engine<B> {
     /// As [`Engine::take_ended`], but keeps a waker for that moment if it is to come.
     pub(crate) fn poll_ended(&self, id: u64, waker: &Waker) -> Option<Outcome<B>> {
         // To clone or drop a waker is the executor's code, so neither is done under the lock.
-        let waker = waker.clone();
+        let mut waker = Some(waker.clone());
         let mut state = self.state.lock();
-        let replaced = state.entry(id).map(|entry| entry.waker.replace(waker));
+        if let Some(entry) = state.entry(id) {
+            std::mem::swap(&mut entry.waker, &mut waker);
+        }
         drop(state);
-        drop(replaced);
+        drop(waker);
         self.take_ended(id)
     }
 

@@ -112,8 +112,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransferConfig {
-    /// How many threads copy between memory of the host, besides those that wait for transfers of their own; started when a transfer is
-    /// long enough to need them. By default the number of processors, at most 8: one thread copies 6 to 20 GB/s, and a
+    /// How many threads copy between memory of the host, besides those that wait for transfers of their own; started with the
+    /// first transfer that is a future, or that is long. By default the number of processors, at most 8: one thread copies 6 to 20 GB/s, and a
     /// link takes up to 55. 0: none; see [`Transfers::take_copy`](crate::Transfers::take_copy).
     pub copy_threads: usize,
     /// The size of a staging chunk, which is also what is copied at a time at most, in bytes: 4 MiB by default; at least

@@ -32,10 +32,12 @@ fn has<B: Backend>(shared: &Shared<B>, capability: Capabilities) -> bool {
     shared.backend.properties().capabilities.contains(capability)
 }
 
-/// Whether a block's memory is the host's rather than the device's.
-fn is_of_host<B: Backend>(shared: &Shared<B>, memory_type: usize) -> bool {
-    let flags = shared.backend.properties().memory_types[memory_type].flags;
-    flags.contains(MemoryFlags::HOST_VISIBLE) && !flags.contains(MemoryFlags::DEVICE_LOCAL)
+/// Whether memory is the host's rather than the device's: it came so, or lies in a block that is.
+fn is_of_host<B: Backend>(shared: &Shared<B>, reach: &Reach<'_, B>) -> bool {
+    let flags = shared.backend.properties().memory_types[reach.memory_type].flags;
+    let is_block_of_host =
+        flags.contains(MemoryFlags::HOST_VISIBLE) && !flags.contains(MemoryFlags::DEVICE_LOCAL);
+    reach.is_host_memory || is_block_of_host
 }
 
 /// Whether processors should do what a queue of the device could do as well.
@@ -43,7 +45,11 @@ fn is_for_processor<B: Backend>(shared: &Shared<B>, bytes: u64) -> bool {
     has(shared, Capabilities::RUNS_ON_HOST) || bytes <= BY_PROCESSOR_BYTES_MAX
 }
 
-fn local_route<B: Backend>(shared: &Shared<B>, source: usize, destination: usize) -> (Route, QueueUse) {
+fn local_route<B: Backend>(
+    shared: &Shared<B>,
+    source: &Reach<'_, B>,
+    destination: &Reach<'_, B>,
+) -> (Route, QueueUse) {
     match (is_of_host(shared, source), is_of_host(shared, destination)) {
         (true, false) => (Route::HostToDevice, QueueUse::Upload),
         (false, true) => (Route::DeviceToHost, QueueUse::Download),
@@ -70,7 +76,7 @@ impl<'a, B: Backend> Chosen<'a, B> {
 
     /// Within one device.
     fn local(source: &Reach<'a, B>, destination: &Reach<'a, B>, shared: &'a SharedPtr<B>) -> Self {
-        let (route, of) = local_route(shared, source.memory_type, destination.memory_type);
+        let (route, of) = local_route(shared, source, destination);
         let are_visible = source.is_visible() && destination.is_visible();
         if are_visible && is_for_processor(shared, source.bytes) {
             return Self::by_processor(route);

@@ -35,7 +35,14 @@ fn with_managers<B: SyncBackend>(make: impl Fn() -> B, case: impl Fn(&MemoryMana
         let manager = manager(make(), copy_threads);
         case(&manager);
         manager.settle();
-        manager.trim();
+        // A copy thread may have to let go of what a transfer had that nobody waited for.
+        for _ in 0..10_000 {
+            manager.trim();
+            if manager.statistics().reserved.current == 0 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         let statistics = manager.statistics();
         assert_balanced(&statistics);
         assert_eq!(statistics.transfers.staging_bytes, 0);
@@ -173,7 +180,7 @@ pub fn cancelled_transfers_leave_nothing<B: SyncBackend>(make: impl Fn() -> B) {
         for round in 0..12_u64 {
             let token = CancelToken::new();
             let stops_at = round * BUFFER_BYTES as u64 / 8;
-            let transfers = manager.transfers().priority(Priority::High).cancelled_by(&token).on_progress({
+            let transfers = manager.transfers().priority(Priority::High).cancel_token(&token).on_progress({
                 let token = token.clone();
                 move |progress| {
                     if progress.done_bytes >= stops_at {
@@ -240,7 +247,7 @@ pub fn transfers_are_counted<B: SyncBackend>(make: impl Fn() -> B) {
             let range = offset as u64..(offset + count) as u64;
             buffer = transfers.fill_async(buffer, range, 1).expect("a fill").wait().expect("a fill");
         }
-        transfers.clone().cancelled_by(&token).fill(&mut buffer, 0..100, 1).expect_err("it is cancelled");
+        transfers.clone().cancel_token(&token).fill(&mut buffer, 0..100, 1).expect_err("it is cancelled");
         transfers.copy(&buffer, &mut zeroed(manager)).expect("a copy");
         transfers.upload(&[1_u8], &mut buffer, BUFFER_BYTES as u64).expect_err("it does not fit");
         let statistics = manager.statistics().transfers;

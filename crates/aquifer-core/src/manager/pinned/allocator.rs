@@ -33,6 +33,8 @@ use std::fmt;
 ///     Some(pinned)
 /// }
 /// ```
+///
+/// (Its own [`PinnedAllocator::allocate`] takes a size in bytes; the trait's takes a layout, and is called by collections.)
 pub struct PinnedAllocator<B: Backend> {
     manager: MemoryManager<B>,
 }

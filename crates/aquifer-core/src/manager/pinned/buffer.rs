@@ -17,8 +17,8 @@ use std::ops::{Deref, DerefMut};
 /// waits nor fails. Freed when dropped, on any thread; it may outlive its manager.
 ///
 /// From [`PinnedAllocator::allocate`](super::PinnedAllocator::allocate). To give it to a queue, turn it into a [`Buffer`]
-/// ([`PinnedBuffer::into_buffer`]), and back by `PinnedBuffer::try_from`. Transfers from and to its slices go without a copy in
-/// between.
+/// ([`PinnedBuffer::into_buffer`]), and back by `PinnedBuffer::try_from`. This manager's transfers from and
+/// to its slices go without a copy in between, if it [is locked](PinnedBuffer::is_locked).
 ///
 /// The content of a new one is what the last user of the memory left, unless it was asked for zeroed.
 pub struct PinnedBuffer<B: Backend> {

@@ -125,7 +125,7 @@ impl<B: Backend> fmt::Debug for UnifiedWrite<'_, B> {
 #[must_use = "programs are given to the queue while it lives"]
 pub struct UnifiedOnDevice<'a, B: Backend> {
     buffer: &'a mut UnifiedBuffer<B>,
-    queue: Queue<B>,
+    queue: &'a Queue<B>,
     range: Range<u64>,
     access: DeviceAccess,
 }
@@ -133,7 +133,7 @@ pub struct UnifiedOnDevice<'a, B: Backend> {
 impl<'a, B: Backend> UnifiedOnDevice<'a, B> {
     pub(super) fn new(
         buffer: &'a mut UnifiedBuffer<B>,
-        queue: Queue<B>,
+        queue: &'a Queue<B>,
         range: Range<u64>,
         access: DeviceAccess,
     ) -> Self {
@@ -161,7 +161,7 @@ impl<'a, B: Backend> UnifiedOnDevice<'a, B> {
     /// The queue that they are to be given to.
     #[must_use]
     pub fn queue(&self) -> &Queue<B> {
-        &self.queue
+        self.queue
     }
 
     /// The address of the part's first byte by which the device's programs reach it; `None` where they do not use addresses.

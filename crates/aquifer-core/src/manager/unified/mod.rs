@@ -61,7 +61,7 @@ pub enum DeviceAccess {
 ///     let address = on_device.device_address().expect("this device's programs use addresses");
 ///     launch(queue.raw(), address, on_device.size_bytes());
 ///     drop(on_device);
-///     // Waits for the program, and for nothing else that the queue has been given.
+///     // Waits for the program, and for nothing that the queue is given after it.
 ///     Ok(buffer.read()?.as_slice::<f32>()?.to_vec())
 /// }
 /// ```
@@ -263,11 +263,11 @@ impl<B: Backend> UnifiedBuffer<B> {
     ///
     /// [`ErrorKind::InvalidArgument`] if the queue is of another manager; [`ErrorKind::Driver`] if the driver refused, or an earlier copy to
     /// the device has failed (see the type's text); [`ErrorKind::DeviceLost`]; [`ErrorKind::Forked`].
-    pub fn on_device(
-        &mut self,
-        queue: &Queue<B>,
+    pub fn on_device<'a>(
+        &'a mut self,
+        queue: &'a Queue<B>,
         access: DeviceAccess,
-    ) -> Result<UnifiedOnDevice<'_, B>, Error> {
+    ) -> Result<UnifiedOnDevice<'a, B>, Error> {
         self.on_device_range(queue, 0..self.size_bytes(), access)
     }
 
@@ -276,12 +276,12 @@ impl<B: Backend> UnifiedBuffer<B> {
     /// # Errors
     ///
     /// As [`UnifiedBuffer::on_device`]; [`ErrorKind::OutOfBounds`] if the range is not in the buffer.
-    pub fn on_device_range(
-        &mut self,
-        queue: &Queue<B>,
+    pub fn on_device_range<'a>(
+        &'a mut self,
+        queue: &'a Queue<B>,
         range: Range<u64>,
         access: DeviceAccess,
-    ) -> Result<UnifiedOnDevice<'_, B>, Error> {
+    ) -> Result<UnifiedOnDevice<'a, B>, Error> {
         let range = self.part("on_device", range)?;
         self.check_manager("on_device", queue)?;
         let (reads, writes) = match access {
@@ -290,7 +290,7 @@ impl<B: Backend> UnifiedBuffer<B> {
             DeviceAccess::ReadWrite => (true, true),
         };
         self.state.get_mut().begin_device(&self.memory, queue.state(), &range, (reads, writes))?;
-        Ok(UnifiedOnDevice::new(self, queue.clone(), range, access))
+        Ok(UnifiedOnDevice::new(self, queue, range, access))
     }
 
     /// Begins to bring to a side what the other has newer, on `queue`, so that it need not be waited for when it is needed. A hint:

@@ -24,6 +24,8 @@ pub(crate) struct Reach<'a, B: Backend> {
     /// Index of the memory type, if it is a block's.
     pub(crate) memory_type: usize,
     pub(crate) uses: Uses,
+    /// Whether it came as memory of the host, though it may lie in a block.
+    pub(crate) is_host_memory: bool,
     borrow: PhantomData<&'a [u8]>,
 }
 
@@ -46,7 +48,15 @@ impl<'a, B: Backend> Reach<'a, B> {
             None => End::Host(address),
         };
         let memory_type = own.pinned_type().unwrap_or(0);
-        Self { end, bytes, shared, memory_type, uses: Uses::at_home(NO_QUEUE), borrow: PhantomData }
+        Self {
+            end,
+            bytes,
+            shared,
+            memory_type,
+            uses: Uses::at_home(NO_QUEUE),
+            is_host_memory: true,
+            borrow: PhantomData,
+        }
     }
 
     /// A part of an allocation, which the caller has checked.
@@ -62,6 +72,7 @@ impl<'a, B: Backend> Reach<'a, B> {
             shared: Some(allocation.shared_ptr()),
             memory_type: allocation.memory_type(),
             uses: allocation.uses(),
+            is_host_memory: false,
             borrow: PhantomData,
         }
     }
