@@ -3,7 +3,7 @@
 //! A [`Plan`] names memory by address, without owning or borrowing it. It is made here only, from memory that is borrowed
 //! ([`Reach`], [`ReachMut`]) or owned ([`Parts`]), and given to the [`Engine`](crate::transfer::Engine), which promises: it does to the plan's memory
 //! what this module offers and no more, each byte of the destination once, and nothing once it has said that the transfer is over.
-//! So whoever had the memory keeps it as it is until then: [`run`] has it borrowed and does not return before; parts that are owned
+//! So whoever had the memory keeps it as it is until then: [`run`](run()) has it borrowed and does not return before; parts that are owned
 //! stay in the engine until then, whatever becomes of the future, and are [released](Parts::release) then.
 
 mod reach;
