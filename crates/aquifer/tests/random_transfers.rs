@@ -1,14 +1,14 @@
 //! Random transfers on simulated devices that are cancelled and dropped at random times, by a printed seed: nothing stays allocated, nothing is
 //! corrupted, and at most one chunk is copied after a cancellation.
 
+mod simulated;
+
 use aquifer::sim::{Lateness, Sim, SimDesc};
 use aquifer::{
-    Begun, Buffer, CancelToken, Clock, Config, CopyDesc, ErrorKind, MemoryManager, OperationError, Priority,
-    Route, Transfer, VirtualCopyThreads,
+    Begun, Buffer, CancelToken, CopyDesc, ErrorKind, MemoryManager, OperationError, Priority, Route, Transfer,
 };
-use std::time::Duration;
+use simulated::CHUNK_BYTES;
 
-const CHUNK_BYTES: u64 = 64 << 10;
 const BUFFER_BYTES: usize = 200_000;
 const SEEDS: u64 = 20;
 const CANCELS_AND_DROPS_PER_SEED: u32 = 500;
@@ -81,17 +81,6 @@ struct Run {
     stamp: u8,
 }
 
-fn manager(sim: &Sim) -> MemoryManager<Sim> {
-    let clock = sim.clone();
-    let mut config = Config::default();
-    config.reaper = false;
-    config.transfers.copy_threads = 0;
-    config.transfers.chunk_bytes = CHUNK_BYTES;
-    config.transfers.staging_bytes = 6 * CHUNK_BYTES;
-    config.clock = Clock::from_fn(move || Duration::from_nanos(clock.now_ns()));
-    MemoryManager::with_config(sim.clone(), config).unwrap()
-}
-
 /// A transfer that was begun, which all of these are.
 fn begun<T>(answer: Begun<Sim, T>) -> Transfer<Sim, T> {
     answer.unwrap_or_else(|refused| panic!("refused: {refused}"))
@@ -117,7 +106,7 @@ impl Run {
         let desc = SimDesc { lateness, seed, reads_peers: seed.is_multiple_of(2), ..SimDesc::discrete() };
         let first = Sim::new(desc.clone());
         let devices = [first.clone(), first.peer(desc)];
-        let managers = [manager(&devices[0]), manager(&devices[1])];
+        let managers = [simulated::manager(&devices[0]), simulated::manager(&devices[1])];
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         Self { random, devices, managers, idle: Vec::new(), going: Vec::new(), stamp: 0 }
     }
@@ -206,7 +195,7 @@ impl Run {
         let until_ns = self.devices[0].now_ns() + self.random.below(100_000);
         for (sim, manager) in self.devices.iter().zip(&self.managers) {
             let is_done = || sim.now_ns() >= until_ns;
-            VirtualCopyThreads::new(sim, 3, 6_000_000_000).run(&manager.transfers(), is_done);
+            simulated::run(sim, &manager.transfers(), is_done);
         }
     }
 
@@ -244,7 +233,7 @@ impl Run {
         }
         // What was dropped goes on.
         for manager in &self.managers {
-            VirtualCopyThreads::new(&self.devices[0], 3, 6_000_000_000).run(&manager.transfers(), || false);
+            simulated::run(&self.devices[0], &manager.transfers(), || false);
         }
         self.idle.clear();
         for (manager, sim) in self.managers.into_iter().zip(&self.devices) {

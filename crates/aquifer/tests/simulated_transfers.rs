@@ -1,8 +1,9 @@
 //! Transfers on simulated devices: how long they take in virtual time, and what becomes of those that are cancelled.
 
+mod simulated;
+
 use aquifer::sim::{Costs, Sim, SimDesc};
-use aquifer::{Clock, Config, CopyDesc, MemoryManager, Route, Transfers, VirtualCopyThreads};
-use std::time::Duration;
+use aquifer::{CopyDesc, MemoryManager, Route, TransferConfig, Transfers, VirtualCopyThreads};
 
 const LINK: u64 = 55_000_000_000;
 const THREAD: u64 = 6_000_000_000;
@@ -13,12 +14,11 @@ fn desc() -> SimDesc {
     SimDesc { costs, ..SimDesc::discrete() }
 }
 
+/// With chunks as they are by default.
 fn manager(sim: &Sim) -> MemoryManager<Sim> {
-    let clock = sim.clone();
-    let mut config = Config::default();
-    config.reaper = false;
-    config.transfers.copy_threads = 0;
-    config.clock = Clock::from_fn(move || Duration::from_nanos(clock.now_ns()));
+    let (mut config, default) = (simulated::config(sim), TransferConfig::default());
+    config.transfers.chunk_bytes = default.chunk_bytes;
+    config.transfers.staging_bytes = default.staging_bytes;
     MemoryManager::with_config(sim.clone(), config).unwrap()
 }
 

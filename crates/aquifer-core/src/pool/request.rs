@@ -90,7 +90,7 @@ impl LaneKey {
         LaneIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
     }
 
-    #[allow(dead_code, reason = "for transfers, and tests")]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn memory_type(self) -> usize {
         (self.0 >> MEMORY_TYPE_SHIFT & 0xf) as usize
     }

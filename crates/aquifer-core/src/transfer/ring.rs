@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub(crate) const PARTS_PER_CHUNK: usize = 4;
 const ALL_PARTS: u8 = (1 << PARTS_PER_CHUNK) - 1;
 
-/// Which chunk, and which of its parts is the first.
+/// Which chunk, and which of its parts: a bit for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SlotIndex {
     chunk: usize,
