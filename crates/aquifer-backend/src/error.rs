@@ -33,6 +33,10 @@ pub enum ErrorKind {
     TimedOut,
     /// This process was forked from the one that made the manager; only the parent's can call the driver.
     Forked,
+    /// Refused, or kept waiting for too long, since memory is short and the request's priority is too low for that.
+    UnderPressure,
+    /// A sub-budget's hard limit. Freeing something that counts against the same sub-budget can help.
+    LimitReached,
 }
 
 impl ErrorKind {
@@ -51,6 +55,8 @@ impl ErrorKind {
             Self::Cancelled => "cancelled",
             Self::TimedOut => "timed out",
             Self::Forked => "forked process",
+            Self::UnderPressure => "under memory pressure",
+            Self::LimitReached => "limit reached",
         }
     }
 }

@@ -38,12 +38,19 @@
 //! - **transfer**: bytes that the manager brings from one place to another, in **chunks**, by whichever **route** there is.
 //! - **staged**: copied in chunks through pinned memory, since the device cannot reach the other end by itself.
 //! - **peer**: another device of the same backend.
+//! - **pressure**: how short memory is, in five levels; a **source** tells it.
+//! - **sub-budget**: a limit for a part of what a manager allocates.
+//! - **budget group**: processes that share one budget; a **lease** is what one of them may have of it now.
 
 mod error;
+mod pressure;
 mod properties;
 mod queue;
 
 pub use error::{Error, ErrorKind, OutOfMemoryReport, TagUsage};
+pub use pressure::{
+    Descriptor, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
+};
 pub use properties::{Capabilities, Heap, HeapBudget, MemoryFlags, MemoryType, Properties};
 pub use queue::{Command, CopyEnd, Ticket};
 

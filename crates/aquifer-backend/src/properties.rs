@@ -106,6 +106,9 @@ pub struct HeapBudget {
     pub budget_bytes: u64,
     /// How many bytes of the heap could still be had now.
     pub available_bytes: u64,
+    /// How many bytes of the heap this process has now, by the driver's or the system's own count, which knows what has really
+    /// been given back; `None` where neither tells. What others in the process hold counts too.
+    pub process_bytes: Option<u64>,
 }
 
 /// A device's fixed facts.

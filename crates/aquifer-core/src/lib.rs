@@ -29,7 +29,8 @@ mod waiters;
 pub use allocator_api2;
 pub use aquifer_backend::{
     Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, HostMemory,
-    ImportError, MemoryFlags, MemoryType, OutOfMemoryReport, Properties, SyncBackend, TagUsage, Ticket,
+    ImportError, MemoryFlags, MemoryType, OutOfMemoryReport, PressureLevel, PressureNotifier,
+    PressureReading, PressureSource, PressureWake, Properties, SyncBackend, TagUsage, Ticket,
 };
 pub use cancel::CancelToken;
 pub use clock::Clock;

@@ -27,9 +27,15 @@ pub(crate) fn read(
     let available_bytes = facts::memory(root).map_or(heap_size_bytes, |memory| memory.available_bytes);
     let machine =
         Bound { bytes_max: heap_size_bytes, used_bytes: heap_size_bytes.saturating_sub(available_bytes) };
-    let address_space = address_space_bytes_max
-        .map(|bytes_max| Bound { bytes_max, used_bytes: address_space_bytes(root, page_bytes).unwrap_or(0) });
-    lowest(machine, cgroup::bounds(root).into_iter().chain(address_space))
+    let process = process_memory(root, page_bytes);
+    let address_space = address_space_bytes_max.map(|bytes_max| Bound {
+        bytes_max,
+        used_bytes: process.map_or(0, |process| process.address_space_bytes),
+    });
+    HeapBudget {
+        process_bytes: process.and_then(|process| process.resident_bytes),
+        ..lowest(machine, cgroup::bounds(root).into_iter().chain(address_space))
+    }
 }
 
 /// Two minima: the lowest limit and the least room below a limit need not be of the same bound.
@@ -37,17 +43,31 @@ fn lowest(first: Bound, others: impl Iterator<Item = Bound>) -> HeapBudget {
     let one = |bound: Bound| HeapBudget {
         budget_bytes: bound.bytes_max,
         available_bytes: bound.bytes_max.saturating_sub(bound.used_bytes),
+        process_bytes: None,
     };
     others.map(one).fold(one(first), |lowest, bound| HeapBudget {
         budget_bytes: lowest.budget_bytes.min(bound.budget_bytes),
         available_bytes: lowest.available_bytes.min(bound.available_bytes),
+        process_bytes: None,
     })
 }
 
-/// How much address space the process has mapped.
-fn address_space_bytes(root: &Path, page_bytes: u64) -> Option<u64> {
+/// What the process has.
+#[derive(Debug, Clone, Copy)]
+struct ProcessMemory {
+    address_space_bytes: u64,
+    /// Physical memory that is not of files, nor shared: what anonymous mappings, as blocks are, have been given.
+    resident_bytes: Option<u64>,
+}
+
+/// As `/proc/self/statm` has it, in OS pages: size, resident, resident and shared (proc_pid_statm(5)).
+fn process_memory(root: &Path, page_bytes: u64) -> Option<ProcessMemory> {
     let text = facts::read(root, "/proc/self/statm")?;
-    text.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(page_bytes)
+    let mut fields = text.split_whitespace().map(|field| field.parse::<u64>().ok()?.checked_mul(page_bytes));
+    let address_space_bytes = fields.next()??;
+    let resident = fields.next().flatten().zip(fields.next().flatten());
+    let resident_bytes = resident.map(|(resident, shared)| resident.saturating_sub(shared));
+    Some(ProcessMemory { address_space_bytes, resident_bytes })
 }
 
 #[cfg(test)]
@@ -59,7 +79,7 @@ mod tests {
     const TOTAL: u64 = 1000 * 1024;
 
     fn budget(budget_bytes: u64, available_bytes: u64) -> HeapBudget {
-        HeapBudget { budget_bytes, available_bytes }
+        HeapBudget { budget_bytes, available_bytes, process_bytes: None }
     }
 
     #[test]
@@ -108,7 +128,8 @@ mod tests {
     #[test]
     fn address_space_counts_what_is_mapped() {
         let root = tree(&[MEMINFO, ("proc/self/statm", "50 40 30 1 0 5 0\n")]);
-        assert_eq!(read(root.path(), TOTAL, Some(409_600), 4096), budget(409_600, 204_800));
+        let expected = HeapBudget { process_bytes: Some(40_960), ..budget(409_600, 204_800) };
+        assert_eq!(read(root.path(), TOTAL, Some(409_600), 4096), expected);
         for garbled in ["", "x 40", "-1", "18446744073709551615"] {
             let root = tree(&[MEMINFO, ("proc/self/statm", garbled)]);
             assert_eq!(

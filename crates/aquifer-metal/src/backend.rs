@@ -121,7 +121,11 @@ unsafe impl Backend for Metal {
     /// Other processes are not counted. Never fails.
     fn budget(&self, _heap_index: usize) -> Result<HeapBudget, Error> {
         let (recommended, current) = autoreleasepool(|_| self.device.working_set());
-        Ok(HeapBudget { budget_bytes: recommended, available_bytes: recommended.saturating_sub(current) })
+        Ok(HeapBudget {
+            budget_bytes: recommended,
+            available_bytes: recommended.saturating_sub(current),
+            process_bytes: Some(current),
+        })
     }
 
     /// A block that will be cut is a placement heap with one buffer over it; one for a single allocation is a buffer.

@@ -102,6 +102,7 @@ unsafe impl Backend for Sim {
         Ok(HeapBudget {
             budget_bytes: own.budget_bytes(heap_index),
             available_bytes: own.available_bytes(heap_index),
+            process_bytes: Some(own.books.live_bytes_by_heap[heap_index]),
         })
     }
 

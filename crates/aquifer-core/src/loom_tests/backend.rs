@@ -85,7 +85,7 @@ unsafe impl Backend for CountingBackend {
     }
 
     fn budget(&self, _heap_index: usize) -> Result<HeapBudget, Error> {
-        Ok(HeapBudget { budget_bytes: 1 << 30, available_bytes: 1 << 30 })
+        Ok(HeapBudget { budget_bytes: 1 << 30, available_bytes: 1 << 30, process_bytes: None })
     }
 
     fn create_block(&self, _desc: &BlockDesc<'_>) -> Result<(), Error> {

@@ -221,7 +221,7 @@ unsafe impl Backend for Device {
     }
 
     fn budget(&self, _heap_index: usize) -> Result<HeapBudget, Error> {
-        Ok(HeapBudget { budget_bytes: 1 << 40, available_bytes: 1 << 40 })
+        Ok(HeapBudget { budget_bytes: 1 << 40, available_bytes: 1 << 40, process_bytes: None })
     }
 
     fn create_block(&self, desc: &BlockDesc<'_>) -> Result<Block, Error> {
