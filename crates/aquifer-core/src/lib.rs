@@ -10,11 +10,13 @@ mod bell;
 mod calls;
 mod cancel;
 mod clock;
+mod hooks;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod manager;
 mod planted;
 mod pool;
+mod pressure;
 mod range;
 mod range_lock;
 mod raw;
@@ -38,14 +40,18 @@ pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
     DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager,
     MemoryManagerBuilder, MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator,
-    PinnedBuffer, PinnedConfig, Queue, RawBuffer, ReclaimHook, ReclaimRequest, Report, Side, Tracking,
-    Transfer, TransferBuffer, TransferDestination, TransferMemory, TransferSource, Transfers, TypedView,
-    UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy,
-    parse_bytes,
+    PinnedBuffer, PinnedConfig, PressureEvents, PressureListener, PressureMonitor, Queue, RawBuffer,
+    ReclaimHook, ReclaimRequest, Report, Side, Tracking, Transfer, TransferBuffer, TransferDestination,
+    TransferMemory, TransferSource, Transfers, TypedView, UnifiedBuffer, UnifiedOnDevice, UnifiedRead,
+    UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
 pub use pool::{BUCKET_BYTES_MAX, BucketLayout, GRANULE_BYTES};
+pub use pressure::{
+    Admission, GivenBack, PressureConfig, PressureDetail, PressureEvent, PressureResponse,
+    PressureStatistics, SourceState, SourceStatistics,
+};
 pub use statistics::{
     ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, PinnedStatistics, Statistics, Tag, TagStatistics,
 };

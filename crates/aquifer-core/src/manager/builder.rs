@@ -5,6 +5,7 @@ use super::config::{Config, Tracking, ZeroPolicy};
 use super::pinned::PinnedConfig;
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
+use crate::pressure::PressureConfig;
 use aquifer_backend::{Backend, DefaultDevice, Error};
 use std::marker::PhantomData;
 use std::path::PathBuf;
@@ -83,6 +84,12 @@ impl<B: Backend> MemoryManagerBuilder<B> {
     /// [`Config::pinned`].
     pub fn pinned(mut self, limits: PinnedConfig) -> Self {
         self.config.pinned = limits;
+        self
+    }
+
+    /// [`Config::pressure`].
+    pub fn pressure(mut self, pressure: PressureConfig) -> Self {
+        self.config.pressure = pressure;
         self
     }
 

@@ -16,6 +16,7 @@ const DRAIN_WAIT: Duration = Duration::from_secs(10);
 impl<B: Backend> Shared<B> {
     /// Ends allocation and gives back what nobody uses; returns how many pools have nothing live.
     pub(crate) fn close(&self) -> usize {
+        self.pressure.close();
         // What was kept for staging is no leak.
         self.close_transfers();
         let leaks = self.leak_report();

@@ -3,6 +3,7 @@
 use super::pinned::{PinnedConfig, WhenRefused};
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
+use crate::pressure::PressureConfig;
 use crate::transfer::TransferConfig;
 use aquifer_backend::{Error, ErrorKind};
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ pub struct Config {
     pub pinned: PinnedConfig,
     /// How [`Transfers`](crate::Transfers) are done.
     pub transfers: TransferConfig,
+    /// How a [`PressureMonitor`](crate::PressureMonitor) judges and what it does; without one nothing of it holds.
+    pub pressure: PressureConfig,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -87,13 +90,14 @@ impl Default for Config {
             record_to: None,
             pinned: PinnedConfig::DEFAULT,
             transfers: TransferConfig::default(),
+            pressure: PressureConfig::default(),
             clock: Clock::default(),
         }
     }
 }
 
 /// The variables that [`Config::with_environment`] reads.
-pub const ENVIRONMENT_VARIABLES: [(&str, &str); 13] = [
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 14] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
     ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
@@ -110,6 +114,10 @@ pub const ENVIRONMENT_VARIABLES: [(&str, &str); 13] = [
     ("AQUIFER_PINNED_REFUSED", "error or unlocked: what comes where the driver locks no more memory"),
     ("AQUIFER_COPY_THREADS", "threads that copy for transfers: the number of processors, at most 8; 0: none"),
     ("AQUIFER_STAGING_BYTES", "the most pinned memory to stage transfers through: 64M"),
+    (
+        "AQUIFER_PRESSURE_THRESHOLDS",
+        "shares of a limit at which moderate, warning, critical and emergency begin: 0.85,0.90,0.95,0.98",
+    ),
 ];
 
 impl Config {
@@ -189,6 +197,12 @@ impl Config {
         if let Some((name, value)) = read("AQUIFER_STAGING_BYTES") {
             self.transfers.staging_bytes = parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?;
         }
+        if let Some((name, value)) = read("AQUIFER_PRESSURE_THRESHOLDS") {
+            let shares: Option<Vec<f64>> = value.split(',').map(|share| share.trim().parse().ok()).collect();
+            self.pressure.thresholds =
+                shares.and_then(|shares| shares.try_into().ok()).ok_or_else(|| nonsense(name, &value))?;
+            self.pressure.check().map_err(|error| nonsense(name, &value).with_source(error))?;
+        }
         Ok(self)
     }
 }
@@ -253,6 +267,7 @@ mod tests {
             ("AQUIFER_PINNED_REFUSED", "unlocked"),
             ("AQUIFER_COPY_THREADS", "3"),
             ("AQUIFER_STAGING_BYTES", "8M"),
+            ("AQUIFER_PRESSURE_THRESHOLDS", "0.5, 0.6,0.7,0.8"),
         ])
         .unwrap();
         assert_eq!(config.budget_bytes, Some(2 << 30));
@@ -261,6 +276,10 @@ mod tests {
         assert_eq!(config.idle_decay, Some(Duration::from_millis(250)));
         assert_eq!(config.purgeable_after, Some(Duration::from_millis(100)));
         assert_eq!((config.transfers.copy_threads, config.transfers.staging_bytes), (3, 8 << 20));
+        assert_eq!(config.pressure.thresholds, [0.5, 0.6, 0.7, 0.8]);
+        for bad in ["0.5,0.6,0.7", "0.5,0.6,0.7,0.8,0.9", "0.4,0.6,0.7,0.8", "0.6,0.5,0.7,0.8"] {
+            assert!(with(&[("AQUIFER_PRESSURE_THRESHOLDS", bad)]).is_err(), "{bad}");
+        }
         let pinned = PinnedConfig::DEFAULT.count_max(3).bytes_max(1 << 20);
         assert_eq!(config.pinned, pinned.when_refused(WhenRefused::UseUnlocked));
         let off = with(&[("AQUIFER_PURGEABLE_AFTER_MS", "off"), ("AQUIFER_IDLE_DECAY_MS", "off")]).unwrap();

@@ -289,6 +289,8 @@ impl<B: Backend> Shared<B> {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
                 growing.log.done("create_block", desc.bytes);
+                let reserved_bytes = self.ledgers[growing.heap_index].reserved_bytes();
+                self.pressure.growth.grew(growing.heap_index, reserved_bytes);
                 Ok(block)
             }
             Err(refusal) => {

@@ -1,6 +1,6 @@
 //! Who wants to know of every allocation and free: the tracker of live allocations, and a recorder.
 //!
-//! While nobody does, the hot path reads one flag. An allocation is told after its place was handed out and a free
+//! While nobody does, the hot path reads one word of flags, which also says whether requests are kept back for want of memory. An allocation is told after its place was handed out and a free
 //! before its place goes back, so that of one place the events are in order.
 //!
 //! Recorders write to the user's writers. No lock of the manager is held meanwhile, and what a writer itself allocates or
@@ -10,7 +10,7 @@ use super::config::Tracking;
 use crate::pool::{Place, Request};
 use crate::range::QueueIndex;
 use crate::statistics::Tag;
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::{AtomicU8, Ordering};
 use crate::trace::{EventSink, PlaceKey};
 use parking_lot::Mutex;
 use std::backtrace::Backtrace;
@@ -51,8 +51,14 @@ impl Drop for Telling {
     }
 }
 
+/// Somebody is told of allocations and frees.
+const TOLD: u8 = 1;
+/// Some new requests are kept back.
+const GATED: u8 = 2;
+
 pub(crate) struct Observers {
-    is_active: AtomicBool,
+    /// [`TOLD`] and [`GATED`]: one word for all that keeps allocations from the hot path.
+    watched: AtomicU8,
     tracking: Tracking,
     tracked: Mutex<HashMap<PlaceKey, TrackedAllocation>>,
     recorders: Mutex<Arc<[Arc<dyn EventSink>]>>,
@@ -61,7 +67,7 @@ pub(crate) struct Observers {
 impl Observers {
     pub(crate) fn new(tracking: Tracking) -> Self {
         Self {
-            is_active: AtomicBool::new(tracking != Tracking::Off),
+            watched: AtomicU8::new(if tracking == Tracking::Off { 0 } else { TOLD }),
             tracking,
             tracked: Mutex::new(HashMap::new()),
             recorders: Mutex::new(Arc::new([])),
@@ -70,13 +76,31 @@ impl Observers {
 
     #[inline]
     pub(crate) fn are_active(&self) -> bool {
-        self.is_active.load(Ordering::Relaxed)
+        self.watched.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether allocations must pass the gate.
+    pub(crate) fn are_gated(&self) -> bool {
+        self.watched.load(Ordering::Acquire) & GATED != 0
+    }
+
+    /// Sends allocations past the gate, or no longer.
+    pub(crate) fn set_gated(&self, is_gated: bool) {
+        self.set(GATED, is_gated);
+    }
+
+    fn set(&self, flag: u8, is_set: bool) {
+        if is_set {
+            self.watched.fetch_or(flag, Ordering::Release);
+        } else {
+            self.watched.fetch_and(!flag, Ordering::Release);
+        }
     }
 
     pub(crate) fn attach(&self, sink: Arc<dyn EventSink>) {
         let mut recorders = self.recorders.lock();
         *recorders = recorders.iter().cloned().chain([sink]).collect();
-        self.is_active.store(true, Ordering::Relaxed);
+        self.set(TOLD, true);
     }
 
     /// Ends the telling of a sink. An event that is just being told may still arrive.
@@ -85,7 +109,7 @@ impl Observers {
         // Dropped after the lock: it may hold the last share of the sink, and with it the user's writer.
         let before = Arc::clone(&recorders);
         *recorders = before.iter().filter(|other| !Arc::ptr_eq(other, sink)).cloned().collect();
-        self.is_active.store(self.tracking != Tracking::Off || !recorders.is_empty(), Ordering::Relaxed);
+        self.set(TOLD, self.tracking != Tracking::Off || !recorders.is_empty());
         drop(recorders);
     }
 

@@ -3,7 +3,12 @@
 use super::kinds::MemoryKind;
 use crate::pool::GRANULE_BYTES;
 use crate::statistics::Tag;
+use crate::transfer::Priority;
 
+// One byte: the kind, the priority, and whether it is zeroed.
+const KIND_MASK: u8 = 0b11;
+const PRIORITY_SHIFT: u32 = 4;
+const PRIORITY_MASK: u8 = 0b11 << PRIORITY_SHIFT;
 const ZEROED_BIT: u8 = 1 << 7;
 const PINNED: u8 = MemoryKind::Pinned as u8;
 const UNIFIED: u8 = MemoryKind::Unified as u8;
@@ -19,8 +24,8 @@ pub struct MemoryOptions {
     /// In bytes, as asked for, right or wrong; what is too large for the field is wrong in any case.
     alignment: u32,
     pub(crate) tag: Tag,
-    /// [`ZEROED_BIT`], and the kind below it: one byte, so that the whole stays one word.
-    kind_and_zeroed: u8,
+    /// One byte for three, so that the whole stays one word.
+    kind_and_more: u8,
     /// Whether nothing but a tag is asked for, so that the hot path need look at one field only.
     pub(crate) is_plain: bool,
 }
@@ -36,7 +41,7 @@ impl MemoryOptions {
     pub const DEFAULT: Self = Self {
         tag: Tag::UNTAGGED,
         alignment: GRANULE_BYTES as u32,
-        kind_and_zeroed: MemoryKind::Device as u8,
+        kind_and_more: MemoryKind::Device as u8,
         is_plain: true,
     };
 
@@ -73,22 +78,43 @@ impl MemoryOptions {
     #[must_use]
     pub const fn zeroed(self, is_zeroed: bool) -> Self {
         let zeroed = if is_zeroed { ZEROED_BIT } else { 0 };
-        Self { kind_and_zeroed: self.kind_and_zeroed & !ZEROED_BIT | zeroed, ..self }.classified()
+        Self { kind_and_more: self.kind_and_more & !ZEROED_BIT | zeroed, ..self }.classified()
     }
 
     /// In memory of this kind.
     #[must_use]
     pub const fn kind(self, kind: MemoryKind) -> Self {
-        Self { kind_and_zeroed: self.kind_and_zeroed & ZEROED_BIT | kind as u8, ..self }.classified()
+        Self { kind_and_more: self.kind_and_more & !KIND_MASK | kind as u8, ..self }.classified()
+    }
+
+    /// How much it matters while memory is short: what becomes of each priority says
+    /// [`PressureResponse::admission`](crate::PressureResponse::admission). Normal by default. Costs nothing otherwise.
+    #[must_use]
+    pub const fn priority(self, priority: Priority) -> Self {
+        // So that normal, which most are, is 0.
+        let bits = match priority {
+            Priority::Normal => 0,
+            Priority::Low => 1,
+            Priority::High => 2,
+        };
+        Self { kind_and_more: self.kind_and_more & !PRIORITY_MASK | bits << PRIORITY_SHIFT, ..self }
+    }
+
+    pub(crate) const fn request_priority(self) -> Priority {
+        match (self.kind_and_more & PRIORITY_MASK) >> PRIORITY_SHIFT {
+            1 => Priority::Low,
+            2 => Priority::High,
+            _ => Priority::Normal,
+        }
     }
 
     pub(crate) const fn is_zeroed(self) -> bool {
-        self.kind_and_zeroed & ZEROED_BIT != 0
+        self.kind_and_more & ZEROED_BIT != 0
     }
 
     #[inline]
     pub(crate) const fn memory_kind(self) -> MemoryKind {
-        match self.kind_and_zeroed & !ZEROED_BIT {
+        match self.kind_and_more & KIND_MASK {
             PINNED => MemoryKind::Pinned,
             UNIFIED => MemoryKind::Unified,
             _ => MemoryKind::Device,
@@ -100,7 +126,7 @@ impl MemoryOptions {
     }
 
     const fn classified(self) -> Self {
-        let is_plain = self.kind_and_zeroed == MemoryKind::Device as u8
+        let is_plain = self.kind_and_more & (KIND_MASK | ZEROED_BIT) == MemoryKind::Device as u8
             && self.alignment.is_power_of_two()
             && self.alignment_bytes() <= GRANULE_BYTES;
         Self { is_plain, ..self }
@@ -119,6 +145,15 @@ mod tests {
                 let options = MemoryOptions::ZEROED.kind(kind).zeroed(is_zeroed).alignment(64).tag(Tag(7));
                 assert_eq!((options.memory_kind(), options.is_zeroed()), (kind, is_zeroed));
                 assert_eq!((options.alignment_bytes(), options.tag), (64, Tag(7)));
+                for priority in [Priority::Low, Priority::Normal, Priority::High] {
+                    let options = options.priority(Priority::Low).priority(priority);
+                    assert_eq!((options.memory_kind(), options.is_zeroed()), (kind, is_zeroed));
+                    assert_eq!(
+                        (options.request_priority(), options.zeroed(is_zeroed).kind(kind)),
+                        (priority, options)
+                    );
+                    assert_eq!(options.is_plain, kind == MemoryKind::Device && !is_zeroed);
+                }
                 assert_eq!(options.is_plain, kind == MemoryKind::Device && !is_zeroed);
                 assert_eq!(options.zeroed(is_zeroed).kind(kind), options);
             }

@@ -30,6 +30,7 @@ impl<B: Backend> Shared<B> {
             imported_block_count: self.imported.count(),
             pinned: self.pinned.registry().statistics(),
             transfers: self.transfers.statistics(self),
+            pressure: self.pressure.statistics(&self.config.clock),
             ..Statistics::default()
         };
         for ledger in &self.ledgers {

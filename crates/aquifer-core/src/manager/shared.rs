@@ -11,6 +11,7 @@ use super::ledger::Ledger;
 use super::observers::Observers;
 use super::options::MemoryOptions;
 use super::pinned::{self, Pinned};
+use super::pressure::PressureState;
 use super::purgeable::PurgeableCounters;
 use super::queues::Queues;
 use super::raw_handle::RawTable;
@@ -62,6 +63,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Buffers that are out as numbers. Shared, since it must outlast the buffer that was put in last.
     pub(crate) raw_buffers: Arc<RawTable<Buffer<B>>>,
     pub(crate) reclaim: Arc<ReclaimHooks>,
+    /// Shared, since a monitor's handle may outlast the manager.
+    pub(super) pressure: Arc<PressureState>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) reaper: Reaper,
     /// Whether threads are kept out of their caches, since somebody waits for memory.
@@ -87,6 +90,7 @@ pub(crate) struct Shared<B: Backend> {
 
 impl<B: Backend> Shared<B> {
     pub(crate) fn new(backend: B, config: Config) -> Result<Self, Error> {
+        config.pressure.check()?;
         let properties = backend.properties();
         let mut ledgers = Vec::with_capacity(properties.heaps.len());
         for heap_index in 0..properties.heaps.len() {
@@ -130,6 +134,7 @@ impl<B: Backend> Shared<B> {
             transfers: Engine::default(),
             raw_buffers: RawTable::new(),
             reclaim: ReclaimHooks::new(),
+            pressure: Arc::new(PressureState::new(backend.properties().heaps.len())),
             bell,
             reaper: Reaper::default(),
             are_caches_held: Mutex::new(Rank::Hold, false),
@@ -184,6 +189,16 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn tick_waiters(&self) {
         self.bell.waiters.tick(self.config.clock.now_ms());
         self.hold_caches_for_waiters();
+    }
+
+    /// Keeps a request back while memory is short, if its priority is to be. Who waits in line passes the gate before it joins.
+    #[cold]
+    fn pass_gate(&self, options: MemoryOptions, in_flight: InFlight) -> Result<(), Error> {
+        let patience = match in_flight {
+            InFlight::Wait => self.config.in_flight_wait,
+            InFlight::Fail => return Ok(()),
+        };
+        self.pressure.gate.pass(options.request_priority(), patience)
     }
 
     /// Brings what threads have freed while queues used it to where it gets its markers.
@@ -286,6 +301,9 @@ fn allocate_of_any_kind<B: Backend>(
     options: MemoryOptions,
     in_flight: InFlight,
 ) -> Result<(Place, Request), Error> {
+    if owner.observers.are_gated() {
+        owner.pass_gate(options, in_flight)?;
+    }
     let place = match options.memory_kind() {
         MemoryKind::Device => allocate_slow(owner, home, bytes, options, in_flight)?,
         _ => allocate_of_kind_slow(owner, &mut home, bytes, options, in_flight)?,

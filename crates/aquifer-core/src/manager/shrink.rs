@@ -9,6 +9,7 @@ use crate::range::IdleBlock;
 use crate::raw::allocation::{destroy_block, release_range};
 use crate::sync::Ordering;
 use aquifer_backend::{Backend, Capabilities, DestroyError};
+use std::time::Duration;
 
 /// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
 const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
@@ -187,18 +188,29 @@ impl<B: Backend> Shared<B> {
         bytes
     }
 
-    /// What age does to blocks that hold nothing. Returns the bytes given back.
+    /// What age does to blocks that hold nothing, as the configuration says. Returns the bytes given back.
     pub(super) fn release_decayed(&self, growing: &mut Growing<'_, B::Block>) -> u64 {
+        self.release_older(growing, self.config.idle_decay, self.config.purgeable_after)
+    }
+
+    /// Gives back blocks that have held nothing for so long, and makes those purgeable that have for so long. Returns the bytes given
+    /// back.
+    pub(super) fn release_older(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        idle_decay: Option<Duration>,
+        purgeable_after: Option<Duration>,
+    ) -> u64 {
         let now_ms = self.config.clock.now_ms();
-        let latest = |age: std::time::Duration| now_ms.checked_sub(age.as_millis() as u64);
+        let latest = |age: Duration| now_ms.checked_sub(age.as_millis() as u64);
         let mut bytes = 0;
-        if let Some(latest) = self.config.idle_decay.and_then(latest) {
+        if let Some(latest) = idle_decay.and_then(latest) {
             let has_decayed = |idle: &IdleBlock| idle.since.time_ms <= latest;
             let purgeable = growing.purgeable.take_oldest(has_decayed);
             let idle = growing.pool.release_idle(|idle, _| has_decayed(idle));
             bytes = self.destroy(growing, Leaving { purgeable, idle });
         }
-        if let Some(latest) = self.config.purgeable_after.and_then(latest) {
+        if let Some(latest) = purgeable_after.and_then(latest) {
             self.make_purgeable(growing, |idle| idle.since.time_ms <= latest);
         }
         bytes

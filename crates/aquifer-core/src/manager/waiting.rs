@@ -37,7 +37,11 @@ pub struct AllocateAsync<B: Backend> {
     options: MemoryOptions,
     timeout: Option<Duration>,
     token: Option<CancelToken>,
-    line: Option<InLine>,
+    /// From the first poll on.
+    deadline_ms: Option<Option<u64>>,
+    registration: Option<Registration>,
+    line: Option<WaiterId>,
+    is_queued: bool,
     has_answered: bool,
     /// Only backends that may be shared between threads have one, which the future's type need not say.
     start_reaper: fn(&MemoryManager<B>) -> Result<(), Error>,
@@ -45,12 +49,6 @@ pub struct AllocateAsync<B: Backend> {
 
 /// How long the rest of the line waits for one whose turn it is.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(100);
-
-struct InLine {
-    id: WaiterId,
-    deadline_ms: Option<u64>,
-    registration: Option<Registration>,
-}
 
 impl<B: Backend> fmt::Debug for AllocateAsync<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,7 +75,10 @@ impl<B: Backend> MemoryManager<B> {
             options: MemoryOptions::DEFAULT,
             timeout: None,
             token: None,
+            deadline_ms: None,
+            registration: None,
             line: None,
+            is_queued: false,
             has_answered: false,
             start_reaper: MemoryManager::start_reaper,
         }
@@ -155,6 +156,18 @@ impl<B: Backend> AllocateAsync<B> {
         if self.is_foreign {
             return Poll::Ready(Err(foreign("allocate_async")));
         }
+        let deadline_ms = self.deadline_ms();
+        let is_late = |now_ms: u64| deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
+        let priority = self.options.request_priority();
+        if !self.manager.owner.pressure.gate.poll(priority, context.waker(), &mut self.is_queued)? {
+            // Not in the line, where it would be in the way of those that the gate lets pass.
+            self.leave();
+            if self.is_cancelled(context) {
+                return Poll::Ready(Err(self.cancelled()));
+            }
+            let now_ms = self.manager.owner.config.clock.now_ms();
+            return if is_late(now_ms) { Poll::Ready(Err(self.timed_out(None))) } else { Poll::Pending };
+        }
         if self.line.is_none() {
             // Past those who wait there is no way, unless all of them have stepped aside; or for a reclaim callback, which may
             // run on behalf of one of them, and would wait for itself.
@@ -168,20 +181,20 @@ impl<B: Backend> AllocateAsync<B> {
             if let Err(error) = (self.start_reaper)(&self.manager) {
                 return Poll::Ready(Err(error));
             }
-            self.join();
+            self.join(deadline_ms);
         }
         for _ in 0..TRIES_PER_POLL {
             if self.is_cancelled(context) {
                 return Poll::Ready(Err(self.cancelled()));
             }
             let owner = &self.manager.owner;
-            let InLine { id, deadline_ms, .. } = *self.line.as_ref().expect("in line since above");
+            let id = self.line.expect("in line since above");
             let now_ms = owner.config.clock.now_ms();
             // Nobody may have ticked for the line while it was aside.
             let came_back = || owner.bell.wake_reaper();
             let is_turn = owner.bell.waiters.poll_turn_or_come_back(id, now_ms, context.waker(), came_back);
             owner.hold_caches_for_waiters();
-            let is_late = deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
+            let is_late = is_late(now_ms);
             if is_turn {
                 let turn = Turn { manager: &self.manager, id, has_rested: false };
                 match self.attempt() {
@@ -211,21 +224,24 @@ impl<B: Backend> AllocateAsync<B> {
             .map(Buffer::new)
     }
 
-    fn join(&mut self) {
-        let owner = &self.manager.owner;
+    fn deadline_ms(&mut self) -> Option<u64> {
+        let clock = &self.manager.owner.config.clock;
         let after = |timeout: Duration| {
-            owner.config.clock.now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
+            clock.now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
         };
-        let deadline_ms = self.timeout.map(after);
-        let id = owner.bell.waiters.join(deadline_ms);
-        self.line = Some(InLine { id, deadline_ms, registration: None });
+        *self.deadline_ms.get_or_insert_with(|| self.timeout.map(after))
+    }
+
+    fn join(&mut self, deadline_ms: Option<u64>) {
+        let owner = &self.manager.owner;
+        self.line = Some(owner.bell.waiters.join(deadline_ms));
         owner.hold_caches_for_waiters();
         owner.bell.wake_reaper();
     }
 
     fn is_cancelled(&mut self, context: &Context<'_>) -> bool {
-        let (Some(token), Some(line)) = (&self.token, &mut self.line) else { return false };
-        token.poll_cancelled(context.waker(), &mut line.registration)
+        let Some(token) = &self.token else { return false };
+        token.poll_cancelled(context.waker(), &mut self.registration)
     }
 
     fn cancelled(&self) -> Error {
@@ -243,8 +259,7 @@ impl<B: Backend> AllocateAsync<B> {
     }
 
     fn leave(&mut self) {
-        if let Some(InLine { id, registration, .. }) = self.line.take() {
-            drop(registration);
+        if let Some(id) = self.line.take() {
             self.manager.owner.bell.waiters.leave(id);
             self.manager.owner.hold_caches_for_waiters();
         }
@@ -282,6 +297,7 @@ impl<B: Backend> Future for AllocateAsync<B> {
         let answer = this.poll_inner(context);
         if answer.is_ready() {
             this.has_answered = true;
+            this.registration = None;
             this.leave();
         }
         answer

@@ -385,6 +385,25 @@ impl Pool {
         state.allowance.set_requests(counted + in_caches);
     }
 
+    /// How often something was allocated or freed so far.
+    pub(crate) fn request_count(&self) -> u64 {
+        let caches = self.thread_caches();
+        let in_caches = caches.iter().map(|cache| cache.allocation_count() + cache.free_count()).sum::<u64>();
+        let state = self.state.lock();
+        in_caches + state.classes.iter().map(|class| class.sums.allocations + class.sums.frees).sum::<u64>()
+    }
+
+    /// Bytes of blocks that hold nothing and are kept for whoever comes.
+    pub(crate) fn idle_bytes_kept(&self) -> u64 {
+        self.state.lock().ranges.idle_bytes()
+    }
+
+    /// The same, and those that are set aside.
+    pub(crate) fn idle_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.ranges.idle_bytes() + state.ranges.aside_bytes()
+    }
+
     /// The caches that threads have of this pool, of all lanes, to read.
     pub(crate) fn thread_caches(&self) -> Vec<Arc<ThreadCache>> {
         self.registry.lock().caches.clone()

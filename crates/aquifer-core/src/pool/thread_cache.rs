@@ -447,6 +447,11 @@ impl ThreadCache {
         self.classes.iter().map(|cell| read(&cell.allocations)).sum()
     }
 
+    /// How many frees there were, over all classes.
+    pub(crate) fn free_count(&self) -> u64 {
+        self.classes.iter().map(|cell| read(&cell.frees)).sum()
+    }
+
     /// The entries that wait for queues.
     pub(crate) fn quarantined_entries(&self) -> Vec<Entry> {
         self.quarantined().collect()

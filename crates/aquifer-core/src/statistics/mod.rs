@@ -8,6 +8,7 @@ mod tally;
 pub use bucket::MemoryBucket;
 pub use pinned::PinnedStatistics;
 
+use crate::pressure::PressureStatistics;
 use crate::transfer::TransferStatistics;
 
 pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
@@ -179,6 +180,8 @@ pub struct Statistics {
     pub pinned: PinnedStatistics,
     /// Transfers, route by route.
     pub transfers: TransferStatistics,
+    /// How short memory was, and what was done about it.
+    pub pressure: PressureStatistics,
     /// The most that may be reserved.
     pub budget_bytes: u64,
     /// Allocations so far.

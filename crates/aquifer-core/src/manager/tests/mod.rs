@@ -5,6 +5,7 @@ mod device;
 mod pinned;
 mod pinned_host;
 mod preallocate;
+mod pressure;
 mod purgeable;
 mod views;
 

@@ -1,0 +1,78 @@
+//! Who is told of events: the log, streams, listeners.
+
+use super::stream::{EventQueue, PressureEvents};
+use crate::hooks::{HookGuard, Hooks};
+use crate::pressure::PressureEvent;
+use crate::sync::{AtomicBool, Ordering};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+/// Everybody who listens, and what they are still to be told.
+pub(super) struct Told {
+    listeners: Arc<Hooks<PressureEvent>>,
+    streams: Mutex<Vec<Weak<EventQueue>>>,
+    pending: Mutex<VecDeque<PressureEvent>>,
+    is_telling: AtomicBool,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            listeners: Hooks::new("pressure listener"),
+            streams: Mutex::default(),
+            pending: Mutex::default(),
+            is_telling: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Told {
+    pub(super) fn listen(
+        &self,
+        listener: impl Fn(&PressureEvent) + Send + Sync + 'static,
+    ) -> HookGuard<PressureEvent> {
+        self.listeners.register(0, listener)
+    }
+
+    pub(super) fn stream(&self) -> PressureEvents {
+        let queue = Arc::new(EventQueue::default());
+        let mut streams = self.streams.lock();
+        streams.retain(|stream| stream.strong_count() > 0);
+        streams.push(Arc::downgrade(&queue));
+        drop(streams);
+        PressureEvents::new(queue)
+    }
+
+    /// How often a listener has panicked.
+    pub(super) fn panic_count(&self) -> u64 {
+        self.listeners.panics()
+    }
+
+    /// Tells everybody, one event after the other. If this thread, or another, is telling, that one tells these too.
+    pub(super) fn tell(&self, events: Vec<PressureEvent>) {
+        self.pending.lock().extend(events);
+        while !self.pending.lock().is_empty() && !self.is_telling.swap(true, Ordering::AcqRel) {
+            self.tell_pending();
+            // Others may have left theirs to this thread just before.
+            self.is_telling.store(false, Ordering::Release);
+        }
+    }
+
+    fn tell_pending(&self) {
+        loop {
+            let event = self.pending.lock().pop_front();
+            let Some(event) = event else { break };
+            super::monitor::log(&event);
+            let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
+            crate::calls::wake_all(streams.iter().filter_map(|stream| stream.push(&event)));
+            self.listeners.run_next(None, 0, |_| event);
+        }
+    }
+
+    /// There will be no more.
+    pub(super) fn end(&self) {
+        let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
+        crate::calls::wake_all(streams.iter().filter_map(|stream| stream.end()));
+    }
+}
