@@ -1,18 +1,18 @@
-//! The memory limits of the control groups this process is in, versions 1 and 2.
+//! The control groups this process is in, versions 1 and 2, and what their files say of memory.
 //!
 //! A process is in one group per hierarchy, named in `/proc/self/cgroup`. Every group from there up to the top limits
-//! it, so each one's limit is a [`Bound`]. Where a hierarchy is mounted stands in `/proc/self/mountinfo`; a container
-//! often sees only a part of it, whose top is then the container's own group.
-//!
-//! Anything absent or garbled is no limit.
+//! it. Where a hierarchy is mounted stands in `/proc/self/mountinfo`; a container often sees only a part of it, whose top is then
+//! the container's own group.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::budget::Bound;
 use crate::facts;
 
 /// The names of one version's files.
-struct Version {
+#[derive(Debug)]
+pub(crate) struct Version {
     file_system: &'static str,
     /// The option by which the right one of several mounts is known.
     mount_option: Option<&'static str>,
@@ -25,7 +25,7 @@ struct Version {
     inactive_file: &'static str,
 }
 
-const VERSION_1: Version = Version {
+static VERSION_1: Version = Version {
     file_system: "cgroup",
     mount_option: Some("memory"),
     mount_point_default: "/sys/fs/cgroup/memory",
@@ -34,7 +34,7 @@ const VERSION_1: Version = Version {
     inactive_file: "total_inactive_file",
 };
 
-const VERSION_2: Version = Version {
+static VERSION_2: Version = Version {
     file_system: "cgroup2",
     mount_option: None,
     mount_point_default: "/sys/fs/cgroup",
@@ -44,11 +44,18 @@ const VERSION_2: Version = Version {
     inactive_file: "inactive_file",
 };
 
-/// All limits that bind this process.
-pub(crate) fn bounds(root: &Path) -> Vec<Bound> {
-    let groups = facts::read(root, "/proc/self/cgroup").unwrap_or_default();
-    let mut bounds = Vec::new();
-    for line in groups.lines() {
+/// One control group that can be seen from here.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    folder: PathBuf,
+    version: &'static Version,
+}
+
+/// The groups that bind this process: its own of each hierarchy that may have memory's files, each followed by those above it.
+pub(crate) fn groups(root: &Path) -> Vec<Group> {
+    let lines = facts::read(root, "/proc/self/cgroup").unwrap_or_default();
+    let mut groups = Vec::new();
+    for line in lines.lines() {
         // hierarchy:controllers:group, and the group may hold further colons.
         let mut fields = line.splitn(3, ':');
         let (Some(hierarchy), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next())
@@ -62,9 +69,54 @@ pub(crate) fn bounds(root: &Path) -> Vec<Bound> {
         } else {
             continue;
         };
-        bounds.extend(levels(root, version, Path::new(group)).filter_map(|level| bound(&level, version)));
+        let folders = levels(root, version, Path::new(group));
+        groups.extend(folders.map(|folder| Group { folder, version }));
     }
-    bounds
+    groups
+}
+
+/// All limits that bind this process. Anything absent or garbled is no limit.
+pub(crate) fn bounds(root: &Path) -> Vec<Bound> {
+    groups(root).iter().filter_map(Group::bound).collect()
+}
+
+impl Group {
+    /// A file of the group's.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// What is used and could not be had at once, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or is garbled. Without `memory.stat` nothing is known to be droppable.
+    pub(crate) fn used_bytes(&self) -> io::Result<u64> {
+        let used_bytes = self.number(self.version.usage)?.unwrap_or(0);
+        // The kernel counts file contents as used but drops those not used lately as soon as memory is wanted.
+        let stat = std::fs::read_to_string(self.file("memory.stat")).unwrap_or_default();
+        let droppable_bytes = stat.lines().find_map(|line| {
+            line.strip_prefix(self.version.inactive_file)?.strip_prefix(' ')?.trim().parse::<u64>().ok()
+        });
+        Ok(used_bytes.saturating_sub(droppable_bytes.unwrap_or(0)))
+    }
+
+    fn bound(&self) -> Option<Bound> {
+        let limits = self.version.limits.iter().filter_map(|name| self.number(name).ok().flatten());
+        Some(Bound { bytes_max: limits.min()?, used_bytes: self.used_bytes().unwrap_or(0) })
+    }
+
+    /// The number in a file; `None` if it says "max", which is none.
+    fn number(&self, name: &str) -> io::Result<Option<u64>> {
+        let text = std::fs::read_to_string(self.file(name))?;
+        match text.trim() {
+            "max" => Ok(None),
+            digits => digits.parse().map(Some).map_err(|_| {
+                let path = self.file(name);
+                io::Error::new(io::ErrorKind::InvalidData, format!("{} says {text:?}", path.display()))
+            }),
+        }
+    }
 }
 
 /// The folders of a group and of all groups above it that can be seen.
@@ -98,23 +150,6 @@ fn mount(root: &Path, version: &Version, group: &Path) -> Option<(PathBuf, PathB
             && !mount_point.contains('\\');
         is_ours.then(|| (mount_point.into(), mount_root.into()))
     })
-}
-
-/// The limit of one group; `None` if it has none.
-fn bound(level: &Path, version: &Version) -> Option<Bound> {
-    // "max" is no number, and no limit.
-    let number = |name: &str| std::fs::read_to_string(level.join(name)).ok()?.trim().parse::<u64>().ok();
-    let bytes_max = version.limits.iter().filter_map(|name| number(name)).min()?;
-    // The kernel counts file contents as used but drops those not used lately as soon as memory is wanted.
-    let stat = std::fs::read_to_string(level.join("memory.stat")).unwrap_or_default();
-    let droppable_bytes = stat
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix(version.inactive_file)?.strip_prefix(' ')?.trim().parse::<u64>().ok()
-        })
-        .unwrap_or(0);
-    let used_bytes = number(version.usage).unwrap_or(0).saturating_sub(droppable_bytes);
-    Some(Bound { bytes_max, used_bytes })
 }
 
 #[cfg(test)]
