@@ -65,6 +65,7 @@ pub mod numa;
 mod options;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod pinned;
+pub mod pressure;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod queue;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
