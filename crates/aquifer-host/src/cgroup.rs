@@ -25,7 +25,7 @@ pub(crate) struct Version {
     inactive_file: &'static str,
 }
 
-static VERSION_1: Version = Version {
+pub(crate) static VERSION_1: Version = Version {
     file_system: "cgroup",
     mount_option: Some("memory"),
     mount_point_default: "/sys/fs/cgroup/memory",
@@ -34,7 +34,7 @@ static VERSION_1: Version = Version {
     inactive_file: "total_inactive_file",
 };
 
-static VERSION_2: Version = Version {
+pub(crate) static VERSION_2: Version = Version {
     file_system: "cgroup2",
     mount_option: None,
     mount_point_default: "/sys/fs/cgroup",
@@ -44,11 +44,24 @@ static VERSION_2: Version = Version {
     inactive_file: "inactive_file",
 };
 
+#[cfg(target_os = "linux")]
+impl Version {
+    /// For messages.
+    pub(crate) fn in_words(&self) -> &'static str {
+        if self.mount_option.is_none() { "cgroup v2" } else { "cgroup v1" }
+    }
+
+    /// The names of the files with limits, for messages.
+    pub(crate) fn limits_in_words(&self) -> String {
+        self.limits.join(", ")
+    }
+}
+
 /// One control group that can be seen from here.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
-    folder: PathBuf,
-    version: &'static Version,
+    pub(crate) folder: PathBuf,
+    pub(crate) version: &'static Version,
 }
 
 /// The groups that bind this process: its own of each hierarchy that may have memory's files, each followed by those above it.
@@ -75,6 +88,12 @@ pub(crate) fn groups(root: &Path) -> Vec<Group> {
     groups
 }
 
+/// The groups of one version, the process's own first.
+#[cfg(target_os = "linux")]
+pub(crate) fn groups_of(root: &Path, version: &Version) -> Vec<Group> {
+    groups(root).into_iter().filter(|group| std::ptr::eq(group.version, version)).collect()
+}
+
 /// All limits that bind this process. Anything absent or garbled is no limit.
 pub(crate) fn bounds(root: &Path) -> Vec<Bound> {
     groups(root).iter().filter_map(Group::bound).collect()
@@ -84,6 +103,24 @@ impl Group {
     /// A file of the group's.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The lowest limit in bytes; `None` if there is none, or no file that could hold one, as at the top.
+    ///
+    /// # Errors
+    ///
+    /// A file that is there, and cannot be read or is garbled.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn limit_bytes(&self) -> io::Result<Option<u64>> {
+        let mut lowest = None;
+        for name in self.version.limits {
+            match self.number(name) {
+                Ok(limit) => lowest = lowest.into_iter().chain(limit).min(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(lowest)
     }
 
     /// What is used and could not be had at once, in bytes.

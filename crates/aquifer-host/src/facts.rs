@@ -35,7 +35,8 @@ pub(crate) fn memory(root: &Path) -> Option<Memory> {
     memory_from_file(root).or_else(memory_from_call).filter(|memory| memory.total_bytes > 0)
 }
 
-fn memory_from_file(root: &Path) -> Option<Memory> {
+/// As the kernel's file says, below a root that may have none.
+pub(crate) fn memory_from_file(root: &Path) -> Option<Memory> {
     let text = read(root, "/proc/meminfo")?;
     let field = |name: &str| -> Option<u64> {
         let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

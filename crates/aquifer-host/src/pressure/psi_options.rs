@@ -53,6 +53,7 @@ impl Default for PsiOptions {
     }
 }
 
+#[cfg(target_os = "linux")]
 impl PsiRule {
     /// The least stall within a window that meets it.
     pub(super) fn least(&self, window: Duration) -> Duration {
@@ -61,6 +62,7 @@ impl PsiRule {
 }
 
 impl PsiOptions {
+    #[cfg(target_os = "linux")]
     /// The least stall of `some` that is any level at all.
     pub(super) fn least(&self) -> Duration {
         let some = self.rules.iter().filter(|rule| rule.stall == PsiStall::Some);
@@ -134,6 +136,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn the_lowest_share_of_some_wakes() {
         assert_eq!(PsiOptions::default().least(), Duration::from_millis(100));
     }
