@@ -4,6 +4,8 @@
 //! of a manager has of it is [`PressureState`]: what is counted, the gate that keeps requests back, and who is told that the pool
 //! has grown.
 
+mod decay;
+mod escalation;
 mod gate;
 mod handle;
 mod monitor;
@@ -11,6 +13,7 @@ mod respond;
 mod sources;
 mod stream;
 mod told;
+mod watched;
 
 pub use handle::{PressureListener, PressureMonitor};
 pub use stream::PressureEvents;
@@ -20,7 +23,7 @@ use told::Told;
 
 use crate::clock::Clock;
 use crate::pressure::{PressureBook, PressureStatistics};
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
 use aquifer_backend::{PressureLevel, PressureNotifier};
 use parking_lot::Mutex;
 
@@ -120,9 +123,12 @@ impl GrowthBell {
 
     /// The driver has given a block. May be called under the growth lock: it wakes a thread, and waits for nothing.
     pub(super) fn grew(&self, heap_index: usize, reserved_bytes: u64) {
-        if self.is_on.load(Ordering::Acquire)
-            && reserved_bytes > self.above_bytes[heap_index].load(Ordering::Relaxed)
-        {
+        if !self.is_on.load(Ordering::Acquire) {
+            return;
+        }
+        // The monitor writes what it wants to know and then looks what is reserved: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if reserved_bytes > self.above_bytes[heap_index].load(Ordering::Relaxed) {
             self.notifiers.lock().iter().for_each(PressureNotifier::notify);
         }
     }

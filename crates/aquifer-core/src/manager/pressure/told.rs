@@ -2,11 +2,12 @@
 
 use super::stream::{EventQueue, PressureEvents};
 use crate::hooks::{HookGuard, Hooks};
-use crate::pressure::PressureEvent;
+use crate::pressure::{PressureDetail, PressureEvent};
 use crate::sync::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use tracing::{debug, info, warn};
 
 /// Everybody who listens, and what they are still to be told.
 pub(super) struct Told {
@@ -63,7 +64,7 @@ impl Told {
         loop {
             let event = self.pending.lock().pop_front();
             let Some(event) = event else { break };
-            super::monitor::log(&event);
+            log(&event);
             let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
             crate::calls::wake_all(streams.iter().filter_map(|stream| stream.push(&event)));
             self.listeners.run_next(None, 0, |_| event);
@@ -74,5 +75,29 @@ impl Told {
     pub(super) fn end(&self) {
         let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
         crate::calls::wake_all(streams.iter().filter_map(|stream| stream.end()));
+    }
+}
+
+/// Tells the log what has happened.
+fn log(event: &PressureEvent) {
+    match &event.detail {
+        PressureDetail::Rose { to, given_back, .. } => {
+            let bytes = given_back.bytes();
+            warn!(level = %to, source = &*event.source, given_back_bytes = bytes, "memory is short");
+        }
+        PressureDetail::Lasted { level, given_back, .. } => {
+            let bytes = given_back.bytes();
+            warn!(level = %level, source = &*event.source, given_back_bytes = bytes, "memory is still short");
+        }
+        PressureDetail::Fell { to, .. } => {
+            info!(level = %to, source = &*event.source, "memory is less short")
+        }
+        PressureDetail::SourceFailed { is_absent: true, message } => {
+            debug!(source = &*event.source, message, "a source of pressure is not there");
+        }
+        PressureDetail::SourceFailed { message, .. } => {
+            warn!(source = &*event.source, message, "a source of pressure does not work");
+        }
+        PressureDetail::SourceWorks => info!(source = &*event.source, "a source of pressure works again"),
     }
 }
