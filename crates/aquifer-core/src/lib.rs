@@ -38,12 +38,13 @@ pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
-    DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager,
+    DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, Limits, LiveAllocation, MemoryKind, MemoryManager,
     MemoryManagerBuilder, MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator,
     PinnedBuffer, PinnedConfig, PressureEvents, PressureListener, PressureMonitor, Queue, RawBuffer,
-    ReclaimHook, ReclaimRequest, Report, Side, Tracking, Transfer, TransferBuffer, TransferDestination,
-    TransferMemory, TransferSource, Transfers, TypedView, UnifiedBuffer, UnifiedOnDevice, UnifiedRead,
-    UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
+    ReclaimHook, ReclaimRequest, Report, Side, SubBudget, SubBudgetStatistics, SubBudgetUsage, Tracking,
+    Transfer, TransferBuffer, TransferDestination, TransferMemory, TransferSource, Transfers, TypedView,
+    UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy,
+    parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};

@@ -27,6 +27,7 @@ mod reclaim;
 mod report;
 mod shared;
 mod shrink;
+mod sub_budget;
 mod tags;
 mod transfer;
 mod transfers;
@@ -52,6 +53,7 @@ pub use queue::{CopyDesc, Queue};
 pub use raw_handle::RawBuffer;
 pub use reclaim::{ReclaimHook, ReclaimRequest};
 pub use report::{LeakReport, LiveAllocation, Report};
+pub use sub_budget::{Limits, SubBudget, SubBudgetStatistics, SubBudgetUsage};
 pub use transfer::{Begun, Transfer, TransferBuffer, TransferMemory};
 pub use transfers::{TransferDestination, TransferSource, Transfers};
 pub use unified::{DeviceAccess, Side, UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite};
@@ -159,7 +161,8 @@ impl<B: Backend> MemoryManager<B> {
     /// As [`MemoryManager::allocate`]; also [`ErrorKind::InvalidArgument`] for an alignment that is no power of two, and
     /// [`ErrorKind::Unsupported`] for one larger than the device gives, or for a kind of memory that it has not. For pinned memory also
     /// [`ErrorKind::CanNeverFit`] and [`ErrorKind::OutOfMemory`] where [`Config::pinned`] allows no more, and, where the driver locks
-    /// no more, what it says.
+    /// no more, what it says. Under a tag of a [`SubBudget`] also [`ErrorKind::LimitReached`] and [`ErrorKind::CanNeverFit`] where a hard
+    /// limit has no room, and [`ErrorKind::InvalidArgument`] if it is of another manager's.
     #[inline]
     #[track_caller]
     pub fn allocate_with(&self, bytes: u64, options: MemoryOptions) -> Result<Buffer<B>, Error> {
@@ -235,7 +238,8 @@ impl<B: Backend> MemoryManager<B> {
         self.owner.reclaim.register(priority, callback)
     }
 
-    /// The tag of a name; the same name is always the same tag. Costs a lock and a look-up: keep the tag.
+    /// The tag of a name; the same name is always the same tag. Costs a lock and a look-up: keep the tag. A path that
+    /// a [`SubBudget`] or one of its tags has is that tag; any other name is a tag without limits, slashes or not.
     ///
     /// # Errors
     ///

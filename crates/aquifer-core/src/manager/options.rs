@@ -26,7 +26,7 @@ pub struct MemoryOptions {
     pub(crate) tag: Tag,
     /// One byte for three, so that the whole stays one word.
     kind_and_more: u8,
-    /// Whether nothing but a tag is asked for, so that the hot path need look at one field only.
+    /// Whether nothing but a tag without limits is asked for, so that the hot path need look at one field only.
     pub(crate) is_plain: bool,
 }
 
@@ -57,7 +57,7 @@ impl MemoryOptions {
     /// Counted under `tag`, which must be of the manager that allocates: another's is counted under another name.
     #[must_use]
     pub const fn tag(self, tag: Tag) -> Self {
-        Self { tag, ..self }
+        Self { tag, ..self }.classified()
     }
 
     /// Starting at a multiple of `bytes`: a power of two, at most the device's
@@ -108,6 +108,11 @@ impl MemoryOptions {
         }
     }
 
+    /// The same under the same tag, of which no limits are looked at.
+    pub(crate) const fn unlimited(self) -> Self {
+        self.tag(self.tag.unlimited())
+    }
+
     pub(crate) const fn is_zeroed(self) -> bool {
         self.kind_and_more & ZEROED_BIT != 0
     }
@@ -128,7 +133,8 @@ impl MemoryOptions {
     const fn classified(self) -> Self {
         let is_plain = self.kind_and_more & (KIND_MASK | ZEROED_BIT) == MemoryKind::Device as u8
             && self.alignment.is_power_of_two()
-            && self.alignment_bytes() <= GRANULE_BYTES;
+            && self.alignment_bytes() <= GRANULE_BYTES
+            && !self.tag.is_limited();
         Self { is_plain, ..self }
     }
 }
@@ -159,5 +165,8 @@ mod tests {
             }
         }
         assert!(!MemoryOptions::DEFAULT.alignment(512).is_plain && MemoryOptions::DEFAULT.is_plain);
+        let limited = MemoryOptions::DEFAULT.tag(Tag(7 | Tag::LIMITED));
+        assert!(!limited.is_plain && limited.unlimited() == MemoryOptions::DEFAULT.tag(Tag(7)));
+        assert!(limited.tag(Tag(7)).is_plain);
     }
 }

@@ -31,6 +31,7 @@ impl<B: Backend> Shared<B> {
             pinned: self.pinned.registry().statistics(),
             transfers: self.transfers.statistics(self),
             pressure: self.pressure.statistics(&self.config.clock),
+            sub_budgets: self.sub_budgets.statistics(),
             ..Statistics::default()
         };
         for ledger in &self.ledgers {
@@ -252,6 +253,9 @@ impl fmt::Display for Report {
         for tag in statistics.tags.iter().filter(|tag| tag.peak_bytes > 0) {
             let [current, peak] = [tag.current_bytes, tag.peak_bytes].map(in_words);
             writeln!(f, "tag {:<24} {current:>12} now {peak:>12} peak", tag.name)?;
+        }
+        for sub_budget in &statistics.sub_budgets {
+            writeln!(f, "{sub_budget}")?;
         }
         Ok(())
     }

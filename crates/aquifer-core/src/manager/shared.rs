@@ -17,6 +17,7 @@ use super::queues::Queues;
 use super::raw_handle::RawTable;
 use super::reaper::Reaper;
 use super::reclaim::ReclaimHooks;
+use super::sub_budget::{SubBudgets, allocate_limited};
 use super::tags::TagNames;
 use super::typed_pool::TypedPool;
 use super::waiting::ANSWER_WITHIN;
@@ -74,7 +75,8 @@ pub(crate) struct Shared<B: Backend> {
     /// Of all pools, and imported ones.
     pub(super) block_count: BlockCount,
     pub(crate) tally: Arc<Tally>,
-    pub(crate) tags: TagNames,
+    pub(crate) tags: Arc<TagNames>,
+    pub(crate) sub_budgets: Arc<SubBudgets>,
     pub(crate) observers: Observers,
     pub(crate) config: Config,
     request_bytes_max: u64,
@@ -101,6 +103,7 @@ impl<B: Backend> Shared<B> {
             ledgers.push(Ledger::new(budget_bytes));
         }
         let tally = Arc::new(Tally::default());
+        let tags = Arc::new(TagNames::default());
         let bell = Arc::new(Bell::new(ANSWER_WITHIN.as_millis() as u64));
         let pools: Box<[_]> = properties
             .memory_types
@@ -143,7 +146,8 @@ impl<B: Backend> Shared<B> {
             pools,
             ledgers: ledgers.into(),
             tally,
-            tags: TagNames::default(),
+            sub_budgets: SubBudgets::new(Arc::clone(&tags)),
+            tags,
             observers,
             config,
             calls: CallCounters::default(),
@@ -274,19 +278,45 @@ pub(crate) fn allocate<B: Backend>(
     bytes: u64,
     options: MemoryOptions,
 ) -> Result<Allocation<B>, Error> {
-    let shared = &**owner;
+    if let Some((place, request)) = allocate_cached(owner, home, bytes, options) {
+        return Ok(owner.adopt(home.queue, place, request));
+    }
+    let (place, request) = allocate_of_any_kind(owner, home, bytes, options, InFlight::Wait)?;
+    Ok(owner.adopt(home.queue, place, request))
+}
+
+/// From this thread's cache, if options and observers allow it and there is something.
+#[inline(always)]
+fn allocate_cached<B: Backend>(
+    shared: &Shared<B>,
+    home: Home,
+    bytes: u64,
+    options: MemoryOptions,
+) -> Option<(Place, Request)> {
     if bytes.wrapping_sub(1) < CACHED_BYTES_MAX
         && options.is_plain
         && shared.config.zero_policy == ZeroPolicy::OnRequest
         && !shared.observers.are_active()
     {
         let request = Request::plain(&shared.config.layout, home.key, bytes, options.tag);
-        if let Some(place) = request.allocate_cached(home.key.identity()) {
-            return Ok(owner.adopt(home.queue, place, request));
-        }
+        return Some((request.allocate_cached(home.key.identity())?, request));
     }
-    let (place, request) = allocate_of_any_kind(owner, home, bytes, options, InFlight::Wait)?;
-    Ok(owner.adopt(home.queue, place, request))
+    None
+}
+
+/// What [`allocate`] does, for an allocation that has been charged to its sub-budget.
+#[track_caller]
+pub(super) fn allocate_unlimited<B: Backend>(
+    owner: &Owner<B>,
+    home: Home,
+    bytes: u64,
+    options: MemoryOptions,
+    in_flight: InFlight,
+) -> Result<(Place, Request), Error> {
+    match allocate_cached(owner, home, bytes, options) {
+        Some(found) => Ok(found),
+        None => allocate_of_any_kind(owner, home, bytes, options, in_flight),
+    }
 }
 
 /// As [`allocate`], the slow way: what was found, and the request as it was made, which a kind of memory changes. All of that is
@@ -303,6 +333,9 @@ fn allocate_of_any_kind<B: Backend>(
 ) -> Result<(Place, Request), Error> {
     if owner.observers.are_gated() {
         owner.pass_gate(options, in_flight)?;
+    }
+    if options.tag.is_limited() {
+        return allocate_limited(owner, home, bytes, options, in_flight);
     }
     let place = match options.memory_kind() {
         MemoryKind::Device => allocate_slow(owner, home, bytes, options, in_flight)?,

@@ -22,6 +22,30 @@ impl Default for TagNames {
     }
 }
 
+/// Why a tag was not added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotAdded {
+    /// There is one of that name: this.
+    Taken(Tag),
+    /// There are as many as there can be.
+    Full,
+}
+
+impl Names {
+    /// Adds a tag of a name that there is none of. `prepare` is called before anybody can have it.
+    fn add(&mut self, name: &str, bits: u16, prepare: impl FnOnce(Tag)) -> Result<Tag, NotAdded> {
+        let index = self.by_index.len();
+        if index == TAGS_MAX {
+            return Err(NotAdded::Full);
+        }
+        let tag = Tag(index as u16 | bits);
+        prepare(tag);
+        self.by_index.push(name.to_owned());
+        self.by_name.insert(name.to_owned(), tag);
+        Ok(tag)
+    }
+}
+
 impl TagNames {
     /// The tag of a name, made if it is new.
     pub(crate) fn intern(&self, name: &str) -> Result<Tag, Error> {
@@ -32,15 +56,19 @@ impl TagNames {
         if let Some(&tag) = names.by_name.get(name) {
             return Ok(tag);
         }
-        let index = names.by_index.len();
-        if index == TAGS_MAX {
+        names.add(name, 0, |_| {}).map_err(|_| {
             let message = format!("{name:?} would be one tag more than {TAGS_MAX}; use fewer, coarser tags");
-            return Err(Error::new(ErrorKind::InvalidArgument, "tag", message));
+            Error::new(ErrorKind::InvalidArgument, "tag", message)
+        })
+    }
+
+    /// Adds a tag that is limited, of a new name. `prepare` is called with it before anybody else can have it, under the lock.
+    pub(super) fn add_limited(&self, name: &str, prepare: impl FnOnce(Tag)) -> Result<Tag, NotAdded> {
+        let mut names = self.0.write();
+        match names.by_name.get(name) {
+            Some(&tag) => Err(NotAdded::Taken(tag)),
+            None => names.add(name, Tag::LIMITED, prepare),
         }
-        let tag = Tag(index as u16);
-        names.by_index.push(name.to_owned());
-        names.by_name.insert(name.to_owned(), tag);
-        Ok(tag)
     }
 
     pub(crate) fn name(&self, tag: Tag) -> String {

@@ -177,6 +177,8 @@ impl<B: Backend> AllocateAsync<B> {
                     Err(error) if error.kind() == ErrorKind::OutOfMemory && !is_reclaiming => {}
                     answer => return Poll::Ready(answer),
                 }
+            } else if let Err(error) = self.manager.owner.check_limits(self.home, self.bytes, self.options) {
+                return Poll::Ready(Err(error));
             }
             if let Err(error) = (self.start_reaper)(&self.manager) {
                 return Poll::Ready(Err(error));

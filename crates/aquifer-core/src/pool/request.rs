@@ -61,14 +61,17 @@ pub(crate) struct Request {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneKey(u64);
 
-// The parts of a request, lowest bits first: class 11, tag 10, logarithm of the alignment 5, pinned 1, cached 1, memory
-// type 4, identity 32.
-const TAG_SHIFT: u32 = 11;
+// The parts of a request, lowest bits first: class 10, tag 11 (the highest bit of which says that it is charged), logarithm of
+// the alignment 5, pinned 1, uncached 1, memory type 4, identity 32.
+const TAG_SHIFT: u32 = 10;
 const ALIGNMENT_SHIFT: u32 = 21;
 const PINNED_SHIFT: u32 = 26;
-const CACHED_SHIFT: u32 = 27;
+const UNCACHED_SHIFT: u32 = 27;
 const MEMORY_TYPE_SHIFT: u32 = 28;
 const IDENTITY_SHIFT: u32 = 32;
+
+const CHARGED: u64 = (Tag::LIMITED as u64) << TAG_SHIFT;
+const UNCACHED: u64 = 1 << UNCACHED_SHIFT;
 
 impl LaneKey {
     /// # Panics
@@ -79,7 +82,6 @@ impl LaneKey {
         let alignment = u64::from(GRANULE_BYTES.trailing_zeros());
         Self(
             alignment << ALIGNMENT_SHIFT
-                | 1 << CACHED_SHIFT
                 | (memory_type as u64) << MEMORY_TYPE_SHIFT
                 | u64::from(identity.bits()) << IDENTITY_SHIFT,
         )
@@ -90,7 +92,6 @@ impl LaneKey {
         LaneIdentity::from_bits((self.0 >> IDENTITY_SHIFT) as u32)
     }
 
-    #[cfg(all(test, not(loom)))]
     pub(crate) fn memory_type(self) -> usize {
         (self.0 >> MEMORY_TYPE_SHIFT & 0xf) as usize
     }
@@ -119,8 +120,9 @@ impl Request {
         let replaced = (1 << (MEMORY_TYPE_SHIFT - ALIGNMENT_SHIFT)) - 1;
         let parts = key.0 & !(replaced << ALIGNMENT_SHIFT)
             | class as u64
-            | (tag.index() as u64) << TAG_SHIFT
-            | u64::from(alignment_log2) << ALIGNMENT_SHIFT;
+            | u64::from(tag.bits()) << TAG_SHIFT
+            | u64::from(alignment_log2) << ALIGNMENT_SHIFT
+            | UNCACHED;
         Self { requested_bytes, parts }
     }
 
@@ -128,13 +130,13 @@ impl Request {
     #[inline]
     pub(crate) fn plain(layout: &BucketLayout, key: LaneKey, requested_bytes: u64, tag: Tag) -> Self {
         let class = layout.class_of(requested_bytes);
-        Self { requested_bytes, parts: key.0 | class as u64 | (tag.index() as u64) << TAG_SHIFT }
+        Self { requested_bytes, parts: key.0 | class as u64 | u64::from(tag.bits()) << TAG_SHIFT }
     }
 
     /// The same for an allocation that counts as pinned: thread caches keep no places for it, so that all of its free goes
     /// the slow way, where it is uncounted.
     pub(crate) fn pinned(self) -> Self {
-        Self { parts: self.parts & !(1 << CACHED_SHIFT) | 1 << PINNED_SHIFT, ..self }
+        Self { parts: self.parts | UNCACHED | 1 << PINNED_SHIFT, ..self }
     }
 
     /// Whether the allocation counts as pinned, locked or not.
@@ -143,10 +145,23 @@ impl Request {
         self.parts >> PINNED_SHIFT & 1 != 0
     }
 
+    /// The same for an allocation that has been charged to its tag's sub-budget. Its place comes from and goes to where it would
+    /// without, but its free goes the slow way first, where the charge is refunded.
+    pub(crate) fn charged(self) -> Self {
+        Self { parts: self.parts | CHARGED, ..self }
+    }
+
+    /// Whether freeing it refunds a charge. (Of what is imported it says nothing: that is never charged.)
+    #[inline]
+    pub(crate) fn is_charged(self) -> bool {
+        self.parts & CHARGED != 0
+    }
+
     /// What stands for a request where memory was brought instead: of no class and no lane, exactly as large as it is, and
     /// never cached.
     pub(crate) fn imported(memory_type: usize, bytes: u64, tag: Tag) -> Self {
-        let parts = (tag.index() as u64) << TAG_SHIFT
+        let parts = u64::from(tag.bits()) << TAG_SHIFT
+            | UNCACHED
             | (memory_type as u64) << MEMORY_TYPE_SHIFT
             | u64::from(LaneIdentity::IMPORTED.bits()) << IDENTITY_SHIFT;
         Self { requested_bytes: bytes, parts }
@@ -185,7 +200,7 @@ impl Request {
 
     #[inline]
     pub(crate) fn tag(self) -> Tag {
-        Tag((self.parts >> TAG_SHIFT & 0x3ff) as u16)
+        Tag((self.parts >> TAG_SHIFT & 0x7ff) as u16)
     }
 
     /// At least [`GRANULE_BYTES`].
@@ -196,7 +211,7 @@ impl Request {
     /// Whether thread caches keep places for it.
     #[inline]
     pub(crate) fn is_cached(self) -> bool {
-        self.parts >> CACHED_SHIFT & 1 != 0
+        self.parts & UNCACHED == 0
     }
 
     #[inline]
@@ -216,16 +231,41 @@ impl Request {
         local::with(identity, |cache| cache.allocate(self))
     }
 
+    /// Whether nothing but the thread's cache need be told of its free. One test of two bits: this is on the hot path.
+    #[inline]
+    fn is_freed_fast(self) -> bool {
+        self.parts & (UNCACHED | CHARGED) == 0
+    }
+
     /// Frees a place to this thread's cache; `None` if that cannot be. After that the place's pool may be gone, unless
     /// the caller holds the manager.
     #[inline]
     pub(crate) fn free_cached(self, place: Place) -> Option<()> {
+        if self.is_freed_fast() {
+            local::with(self.identity(), |cache| cache.free(place, self))
+        } else {
+            None
+        }
+    }
+
+    /// As [`Request::free_cached`], once the charge has been refunded.
+    pub(crate) fn free_cached_refunded(self, place: Place) -> Option<()> {
+        debug_assert!(self.is_charged());
         if self.is_cached() { local::with(self.identity(), |cache| cache.free(place, self)) } else { None }
     }
 
     /// Frees a place that other queues may still use, to this thread's batch of such; `None` if that cannot be.
     #[inline]
     pub(crate) fn quarantine_cached(self, place: Place, uses: Uses) -> Option<()> {
+        if !self.is_freed_fast() {
+            return None;
+        }
+        local::with(self.identity(), |cache| cache.quarantine(Entry { place, request: self, uses }))
+    }
+
+    /// As [`Request::quarantine_cached`], once the charge has been refunded.
+    pub(crate) fn quarantine_cached_refunded(self, place: Place, uses: Uses) -> Option<()> {
+        debug_assert!(self.is_charged());
         if !self.is_cached() {
             return None;
         }
@@ -257,6 +297,33 @@ mod tests {
             );
             assert_eq!((parts(plain).2, parts(plain).3, key.identity()), (Tag(1023), 15, parts(plain).4));
         }
-        assert!(!Request::imported(3, 4096, Tag::UNTAGGED).is_pinned());
+        let imported = Request::imported(3, 4096, Tag::UNTAGGED);
+        assert!(!imported.is_pinned() && !imported.is_cached());
+    }
+
+    #[test]
+    fn a_charged_request_is_what_it_was_but_not_freed_fast() {
+        for layout in [BucketLayout::default(), BucketLayout::with_sub_classes(64).unwrap()] {
+            let key = LaneKey::new(LaneIdentity::from_bits(0x8765_4321), 15);
+            for (bytes, alignment) in [(1, 1), (CACHED_BYTES_MAX, 256), (1000, 1 << 31), (1 << 40, 1)] {
+                let plain = Request::new(&layout, key, bytes, alignment, Tag(1023));
+                let charged = plain.charged();
+                assert!(charged.is_charged() && !plain.is_charged() && !charged.is_freed_fast());
+                assert_eq!(plain.is_freed_fast(), plain.is_cached());
+                assert_eq!((charged.is_cached(), charged.class()), (plain.is_cached(), plain.class()));
+                assert_eq!((charged.alignment(), charged.is_pinned()), (plain.alignment(), false));
+                assert_eq!((charged.tag(), charged.tag().index()), (Tag(1023 | Tag::LIMITED), 1023));
+                assert_eq!((charged.memory_type(), charged.identity()), (15, key.identity()));
+                assert!(charged.pinned().is_charged() && plain.pinned().charged().is_pinned());
+            }
+        }
+    }
+
+    #[test]
+    fn every_layouts_classes_fit_their_field() {
+        for log2 in 0..7 {
+            let layout = BucketLayout::with_sub_classes(1 << log2).unwrap();
+            assert!(layout.class_count() < 1 << TAG_SHIFT, "{layout:?}, and one for what is larger");
+        }
     }
 }

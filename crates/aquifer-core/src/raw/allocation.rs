@@ -246,6 +246,12 @@ impl<B: Backend> Allocation<B> {
             return self.free_imported();
         }
         let shared = &*self.shared;
+        if self.request.is_charged() {
+            shared.refund_charge(self.request);
+            if self.request.free_cached_refunded(self.place).is_some() {
+                return;
+            }
+        }
         if self.request.is_pinned() {
             shared.forget_pinned(self.place, self.request);
         }
@@ -268,6 +274,12 @@ impl<B: Backend> Allocation<B> {
             return self.free_imported();
         }
         let shared = &*self.shared;
+        if self.request.is_charged() {
+            shared.refund_charge(self.request);
+            if self.request.quarantine_cached_refunded(self.place, uses).is_some() {
+                return;
+            }
+        }
         if self.request.is_pinned() {
             shared.forget_pinned(self.place, self.request);
         }

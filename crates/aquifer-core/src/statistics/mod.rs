@@ -8,6 +8,7 @@ mod tally;
 pub use bucket::MemoryBucket;
 pub use pinned::PinnedStatistics;
 
+use crate::manager::SubBudgetStatistics;
 use crate::pressure::PressureStatistics;
 use crate::transfer::TransferStatistics;
 
@@ -22,9 +23,30 @@ impl Tag {
     /// No tag. What is allocated without one is counted here.
     pub const UNTAGGED: Self = Self(0);
 
+    /// The bit of a tag whose allocations are charged to a sub-budget; above the index.
+    pub(crate) const LIMITED: u16 = 1 << 10;
+
+    /// Its place among all tags of the manager.
     #[inline]
     pub(crate) fn index(self) -> usize {
-        usize::from(self.0)
+        usize::from(self.0 & (Self::LIMITED - 1))
+    }
+
+    /// The index, and whether it is limited.
+    #[inline]
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Whether allocations under it are charged to a sub-budget.
+    #[inline]
+    pub(crate) const fn is_limited(self) -> bool {
+        self.0 & Self::LIMITED != 0
+    }
+
+    /// The same name, but nothing is charged.
+    pub(crate) const fn unlimited(self) -> Self {
+        Self(self.0 & !Self::LIMITED)
     }
 }
 
@@ -200,6 +222,8 @@ pub struct Statistics {
     pub classes: Vec<ClassStatistics>,
     /// Every tag, in the order of their making.
     pub tags: Vec<TagStatistics>,
+    /// Every sub-budget, in the order of their making, so that one comes before those below it.
+    pub sub_budgets: Vec<SubBudgetStatistics>,
 }
 
 impl Statistics {

@@ -5,7 +5,7 @@ use super::gauge::{LocalGauge, SharedGauge};
 use crate::sync::{Mutex, MutexGuard, Rank, table_size};
 
 /// How many tags a manager can have, "untagged" included.
-pub(crate) const TAGS_MAX: usize = table_size(1024, 2) as usize;
+pub(crate) const TAGS_MAX: usize = table_size(Tag::LIMITED as u64, 2) as usize;
 
 /// The shared part, one per manager.
 #[derive(Debug)]
