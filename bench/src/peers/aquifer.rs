@@ -1,7 +1,7 @@
 //! Aquifer on host memory, the whole manager: budget, statistics and tags on, a buffer that frees itself. On no queue, or
 //! at home on one.
 
-use aquifer::{BucketLayout, Buffer, Config, Host, HostMemoryManager, MemoryOptions, Queue};
+use aquifer::{BucketLayout, Buffer, Config, Host, HostMemoryManager, Limits, MemoryOptions, Queue};
 
 use super::{Peer, Replayer};
 
@@ -23,6 +23,18 @@ impl Aquifer {
         let manager = HostMemoryManager::with_config(host, config).expect("the configuration is good");
         let tag = manager.tag("bench").expect("a first tag can be had");
         Self { manager, options: MemoryOptions::DEFAULT.tag(tag) }
+    }
+
+    /// Where every buffer counts against a sub-budget and those above it, so many levels in all.
+    pub(crate) fn in_sub_budget(levels: u32) -> Self {
+        let Self { manager, options } = Self::new(BucketLayout::default());
+        let limits = Limits::NONE.hard_bytes(1 << 40).hard_count(1 << 21).soft_bytes(1 << 39);
+        let mut innermost =
+            manager.sub_budget("bench-limited", limits).expect("a first sub-budget can be had");
+        for _ in 1..levels {
+            innermost = innermost.sub_budget("below", limits).expect("few levels can be had");
+        }
+        Self { manager, options: options.tag(innermost.own_tag()) }
     }
 }
 
