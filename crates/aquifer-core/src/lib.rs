@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod bell;
+mod budget_group;
 mod calls;
 mod cancel;
 mod clock;
@@ -34,6 +35,7 @@ pub use aquifer_backend::{
     ImportError, MemoryFlags, MemoryType, OutOfMemoryReport, PressureLevel, PressureNotifier,
     PressureReading, PressureSource, PressureWake, Properties, SyncBackend, TagUsage, Ticket,
 };
+pub use budget_group::{BudgetGroup, BudgetGroupDesc, GroupStatus, Lease, MemberStatus};
 pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{

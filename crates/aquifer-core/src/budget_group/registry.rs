@@ -1,0 +1,38 @@
+//! Which groups this process is a member of, so that it is a member of each only once.
+
+use super::directory::{Directory, FileId, broken};
+use super::membership::Membership;
+use crate::raw::fork::Process;
+use crate::sync::StaticMutex;
+use aquifer_backend::Error;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// In a forked process a thread may seem to hold the lock that is not there.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+static MEMBERSHIPS: StaticMutex<Vec<(FileId, Process, Weak<Membership>)>> = StaticMutex::new(Vec::new());
+
+/// This process's membership of the group in `directory`; `make` makes it if there is none.
+pub(super) fn membership(
+    directory: Directory,
+    make: impl FnOnce(Directory) -> Result<Membership, Error>,
+) -> Result<Arc<Membership>, Error> {
+    let (id, process) = (directory.id()?, Process::current());
+    let Some(mut memberships) = MEMBERSHIPS.try_lock_for(LOCK_WAIT) else {
+        let message = "this process was forked while another thread joined a budget group; join before forking, or start the process otherwise";
+        return Err(broken("BudgetGroup::join", message));
+    };
+    memberships.retain(|(_, _, membership)| membership.strong_count() > 0);
+    let known = memberships.iter().find(|known| known.0 == id && known.1 == process);
+    // One whose group was removed is as good as none: the directory may hold another group by now.
+    if let Some(membership) = known.and_then(|(_, _, membership)| membership.upgrade())
+        && !membership.is_abandoned()
+    {
+        return Ok(membership);
+    }
+    let membership = Arc::new(make(directory)?);
+    memberships.retain(|known| known.0 != id || known.1 != process);
+    memberships.push((id, process, Arc::downgrade(&membership)));
+    Ok(membership)
+}

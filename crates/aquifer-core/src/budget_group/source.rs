@@ -1,0 +1,140 @@
+//! A group as a source of pressure.
+
+use super::directory::broken;
+use super::group::BudgetGroup;
+use aquifer_backend::{
+    Error, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
+};
+use std::time::Duration;
+
+const OPERATION: &str = "BudgetGroup::pressure_source";
+/// How often it is read where nobody wakes it.
+#[cfg_attr(target_os = "linux", allow(dead_code))]
+const INTERVAL: Duration = Duration::from_millis(250);
+
+#[derive(Debug)]
+pub(super) struct GroupPressure {
+    group: BudgetGroup,
+    #[cfg(target_os = "linux")]
+    bell: Option<std::os::fd::OwnedFd>,
+}
+
+impl GroupPressure {
+    pub(super) fn new(group: BudgetGroup) -> Self {
+        Self {
+            group,
+            #[cfg(target_os = "linux")]
+            bell: None,
+        }
+    }
+}
+
+/// What a member is told that has `own_bytes` of `budget_bytes`, which `members` share; `leased_bytes` is the sum of all leases,
+/// `wanted_bytes` what the others wait for.
+fn reading(
+    budget_bytes: u64,
+    members: u64,
+    own_bytes: u64,
+    leased_bytes: u64,
+    wanted_bytes: u64,
+) -> PressureReading {
+    let asked_bytes = leased_bytes.saturating_add(wanted_bytes);
+    if own_bytes > budget_bytes / members {
+        return PressureReading::Usage {
+            used_bytes: asked_bytes.min(budget_bytes),
+            limit_bytes: budget_bytes,
+        };
+    }
+    let are_others_short = own_bytes > 0 && wanted_bytes > 0 && asked_bytes > budget_bytes;
+    PressureReading::Level(if are_others_short { PressureLevel::Warning } else { PressureLevel::Normal })
+}
+
+impl PressureSource for GroupPressure {
+    fn name(&self) -> String {
+        format!("budget group {}", self.group.path().display())
+    }
+
+    fn start(&mut self, _notifier: &PressureNotifier) -> Result<(), Error> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::inotify;
+            let directory = &self.group.membership().directory;
+            let failed = |errno: rustix::io::Errno| {
+                let message = format!(
+                    "nobody can be told when members of {} wait: {errno}",
+                    directory.path().display()
+                );
+                broken(OPERATION, message).with_source(errno)
+            };
+            // So that there is something to listen to.
+            directory.ring();
+            let bell = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+                .map_err(failed)?;
+            let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
+            inotify::add_watch(&bell, directory.bell_path(), events).map_err(failed)?;
+            self.bell = Some(bell);
+        }
+        Ok(())
+    }
+
+    fn wake(&self) -> PressureWake<'_> {
+        #[cfg(target_os = "linux")]
+        if let Some(bell) = &self.bell {
+            use std::os::fd::AsFd;
+            return PressureWake::Readable(bell.as_fd());
+        }
+        PressureWake::Interval(INTERVAL)
+    }
+
+    fn read(&mut self) -> Result<PressureReading, Error> {
+        #[cfg(target_os = "linux")]
+        if let Some(bell) = &self.bell
+            && drain(bell)
+        {
+            self.bell = None;
+            let path = self.group.path().display();
+            return Err(broken(
+                OPERATION,
+                format!("somebody has removed the bell of the budget group {path}"),
+            ));
+        }
+        let status = self.group.status()?;
+        let own_bytes =
+            status.members.iter().filter(|member| member.is_own).map(|own| own.leased_bytes).sum();
+        let others = status.members.iter().filter(|member| !member.is_own);
+        let wanted_bytes = others.fold(0_u64, |sum, member| sum.saturating_add(member.wanted_bytes));
+        let members = status.members.len() as u64;
+        Ok(reading(status.budget_bytes, members, own_bytes, status.leased_bytes(), wanted_bytes))
+    }
+}
+
+/// Reads all that has come; true if the bell is gone.
+#[cfg(target_os = "linux")]
+fn drain(bell: &std::os::fd::OwnedFd) -> bool {
+    use rustix::fs::inotify::{ReadFlags, Reader};
+    let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 1024];
+    let mut reader = Reader::new(bell, &mut buffer);
+    let mut is_gone = false;
+    // Ends with EAGAIN.
+    while let Ok(event) = reader.next() {
+        is_gone |= event.events().intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED);
+    }
+    is_gone
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_has_more_than_its_share_is_told_all() {
+        let usage = |used_bytes| PressureReading::Usage { used_bytes, limit_bytes: 100 };
+        assert_eq!(reading(100, 4, 26, 60, 10), usage(70));
+        assert_eq!(reading(100, 4, 26, 60, u64::MAX), usage(100));
+        let level = PressureReading::Level;
+        assert_eq!(reading(100, 4, 25, 60, 40), level(PressureLevel::Normal));
+        assert_eq!(reading(100, 4, 25, 60, 41), level(PressureLevel::Warning));
+        assert_eq!(reading(100, 4, 25, 100, 0), level(PressureLevel::Normal));
+        assert_eq!(reading(100, 4, 0, 100, 50), level(PressureLevel::Normal));
+    }
+}
