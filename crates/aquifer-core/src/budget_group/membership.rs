@@ -124,10 +124,8 @@ impl Membership {
                 self.publish(operation, state, leased, leased).map_err(Refusal::Failed)?;
                 verdict = looked?;
             }
-            if verdict != Verdict::Granted && std::mem::take(&mut may_be_dead) {
-                if state.peers.remove_dead(&self.directory) {
-                    continue;
-                }
+            if std::mem::take(&mut may_be_dead) && state.peers.remove_dead(&self.directory) {
+                continue;
             }
             if verdict != Verdict::Contended {
                 return Err(Refusal::Short);

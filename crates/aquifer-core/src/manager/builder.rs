@@ -3,6 +3,7 @@
 use super::MemoryManager;
 use super::config::{Config, Tracking, ZeroPolicy};
 use super::pinned::PinnedConfig;
+use crate::budget_group::BudgetGroup;
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
 use crate::pressure::PressureConfig;
@@ -36,6 +37,12 @@ impl<B: Backend> MemoryManagerBuilder<B> {
     /// [`Config::budget_bytes`].
     pub fn budget_bytes(mut self, bytes: u64) -> Self {
         self.config.budget_bytes = Some(bytes);
+        self
+    }
+
+    /// [`Config::budget_group`].
+    pub fn budget_group(mut self, group: &BudgetGroup) -> Self {
+        self.config.budget_group = Some(group.clone());
         self
     }
 

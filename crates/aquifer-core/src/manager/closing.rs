@@ -75,7 +75,10 @@ impl<B: Backend> Drop for Shared<B> {
             let purgeable = growing.purgeable.take_oldest(|_| true);
             for block in purgeable.into_iter().chain(typed.pool.release_idle(|_, _| true)) {
                 match destroy_block(&self.backend, typed.take_block(block.block)) {
-                    Ok(()) => are_destroyed = true,
+                    Ok(()) => {
+                        are_destroyed = true;
+                        self.ledgers[typed.heap_index].refund(block.reserved_bytes);
+                    }
                     Err(refused) => {
                         error!(bytes = block.bytes, error = %refused.error, "a block is lost: the driver would not take it back");
                     }

@@ -1,11 +1,13 @@
 //! How a manager is set up: in code, and by environment variables that override the code.
 
 use super::pinned::{PinnedConfig, WhenRefused};
+use crate::budget_group::{BudgetGroup, BudgetGroupDesc};
 use crate::clock::Clock;
 use crate::pool::BucketLayout;
 use crate::pressure::PressureConfig;
 use crate::transfer::TransferConfig;
 use aquifer_backend::{Error, ErrorKind};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +45,8 @@ pub struct Config {
     /// The most bytes to reserve from each heap, counting every block; at most
     /// [`BUDGET_BYTES_MAX`](crate::BUDGET_BYTES_MAX). `None`: what the backend says this process may use.
     pub budget_bytes: Option<u64>,
+    /// Processes that share one budget, which the first heap is charged to beside its own ([`BudgetGroup`]). No by default.
+    pub budget_group: Option<BudgetGroup>,
     /// Whether memory is cleared before it is handed out.
     pub zero_policy: ZeroPolicy,
     /// How much is remembered of each live allocation.
@@ -81,6 +85,7 @@ impl Default for Config {
         Self {
             layout: BucketLayout::default(),
             budget_bytes: None,
+            budget_group: None,
             zero_policy: ZeroPolicy::default(),
             tracking: Tracking::default(),
             idle_decay: None,
@@ -97,8 +102,10 @@ impl Default for Config {
 }
 
 /// The variables that [`Config::with_environment`] reads.
-pub const ENVIRONMENT_VARIABLES: [(&str, &str); 14] = [
+pub const ENVIRONMENT_VARIABLES: [(&str, &str); 16] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
+    ("AQUIFER_BUDGET_GROUP", "a directory for the processes that share one budget: /dev/shm/trainers"),
+    ("AQUIFER_BUDGET_GROUP_BYTES", "the budget of that group, needed by the first process: 64G"),
     ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
     ("AQUIFER_ZERO", "request or reuse: when memory is cleared"),
@@ -124,22 +131,29 @@ impl Config {
     /// The same configuration, with each setting replaced for which the environment has an `AQUIFER_` variable (see
     /// [`ENVIRONMENT_VARIABLES`]).
     ///
+    /// Joins the group that `AQUIFER_BUDGET_GROUP` names, which must be there unless `AQUIFER_BUDGET_GROUP_BYTES` is set too.
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::Configuration`] naming the variable, if a value makes no sense.
+    /// [`ErrorKind::Configuration`] naming the variable, if a value makes no sense; for the group also what [`BudgetGroup::join`]
+    /// answers.
     pub fn with_environment(self) -> Result<Self, Error> {
-        let text = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-        let mut config = self.with_variables(text)?;
-        // A path need not be text.
-        if let Some(path) = std::env::var_os("AQUIFER_RECORD").filter(|path| !path.is_empty()) {
-            config.record_to = Some(path.into());
-        }
-        Ok(config)
+        self.with_variables(|name| std::env::var_os(name))
     }
 
-    fn with_variables(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let read =
-            |name: &'static str| variable(name).filter(|value| !value.is_empty()).map(|value| (name, value));
+    fn with_variables(mut self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
+        let set = |name: &'static str| variable(name).filter(|value| !value.is_empty());
+        let read = |name: &'static str| set(name).map(|value| (name, value.to_string_lossy().into_owned()));
+        // A path need not be text.
+        if let Some(path) = set("AQUIFER_RECORD") {
+            self.record_to = Some(path.into());
+        }
+        let group_bytes = read("AQUIFER_BUDGET_GROUP_BYTES")
+            .map(|(name, value)| parse_bytes(&value).ok_or_else(|| nonsense(name, &value)))
+            .transpose()?;
+        if let Some(path) = set("AQUIFER_BUDGET_GROUP") {
+            self.budget_group = Some(join_group(&path, group_bytes)?);
+        }
         if let Some((name, value)) = read("AQUIFER_BUDGET") {
             self.budget_bytes = Some(parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?);
         }
@@ -207,6 +221,17 @@ impl Config {
     }
 }
 
+fn join_group(path: &OsStr, budget_bytes: Option<u64>) -> Result<BudgetGroup, Error> {
+    let joined = match budget_bytes {
+        Some(bytes) => BudgetGroup::join(path, &BudgetGroupDesc::new(bytes)),
+        None => BudgetGroup::open(path),
+    };
+    joined.map_err(|error| {
+        let message = format!("AQUIFER_BUDGET_GROUP={path:?}: {}", error.message());
+        Error::new(error.kind(), "Config::with_environment", message).with_source(error)
+    })
+}
+
 /// A time, or none for `off`.
 fn milliseconds(name: &'static str, value: &str) -> Result<Option<Duration>, Error> {
     match value {
@@ -248,7 +273,7 @@ mod tests {
 
     fn with(pairs: &[(&str, &str)]) -> Result<Config, Error> {
         Config::default().with_variables(|name| {
-            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into())
         })
     }
 

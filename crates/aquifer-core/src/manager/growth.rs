@@ -125,7 +125,8 @@ impl<B: Backend> Shared<B> {
             }
         };
         let Some(room) = self.charge(growing, lane, request, wanted, sizes)? else {
-            let message = "the budget is spent; free something, trim, or raise the budget".into();
+            let message =
+                self.why_spent("free something, trim, or raise the budget", growing.heap_index, sizes.least)?;
             return Err(self.out_of_memory(ErrorKind::OutOfMemory, message, growing.heap_index, request));
         };
         let created = match room {
@@ -232,11 +233,20 @@ impl<B: Backend> Shared<B> {
         if let Some(place) = self.recover(growing, lane, request, Recover::AnyFit)? {
             return Ok(Some(Room::Place(place)));
         }
-        self.release_down_to(growing, ledger.budget_bytes().saturating_sub(sizes.ordinary));
+        self.release_down_to(growing, ledger.level_for(sizes.ordinary));
         Ok(charge(sizes.ordinary).or_else(|| {
             self.release_holes(growing);
             charge(sizes.ordinary).or_else(|| charge(sizes.least))
         }))
+    }
+
+    /// Why a charge was refused, and what to try. An error if the group of processes that share the budget is broken.
+    pub(super) fn why_spent(&self, advice: &str, heap_index: usize, bytes: u64) -> Result<String, Error> {
+        let Some(group) = self.ledgers[heap_index].refusing_group(bytes) else {
+            return Ok(format!("the budget is spent; {advice}"));
+        };
+        group.check("allocate")?;
+        Ok(group.shortage(bytes))
     }
 
     /// The driver has less than the budget says: gives back all that can go, and asks for no more than needed.

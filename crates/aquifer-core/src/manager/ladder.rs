@@ -7,15 +7,21 @@
 //! 5. what was preallocated, for this size or others: it is given up ([`super::shrink`]);
 //! 6. the users' reclaim callbacks, one priority after the other, each followed by another try;
 //! 7. what was freed but is still in use by a queue: waits for it, up to [`Config::in_flight_wait`](crate::Config);
-//! 8. an error that says what was there.
+//! 8. what other processes of the [group](crate::BudgetGroup) give back within a second, if the manager is in one and that could
+//!    be enough;
+//! 9. an error that says what was there.
 //!
 //! No lock is held while a callback runs or a queue is waited for.
 
+use super::kinds::MemoryKind;
+use super::options::MemoryOptions;
 use super::queues::lost;
+use super::reclaim::is_reclaiming;
 use super::shared::{Home, Shared};
+use crate::budget_group::GroupWait;
 use crate::pool::{Place, Request, Return};
 use aquifer_backend::{Backend, Error, ErrorKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Whether the last rung is climbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +75,37 @@ impl<B: Backend> Shared<B> {
         while is_short(&answer) && self.wait_for_in_flight(request, deadline_ms, &mut waited_ms) {
             answer = self.grow(&lane, request);
         }
+        // A callback may run on behalf of one who is in the line already.
+        if is_short(&answer)
+            && !is_reclaiming()
+            && let Some(mut wait) = self.wait_in_group(request)
+        {
+            let deadline = Instant::now() + GROUP_WAIT;
+            while is_short(&answer) && wait.wait_until(deadline) {
+                answer = self.grow(&lane, request);
+            }
+        }
         answer
+    }
+
+    /// Gets in line for memory that other processes have of the group's budget; `None` if it is not that which a request is short of.
+    fn wait_in_group(&self, request: Request) -> Option<GroupWait> {
+        let typed = &self.pools[request.memory_type()];
+        let granularity = self.backend.properties().block_granularity_bytes;
+        let bytes = typed.pool.bytes(request).next_multiple_of(granularity);
+        self.ledgers[typed.heap_index].wait_in_group(bytes)
+    }
+
+    /// As [`Shared::wait_in_group`], for an allocation that waits by other means.
+    pub(super) fn line_up_in_group(
+        &self,
+        home: Home,
+        bytes: u64,
+        options: MemoryOptions,
+    ) -> Option<GroupWait> {
+        let kind = options.memory_kind();
+        let home = if kind == MemoryKind::Device { home } else { self.home_on(kind, home.queue).ok()? };
+        self.wait_in_group(self.request(home, bytes, options))
     }
 
     /// Waits until a queue has passed something that could help a request; false if nothing can, or the time is over.
@@ -117,5 +153,7 @@ impl<B: Backend> Shared<B> {
     }
 }
 
+/// How long an allocation waits for other processes. Longer than a want that comes before keeps memory from others.
+const GROUP_WAIT: Duration = Duration::from_secs(1);
 /// How long one call waits for a queue at most before other queues are looked at too.
 const WAIT_STEP_MS_MAX: u64 = 16;

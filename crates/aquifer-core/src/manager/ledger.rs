@@ -2,7 +2,10 @@
 //!
 //! Bytes are charged before the driver is called and refunded if it fails, so that what is reserved is never above the
 //! budget, whatever threads do at the same time.
+//!
+//! A heap's ledger may charge a [`BudgetGroup`] too, after its own budget; then a charge makes system calls.
 
+use crate::budget_group::{BudgetGroup, GroupWait};
 use crate::statistics::ByteCounter;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -12,22 +15,36 @@ pub const BUDGET_BYTES_MAX: u64 = 1 << 62;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     budget_bytes: u64,
+    group: Option<BudgetGroup>,
     reserved: AtomicU64,
     peak: AtomicU64,
     total: AtomicU64,
 }
 
 impl Ledger {
-    /// A ledger of `budget_bytes`, or of [`BUDGET_BYTES_MAX`] if that is less.
-    pub(crate) fn new(budget_bytes: u64) -> Self {
-        let budget_bytes = budget_bytes.min(BUDGET_BYTES_MAX);
-        Self { budget_bytes, reserved: AtomicU64::new(0), peak: AtomicU64::new(0), total: AtomicU64::new(0) }
+    /// A ledger of `budget_bytes`, or of [`BUDGET_BYTES_MAX`] or the group's quota if that is less.
+    pub(crate) fn new(budget_bytes: u64, group: Option<BudgetGroup>) -> Self {
+        let most = group.as_ref().map_or(BUDGET_BYTES_MAX, BudgetGroup::quota_bytes).min(BUDGET_BYTES_MAX);
+        Self {
+            budget_bytes: budget_bytes.min(most),
+            group,
+            reserved: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+        }
     }
 
-    /// Charges bytes; false, and nothing is charged, if they are not within the budget.
+    /// Charges bytes; false, and nothing is charged, if they are not within the budget, or the group does not grant them.
     pub(crate) fn charge(&self, bytes: u64) -> bool {
         let raise = |reserved: u64| reserved.checked_add(bytes).filter(|&sum| sum <= self.budget_bytes);
-        self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, raise).is_ok()
+        if self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, raise).is_err() {
+            return false;
+        }
+        let is_granted = self.group.as_ref().is_none_or(|group| group.charge(bytes));
+        if !is_granted {
+            self.reserved.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        is_granted
     }
 
     /// Notes that the driver has given what was charged. A charge that is refunded is not a peak.
@@ -44,6 +61,30 @@ impl Ledger {
 
     pub(crate) fn refund(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);
+        if let Some(group) = &self.group {
+            group.refund(bytes);
+        }
+    }
+
+    /// How many bytes may be reserved beside a charge of `bytes` that has been refused, as far as this process can do something
+    /// about it.
+    pub(crate) fn level_for(&self, bytes: u64) -> u64 {
+        match self.refusing_group(bytes) {
+            Some(_) => self.reserved_bytes().saturating_sub(bytes),
+            None => self.budget_bytes.saturating_sub(bytes),
+        }
+    }
+
+    /// The group, if it is that, and not the heap's own budget, that refuses a charge of `bytes`.
+    pub(crate) fn refusing_group(&self, bytes: u64) -> Option<&BudgetGroup> {
+        let sum = self.reserved_bytes().saturating_add(bytes);
+        self.group.as_ref().filter(|_| sum <= self.budget_bytes)
+    }
+
+    /// Gets in the group's line for a charge of `bytes` that it has refused. `None` if there is no group, or that could not help.
+    pub(crate) fn wait_in_group(&self, bytes: u64) -> Option<GroupWait> {
+        let group = self.refusing_group(bytes)?;
+        group.could_have(bytes).then(|| group.wait_for(bytes))
     }
 
     pub(crate) fn budget_bytes(&self) -> u64 {
@@ -63,13 +104,24 @@ impl Ledger {
     }
 }
 
+impl Drop for Ledger {
+    /// What the driver has not taken back is still reserved, so the process goes on having it of the group.
+    fn drop(&mut self) {
+        if let Some(group) = self.group.take()
+            && self.reserved_bytes() > 0
+        {
+            std::mem::forget(group);
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
     #[test]
     fn a_charge_beyond_the_budget_changes_nothing() {
-        let ledger = Ledger::new(100);
+        let ledger = Ledger::new(100, None);
         assert!(ledger.charge(60));
         ledger.confirm(60);
         assert!(!ledger.charge(41));
@@ -99,7 +151,7 @@ mod loom_tests {
     #[test]
     fn what_is_reserved_stays_within_the_budget() {
         explore(3, || {
-            let ledger = Arc::new(Ledger::new(100));
+            let ledger = Arc::new(Ledger::new(100, None));
             let other = thread::spawn({
                 let ledger = Arc::clone(&ledger);
                 move || {

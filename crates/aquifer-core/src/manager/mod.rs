@@ -138,7 +138,8 @@ impl<B: Backend> MemoryManager<B> {
     ///
     /// Where memory is short it blocks: it calls reclaim callbacks on this thread ([`MemoryManager::on_reclaim`]), then waits up
     /// to [`Config::in_flight_wait`] (10 s by default) for memory that is freed but that queues still use, if that could be
-    /// enough. [`MemoryManager::allocate_async`] waits for what others hold, too.
+    /// enough. In a [budget group](crate::BudgetGroup) it then waits up to a second for other processes to give memory back.
+    /// [`MemoryManager::allocate_async`] waits for what others hold, too.
     ///
     /// # Errors
     ///

@@ -239,15 +239,17 @@ impl<B: Backend> Shared<B> {
         if self.recover_places(growing, request, missing, places, Recover::AnyFit)? {
             return Ok(None);
         }
-        self.release_down_to(growing, ledger.budget_bytes().saturating_sub(tight.bytes()));
+        self.release_down_to(growing, ledger.level_for(tight.bytes()));
         let charged = charge(tight).or_else(|| {
             self.release_holes(growing);
             charge(tight)
         });
-        charged.map(Some).ok_or_else(|| {
-            let message = "the budget is spent; ask for fewer, free something, or raise the budget";
-            Error::new(ErrorKind::OutOfMemory, OPERATION, message)
-        })
+        if charged.is_some() {
+            return Ok(charged);
+        }
+        let advice = "ask for fewer, free something, or raise the budget";
+        let message = self.why_spent(advice, growing.heap_index, tight.bytes())?;
+        Err(Error::new(ErrorKind::OutOfMemory, OPERATION, message))
     }
 
     /// Makes a block that has been charged; if the driver has no more, gives back what is free and asks once more. Refunds

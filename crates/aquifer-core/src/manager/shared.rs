@@ -100,7 +100,9 @@ impl<B: Backend> Shared<B> {
                 Some(bytes) => bytes,
                 None => backend.budget(heap_index)?.budget_bytes,
             };
-            ledgers.push(Ledger::new(budget_bytes));
+            // Groups are for what most programs use.
+            let group = config.budget_group.clone().filter(|_| heap_index == 0);
+            ledgers.push(Ledger::new(budget_bytes, group));
         }
         let tally = Arc::new(Tally::default());
         let tags = Arc::new(TagNames::default());

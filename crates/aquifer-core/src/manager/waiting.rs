@@ -6,6 +6,7 @@ use super::options::MemoryOptions;
 use super::queue::{Queue, foreign};
 use super::reclaim::is_reclaiming;
 use super::shared::{self, Home};
+use crate::budget_group::GroupWait;
 use crate::cancel::{CancelToken, Registration};
 use crate::waiters::WaiterId;
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
@@ -26,6 +27,10 @@ use std::time::Duration;
 ///
 /// Within a reclaim callback it does not wait, but fails with [`ErrorKind::OutOfMemory`].
 ///
+/// In a [budget group](crate::BudgetGroup) it waits in the line of its processes, too. Two programs that each hold memory while they
+/// wait for more can wait for each other for ever: set a [timeout](AllocateAsync::timeout), or [lease](crate::BudgetGroup::lease) all
+/// that is needed before.
+///
 /// As a future it works under any executor; polled again after its answer, it is pending for ever. Dropping it leaves the line. [`AllocateAsync::wait`] blocks instead.
 #[must_use = "an allocation that is neither polled nor waited for does not happen"]
 pub struct AllocateAsync<B: Backend> {
@@ -40,7 +45,7 @@ pub struct AllocateAsync<B: Backend> {
     /// From the first poll on.
     deadline_ms: Option<Option<u64>>,
     registration: Option<Registration>,
-    line: Option<WaiterId>,
+    line: Option<InLine>,
     is_queued: bool,
     has_answered: bool,
     /// Only backends that may be shared between threads have one, which the future's type need not say.
@@ -49,6 +54,12 @@ pub struct AllocateAsync<B: Backend> {
 
 /// How long the rest of the line waits for one whose turn it is.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(100);
+
+struct InLine {
+    id: WaiterId,
+    /// A place in the line of the processes that share the budget, if it is that which is short.
+    group_wait: Option<GroupWait>,
+}
 
 impl<B: Backend> fmt::Debug for AllocateAsync<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,6 +152,10 @@ impl<B: Backend> AllocateAsync<B> {
                 // Nobody else looks.
                 thread::park_timeout(LOOK_OURSELVES);
                 owner.settle();
+                if future.line.as_ref().is_some_and(|line| line.group_wait.is_some()) {
+                    // Other processes do not tell.
+                    owner.bell.freed();
+                }
                 owner.tick_waiters();
             }
         }
@@ -190,7 +205,7 @@ impl<B: Backend> AllocateAsync<B> {
                 return Poll::Ready(Err(self.cancelled()));
             }
             let owner = &self.manager.owner;
-            let id = self.line.expect("in line since above");
+            let id = self.line.as_ref().expect("in line since above").id;
             let now_ms = owner.config.clock.now_ms();
             // Nobody may have ticked for the line while it was aside.
             let came_back = || owner.bell.wake_reaper();
@@ -236,7 +251,9 @@ impl<B: Backend> AllocateAsync<B> {
 
     fn join(&mut self, deadline_ms: Option<u64>) {
         let owner = &self.manager.owner;
-        self.line = Some(owner.bell.waiters.join(deadline_ms));
+        let id = owner.bell.waiters.join(deadline_ms);
+        let group_wait = owner.line_up_in_group(self.home, self.bytes, self.options);
+        self.line = Some(InLine { id, group_wait });
         owner.hold_caches_for_waiters();
         owner.bell.wake_reaper();
     }
@@ -261,7 +278,8 @@ impl<B: Backend> AllocateAsync<B> {
     }
 
     fn leave(&mut self) {
-        if let Some(id) = self.line.take() {
+        if let Some(InLine { id, group_wait }) = self.line.take() {
+            drop(group_wait);
             self.manager.owner.bell.waiters.leave(id);
             self.manager.owner.hold_caches_for_waiters();
         }
