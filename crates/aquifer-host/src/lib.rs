@@ -44,6 +44,8 @@
 //!   made by a queue is made by its thread: it is no faster, but the caller goes on meanwhile.
 //! - **A marker on an idle queue costs a lock and a store.** The value rises within the call, and no thread is woken, so
 //!   that freeing memory which idle queues have used is cheap. Asking for the value is a load.
+//! - **Pressure.** Where other processes take the memory, or a control group's limit is near, only the system knows: [`pressure`]
+//!   has sources for a monitor that ask it.
 //! - **Host memory is never lost as a device**, and nothing that is put into a queue is refused.
 //!
 //! Linux and macOS are supported. Elsewhere the crate compiles and [`Host::new`] answers

@@ -178,8 +178,8 @@ fn totals(operation: &'static str, path: &Path, file: &File) -> Result<Stalled, 
 fn refusal(path: &Path, error: io::Error, what: &str) -> Error {
     let advice = match Errno::from_io_error(&error) {
         Some(Errno::NOENT) => {
-            "there is no such file: the kernel has no CONFIG_PSI, was started with psi=0, or the group's cgroup.pressure is 0; \
-             start it with psi=1"
+            "there is no such file: the group has gone, its cgroup.pressure is 0, or the kernel has no CONFIG_PSI or was started \
+             with psi=0; start it with psi=1"
         }
         Some(Errno::OPNOTSUPP) => "the kernel was started with its accounting off; start it with psi=1",
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => {

@@ -41,15 +41,15 @@ fn levels_rise_with_the_share_of_stalls_and_fall_within_a_window() {
         (500, 0, 0, PressureLevel::Normal),
         (1000, 99, 0, PressureLevel::Normal),
         (1250, 100, 0, PressureLevel::Moderate),
-        (1500, 199, 139, PressureLevel::Moderate),
-        (1750, 200, 139, PressureLevel::Warning),
-        (2000, 200, 140, PressureLevel::Critical),
-        (2250, 400, 400, PressureLevel::Emergency),
+        (1500, 199, 199, PressureLevel::Moderate),
+        (1750, 299, 299, PressureLevel::Warning),
+        (2000, 300, 300, PressureLevel::Critical),
+        (2250, 800, 800, PressureLevel::Emergency),
         // All of it was in the last window, then less and less of it.
-        (2300, 400, 400, PressureLevel::Emergency),
-        (4100, 400, 400, PressureLevel::Critical),
-        (4300, 400, 400, PressureLevel::Normal),
-        (9000, 400, 400, PressureLevel::Normal),
+        (2300, 800, 800, PressureLevel::Emergency),
+        (4100, 800, 800, PressureLevel::Critical),
+        (4300, 800, 800, PressureLevel::Normal),
+        (9000, 800, 800, PressureLevel::Normal),
     ] {
         std::fs::write(&file, recorded(7000 + some, 3000 + full)).unwrap();
         let read = source.read_at(start + Duration::from_millis(at)).unwrap();
@@ -66,9 +66,10 @@ fn after_a_long_sleep_it_is_the_lowest_level_until_more_is_known() {
     let start = Instant::now();
     for (at, stalled, level) in [
         (3_600_000, 5_000, PressureLevel::Moderate),
-        (3_600_200, 5_200, PressureLevel::Critical),
-        (3_600_400, 5_400, PressureLevel::Emergency),
-        (3_602_500, 5_400, PressureLevel::Normal),
+        (3_600_200, 5_200, PressureLevel::Warning),
+        (3_600_400, 5_400, PressureLevel::Critical),
+        (3_600_800, 5_800, PressureLevel::Emergency),
+        (3_602_900, 5_800, PressureLevel::Normal),
     ] {
         std::fs::write(&file, recorded(stalled, stalled)).unwrap();
         let read = source.read_at(start + Duration::from_millis(at)).unwrap();
