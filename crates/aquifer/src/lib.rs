@@ -12,6 +12,8 @@ pub use metal::*;
 pub use replay_devices::{HostHold, HostReplay, SimReplay};
 pub use virtual_copies::VirtualCopyThreads;
 
+/// What the system says of how short memory is: sources for a [`PressureMonitor`].
+pub use aquifer_host::pressure;
 /// Host memory as a device, and its queues.
 pub use aquifer_host::{Host, HostOptions, HostQueue, Near, numa};
 /// A simulated device of any size, with no memory behind it.

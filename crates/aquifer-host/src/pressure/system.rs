@@ -1,6 +1,6 @@
 //! Everything that this machine offers.
 
-use aquifer_backend::{Error, PressureNotifier, PressureSource};
+use aquifer_backend::{Error, PressureNotifier, PressureReading, PressureSource, PressureWake};
 
 use super::options::PressureOptions;
 
@@ -20,6 +20,39 @@ pub struct AbsentSource {
     pub name: String,
     /// Why it is not to be had, and what would change that.
     pub reason: Error,
+}
+
+impl PressureSource for AbsentSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    /// # Errors
+    ///
+    /// Always, with the reason.
+    fn start(&mut self, _notifier: &PressureNotifier) -> Result<(), Error> {
+        Err(Error::new(self.reason.kind(), self.reason.operation(), self.reason.message().to_owned()))
+    }
+
+    fn wake(&self) -> PressureWake<'_> {
+        PressureWake::Notifies
+    }
+
+    /// # Errors
+    ///
+    /// Always.
+    fn read(&mut self) -> Result<PressureReading, Error> {
+        Err(Error::new(self.reason.kind(), self.reason.operation(), self.reason.message().to_owned()))
+    }
+}
+
+impl SystemSources {
+    /// All of them as sources for a monitor, also those that are absent: they never start, and the monitor's statistics say why.
+    #[must_use]
+    pub fn into_all(self) -> Vec<Box<dyn PressureSource>> {
+        let absent = self.absent.into_iter().map(|absent| Box::new(absent) as Box<dyn PressureSource>);
+        self.sources.into_iter().chain(absent).collect()
+    }
 }
 
 /// Everything that this machine offers to this process, and for each source that it does not offer, why.
