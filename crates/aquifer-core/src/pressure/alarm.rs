@@ -158,10 +158,13 @@ mod tests {
         // Without a ring this would sleep for ever.
         assert!(alarm.sleep(&[], None).is_empty());
         assert!(alarm.sleep(&[PressureWake::Notifies], Some(Duration::ZERO)) == [false]);
-        std::thread::scope(|scope| {
-            scope.spawn(|| alarm.ring());
-            alarm.sleep(&[], None);
+        let alarm = std::sync::Arc::new(alarm);
+        let ringer = std::thread::spawn({
+            let alarm = std::sync::Arc::clone(&alarm);
+            move || alarm.ring()
         });
+        alarm.sleep(&[], None);
+        ringer.join().unwrap();
     }
 
     #[test]
