@@ -31,6 +31,7 @@ struct Moods {
     has_faults: bool,
     has_hangs: bool,
     has_pressure: bool,
+    is_watched: bool,
     many_queues: bool,
     frees_per_mille: u64,
     home_per_mille: u64,
@@ -66,6 +67,7 @@ impl Generator {
             has_faults: self.chance(250),
             has_hangs: self.chance(120),
             has_pressure: self.chance(200),
+            is_watched: self.chance(300),
             many_queues: self.chance(20),
             frees_per_mille: 900 + self.random.below(150),
             home_per_mille: 300 + self.random.below(700),
@@ -91,6 +93,7 @@ impl Generator {
             } else {
                 20_000
             },
+            has_monitor: self.moods.is_watched,
             outlives_manager: self.chance(300),
         }
     }
@@ -173,6 +176,7 @@ impl Generator {
             830..850 => self.host(),
             850..890 => self.queues(),
             890..920 => self.give_back(),
+            920..930 if self.moods.is_watched && self.chance(700) => self.pressure(),
             920..930 => Action::Settle,
             930..945 => self.reclaim(),
             945..965 => Action::Advance { us: self.random.size(200_000) as u32 },
@@ -249,6 +253,10 @@ impl Generator {
             9 => Action::Purge,
             _ => Action::Preallocate { bytes: self.bytes(), count: self.random.size(20) as u8 },
         }
+    }
+
+    fn pressure(&mut self) -> Action {
+        if self.chance(300) { Action::Tell { level: self.small() } } else { Action::Look }
     }
 
     fn reclaim(&mut self) -> Action {

@@ -11,6 +11,7 @@ mod end;
 mod flag;
 mod generate;
 mod memory;
+mod monitor;
 mod program;
 mod queues;
 mod request;

@@ -33,6 +33,8 @@ pub struct Setup {
     pub purgeable_after_ms: Option<u64>,
     /// How long an allocation waits for queues, in milliseconds.
     pub in_flight_wait_ms: u64,
+    /// Whether the manager has a pressure monitor.
+    pub has_monitor: bool,
     /// Whether the manager goes first in the end, and buffers later.
     pub outlives_manager: bool,
 }
@@ -334,6 +336,13 @@ pub enum Action {
         /// How much it leaves, in MiB.
         left_mib: u16,
     },
+    /// The system tells a level of pressure.
+    Tell {
+        /// Which.
+        level: u8,
+    },
+    /// The monitor looks.
+    Look,
     /// Checks what the manager has counted.
     Check,
 }

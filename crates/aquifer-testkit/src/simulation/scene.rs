@@ -1,5 +1,6 @@
 //! What a program runs in: a device, a manager, and all that the program has of them.
 
+use super::monitor::Watching;
 use super::program::{Action, Setup};
 use super::request::Request;
 use super::shelf::Shelf;
@@ -71,6 +72,7 @@ pub(super) struct Scene {
     pub(super) forgotten: Vec<AllocateAsync<Sim>>,
     pub(super) tokens: Vec<CancelToken>,
     pub(super) shelf: Arc<Shelf>,
+    pub(super) watching: Option<Watching>,
     pub(super) hook_count: u64,
     /// Queues that hang until they are resumed.
     pub(super) hung: Vec<QueueId>,
@@ -144,11 +146,13 @@ impl Scene {
         config.purgeable_after = setup.purgeable_after_ms.map(Duration::from_millis);
         config.in_flight_wait = Duration::from_millis(setup.in_flight_wait_ms);
         config.reaper = false;
+        config.pressure.thread = false;
         let clock = sim.clone();
         config.clock = Clock::from_fn(move || Duration::from_nanos(clock.now_ns()));
         let manager = MemoryManager::with_config(sim.clone(), config).expect("the budget is given");
         let tags = ["weights", "activations", "scratch"].map(|name| manager.tag(name).expect("few tags"));
         let shelf = Shelf::new(sim.clone(), manager.clone());
+        let watching = setup.has_monitor.then(|| Watching::new(&manager));
         Self {
             sim,
             manager,
@@ -161,6 +165,7 @@ impl Scene {
             forgotten: Vec::new(),
             tokens: (0..4).map(|_| CancelToken::new()).collect(),
             shelf,
+            watching,
             hook_count: 0,
             hung: Vec::new(),
             has_faults: false,
@@ -262,6 +267,8 @@ impl Scene {
             Action::PollWoken => self.poll_woken(),
             Action::Settle => self.manager.settle(),
             Action::Hook { .. } | Action::DropHook { .. } | Action::Shelve { .. } => self.use_shelf(action),
+            Action::Tell { level } => self.watching.iter().for_each(|watching| watching.tell(level)),
+            Action::Look => self.watching.iter().for_each(Watching::look),
             Action::Check => {
                 self.check();
             }
@@ -318,6 +325,7 @@ impl Scene {
         assert_eq!(statistics.purgeable_bytes, books.purgeable_bytes, "purgeable");
         assert_eq!(statistics.block_count, books.live_blocks, "blocks");
         assert_eq!(statistics.budget_bytes, self.budget_bytes());
+        self.check_pressure(&statistics.pressure);
         let (held, live) = (self.held_count(), statistics.live_count());
         let at_most = held + self.loose_count;
         assert!((held..=at_most).contains(&live), "{live} live, but there are {held} to {at_most}");
