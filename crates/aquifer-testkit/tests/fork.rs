@@ -9,7 +9,7 @@
 
 mod common;
 
-use aquifer_core::{CancelToken, Capabilities, ErrorKind, MemoryManager, SyncBackend};
+use aquifer_core::{CancelToken, Capabilities, ErrorKind, Limits, MemoryManager, MemoryOptions, SyncBackend};
 use aquifer_sim::{Kernel, Sim};
 use aquifer_testkit::{Faulty, MappedMemory, Shelf, config_with_budget};
 use common::{LONG, MIB, block_on, host, in_child, refused, sim};
@@ -241,5 +241,38 @@ fn forked_with_imported_memory() {
         drop(kept);
         drop((queue, manager));
         assert_eq!(shelf.count(), 2);
+    });
+}
+
+/// Limits hold in the child too, by its own count; what would make or change sub-budgets is refused, and no callback is called.
+#[test]
+fn forked_with_sub_budgets() {
+    in_child("forked_with_sub_budgets", || {
+        let manager = MemoryManager::with_config(host(), config_with_budget(64 * MIB)).expect("a budget");
+        let limits = Limits::NONE.hard_count(2).soft_count(1);
+        let sub_budget = manager.sub_budget("acme", limits).expect("a new name");
+        let options = MemoryOptions::DEFAULT.tag(sub_budget.own_tag());
+        let buffer = manager.allocate_with(1000, options).expect("there is room");
+        let call = sub_budget.on_reclaim(0, |_| panic!("called in a forked process"));
+        drop(manager.allocate(1000).expect("there is room"));
+        let kept = in_fork((manager, sub_budget, buffer, call), |(manager, sub_budget, buffer, _call)| {
+            let forked = ErrorKind::Forked;
+            refused(manager.sub_budget("other", Limits::NONE), forked);
+            refused(sub_budget.sub_budget("other", Limits::NONE), forked);
+            refused(sub_budget.tag("other"), forked);
+            refused(sub_budget.set_limits(Limits::NONE), forked);
+            refused(manager.allocate_with(32 * MIB, options), forked);
+            let second = manager.allocate_with(1000, options).expect("what is cached needs no driver");
+            refused(manager.allocate_with(1000, options), forked);
+            assert_eq!((sub_budget.usage().live_count, sub_budget.usage().reclaim_panic_count), (2, 0));
+            drop((buffer, second));
+            assert_eq!(sub_budget.usage().live_count, 0);
+            drop((manager, sub_budget));
+        });
+        let (manager, sub_budget, buffer, call) = kept;
+        drop(call);
+        assert_eq!((sub_budget.usage().live_count, sub_budget.usage().limits), (1, limits));
+        drop((manager, buffer));
+        assert_eq!(sub_budget.usage().live_count, 0);
     });
 }

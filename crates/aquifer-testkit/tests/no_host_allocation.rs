@@ -7,7 +7,7 @@
 
 mod counting;
 
-use aquifer_core::{MemoryManager, MemoryOptions};
+use aquifer_core::{Limits, MemoryManager, MemoryOptions};
 use aquifer_host::Host;
 use aquifer_testkit::config_with_budget;
 use counting::calls_of;
@@ -53,6 +53,16 @@ fn pairs_with_a_tag_allocate_nothing() {
     let manager = manager();
     let tag = manager.tag("warm").expect("a tag");
     assert_pairs_are_free(&manager, MemoryOptions::DEFAULT.tag(tag));
+}
+
+#[test]
+fn pairs_in_sub_budgets_allocate_nothing() {
+    let manager = manager();
+    let limits = Limits::NONE.hard_bytes(1 << 21).soft_bytes(1 << 20).hard_count(1);
+    let outer = manager.sub_budget("outer", limits).expect("a new name");
+    let inner = outer.sub_budget("inner", limits).expect("a new name");
+    assert_pairs_are_free(&manager, MemoryOptions::DEFAULT.tag(inner.own_tag()));
+    assert_eq!((outer.usage().peak_bytes, outer.usage().live_count), (1 << 20, 0));
 }
 
 #[test]

@@ -54,7 +54,8 @@ impl MemoryOptions {
     /// [`MemoryKind::Unified`].
     pub const UNIFIED: Self = Self::DEFAULT.kind(MemoryKind::Unified);
 
-    /// Counted under `tag`, which must be of the manager that allocates: another's is counted under another name.
+    /// Counted under `tag`, which must be of the manager that allocates: another's is counted under another name. One of a
+    /// [`SubBudget`](crate::SubBudget) also counts against that; another manager's is refused, or counts against another one.
     #[must_use]
     pub const fn tag(self, tag: Tag) -> Self {
         Self { tag, ..self }.classified()

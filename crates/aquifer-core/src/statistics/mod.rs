@@ -15,7 +15,7 @@ use crate::transfer::TransferStatistics;
 pub(crate) use tally::{LocalTally, TAGS_MAX, Tally};
 
 /// A name under which allocations are counted; made by
-/// [`MemoryManager::tag`](crate::MemoryManager::tag), and good for that manager only.
+/// [`MemoryManager::tag`](crate::MemoryManager::tag) or [`SubBudget::tag`](crate::SubBudget::tag), and good for that manager only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Tag(pub(crate) u16);
 

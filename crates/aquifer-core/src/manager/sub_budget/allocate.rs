@@ -1,6 +1,7 @@
 //! Allocating under a limited tag.
 
 use super::charge::{Account, Charge, LEVELS_MAX, SoftExceeded};
+use super::limits::SubBudgetUsage;
 use super::tree::CEILINGS;
 use crate::manager::kinds::MemoryKind;
 use crate::manager::ladder::InFlight;
@@ -174,15 +175,19 @@ fn can_never_fit(account: &Account, bytes: u64) -> Error {
 
 #[cold]
 fn limit_reached(account: &Account, bytes: u64) -> Error {
-    let usage = account.usage();
+    let SubBudgetUsage { live_bytes, live_count, limits, .. } = account.usage();
+    let hard_bytes = limits.hard_bytes.unwrap_or(u64::MAX).min(CEILINGS.0);
+    let hard_count = limits.hard_count.unwrap_or(u64::MAX).min(CEILINGS.1);
+    // Others may have freed something meanwhile, so the count may not be the reason any more either.
+    let what_is_live = if live_bytes.saturating_add(bytes) > hard_bytes {
+        format!("{live_bytes} of at most {hard_bytes} bytes live, in {live_count} allocations")
+    } else {
+        format!("{live_count} of at most {hard_count} allocations live, of {live_bytes} bytes")
+    };
     let message = format!(
-        "{bytes} bytes asked for; sub-budget {:?} may have {} bytes in {} allocations, of which {} in {} are live: free something \
-         of it, or raise its limit (SubBudget::set_limits)",
-        account.path,
-        usage.limits.hard_bytes.unwrap_or(u64::MAX).min(CEILINGS.0),
-        usage.limits.hard_count.unwrap_or(u64::MAX).min(CEILINGS.1),
-        usage.live_bytes,
-        usage.live_count,
+        "{bytes} bytes asked for; sub-budget {:?} has {what_is_live}: free something of it, or raise its limit \
+         (SubBudget::set_limits)",
+        account.path
     );
     Error::new(ErrorKind::LimitReached, OPERATION, message)
 }

@@ -331,9 +331,11 @@ mod loom_tests {
         Arc::new(Account::new(parent.cloned(), String::new(), Tag::UNTAGGED, limits))
     }
 
-    /// Two threads allocate in two accounts below one, which has room for either but not for both, nor for one of them twice. Whoever looks never sees more than the hard
-    /// limit; one that fails or is refused leaves nothing behind; the peak is that of what came about; and a soft limit is told as often as it
-    /// is exceeded, as each such allocation does.
+    /// Two threads allocate in two accounts below one, which has room for one allocation at a time. Whoever looks never sees more than
+    /// the hard limit; what fails or is refused leaves nothing behind; the peak is that of what came about; and each of those exceeds
+    /// the soft limit anew, and is told.
+    ///
+    /// 509 runs, under 0.1 s.
     #[test]
     fn no_level_exceeds_its_limit_and_refunds_are_complete() {
         explore(3, || {

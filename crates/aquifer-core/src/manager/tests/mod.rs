@@ -7,6 +7,7 @@ mod pinned_host;
 mod preallocate;
 mod pressure;
 mod purgeable;
+mod sub_budget;
 mod views;
 
 use super::shared::{self, Home};
