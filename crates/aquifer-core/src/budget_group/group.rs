@@ -171,18 +171,25 @@ impl BudgetGroup {
                 format!("{bytes} bytes asked for beyond what this process has leased; the quota is {quota}");
             return refuse(ErrorKind::CanNeverFit, message);
         }
+        let leased = |answer| match answer {
+            Ok(()) => Some(Ok(Lease::new(LeaseHold(Arc::clone(&self.0)), bytes))),
+            Err(Refusal::Failed(error)) => Some(Err(error)),
+            Err(Refusal::Short) => None,
+        };
+        if let Some(answer) = leased(self.0.take_at_once(LEASE, demand)) {
+            return answer;
+        }
         let deadline = Instant::now().checked_add(timeout);
-        let wait = self.0.wait(demand);
+        let mut wait = None;
         let mut nap = LOOK_AGAIN_MIN;
         loop {
-            match self.0.take_in_turn(LEASE, wait.id) {
-                Ok(()) => return Ok(Lease::new(LeaseHold(Arc::clone(&self.0)), bytes)),
-                Err(Refusal::Failed(error)) => return Err(error),
-                Err(Refusal::Short) => {}
-            }
             let left = deadline.map_or(nap, |deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return refuse(ErrorKind::TimedOut, self.shortage(bytes));
+            }
+            let wait: &Waiting = wait.get_or_insert_with(|| self.0.wait(demand));
+            if let Some(answer) = leased(self.0.take_in_turn(LEASE, wait.id)) {
+                return answer;
             }
             std::thread::sleep(nap.min(left));
             nap = (2 * nap).min(LOOK_AGAIN_MAX);

@@ -69,6 +69,17 @@ impl Membership {
         self.claim(operation, &mut state, demand, place)
     }
 
+    /// As [`Membership::take`], but refuses if others of this process wait.
+    pub(super) fn take_at_once(&self, operation: &'static str, demand: Demand) -> Result<(), Refusal> {
+        self.check_process(operation).map_err(Refusal::Failed)?;
+        let mut state = self.state.lock();
+        if state.wants.is_empty() {
+            self.claim(operation, &mut state, demand, None)
+        } else {
+            Err(Refusal::Short)
+        }
+    }
+
     /// As [`Membership::take`], for one that waits in line. In this process too it is not granted before those that came earlier.
     pub(super) fn take_in_turn(&self, operation: &'static str, id: u64) -> Result<(), Refusal> {
         self.check_process(operation).map_err(Refusal::Failed)?;
