@@ -79,6 +79,7 @@ impl Directory {
         &self.path
     }
 
+    #[cfg(target_os = "linux")]
     pub(super) fn bell_path(&self) -> PathBuf {
         self.path.join("bell")
     }

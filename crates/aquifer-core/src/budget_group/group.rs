@@ -44,7 +44,8 @@ impl BudgetGroup {
     /// - [`ErrorKind::InvalidArgument`] for a budget or a quota out of range.
     /// - [`ErrorKind::Configuration`] if the directory cannot be made or opened, or the group in it has another budget or quota or is
     ///   of another version of this library.
-    /// - [`ErrorKind::Driver`] if a file of the group is garbled, or the system refuses to make, lock or write one.
+    /// - [`ErrorKind::Driver`] if a file of the group is garbled, or the system refuses to make, lock or write one; also if the files
+    ///   of the group were removed while this process had a part of the budget, and it still has.
     /// - [`ErrorKind::Unsupported`] on systems that are no Unix.
     pub fn join(path: impl AsRef<Path>, desc: &BudgetGroupDesc) -> Result<Self, Error> {
         let BudgetGroupDesc { budget_bytes, quota_bytes } = *desc;
@@ -209,8 +210,9 @@ impl BudgetGroup {
         Box::new(source::GroupPressure::new(self.clone()))
     }
 
-    pub(super) fn membership(&self) -> &Membership {
-        &self.0
+    #[cfg(target_os = "linux")]
+    pub(super) fn directory(&self) -> &Directory {
+        &self.0.directory
     }
 
     /// For ledgers: leases `bytes` bytes more, if that can be at once.

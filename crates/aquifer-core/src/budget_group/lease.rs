@@ -16,6 +16,7 @@ pub struct Lease {
 }
 
 impl Lease {
+    #[cfg(unix)]
     pub(super) fn new(hold: LeaseHold, bytes: u64) -> Self {
         Self { hold, bytes }
     }

@@ -233,6 +233,10 @@ impl Membership {
         self.verify(operation, &mut self.state.lock())
     }
 
+    pub(super) fn leased_bytes(&self) -> u64 {
+        self.state.lock().record.leased_bytes
+    }
+
     /// Whether the group's file or this process's has been removed, so that nothing more can be leased.
     pub(super) fn is_abandoned(&self) -> bool {
         directory::is_removed(&self.file) || directory::is_removed(&self.group_file)

@@ -18,7 +18,7 @@
 //!
 //! To close *any* descriptor of a file ends all of the process's locks on it, and a process's locks do not refuse itself. So a process
 //! has one membership of a group, which all its managers share (found by the directory's device and inode), and never opens its own
-//! file a second time. Two copies of this library in one process must not join one group.
+//! file a second time. What a forked child still sees of its parent's memory is counted as long as the parent lives. Two copies of this library in one process must not join one group.
 //!
 //! # Two claims are never both granted above the budget
 //!
@@ -60,6 +60,8 @@
 //! changed in its own file it puts right. The directory must be on a local file system, such as `/dev/shm`, that has record
 //! locks and hard links.
 
+#[cfg(target_os = "linux")]
+mod bell;
 #[cfg(unix)]
 mod directory;
 #[cfg(unix)]

@@ -25,11 +25,19 @@ pub(super) fn membership(
     };
     memberships.retain(|(_, _, membership)| membership.strong_count() > 0);
     let known = memberships.iter().find(|known| known.0 == id && known.1 == process);
-    // One whose group was removed is as good as none: the directory may hold another group by now.
-    if let Some(membership) = known.and_then(|(_, _, membership)| membership.upgrade())
-        && !membership.is_abandoned()
-    {
-        return Ok(membership);
+    if let Some(membership) = known.and_then(|(_, _, membership)| membership.upgrade()) {
+        if !membership.is_abandoned() {
+            return Ok(membership);
+        }
+        // The directory may hold another group by now, in which what the old one has granted would not be counted.
+        if membership.leased_bytes() > 0 {
+            let message = format!(
+                "somebody has removed files of the budget group {}, of which this process still has a part; drop all its managers \
+                 and leases before joining anew",
+                directory.path().display()
+            );
+            return Err(broken("BudgetGroup::join", message));
+        }
     }
     let membership = Arc::new(make(directory)?);
     memberships.retain(|known| known.0 != id || known.1 != process);

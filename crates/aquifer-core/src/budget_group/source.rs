@@ -1,22 +1,19 @@
 //! A group as a source of pressure.
 
-use super::directory::broken;
 use super::group::BudgetGroup;
 use aquifer_backend::{
     Error, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
 };
 use std::time::Duration;
 
-const OPERATION: &str = "BudgetGroup::pressure_source";
 /// How often it is read where nobody wakes it.
-#[cfg_attr(target_os = "linux", allow(dead_code))]
 const INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(super) struct GroupPressure {
     group: BudgetGroup,
     #[cfg(target_os = "linux")]
-    bell: Option<std::os::fd::OwnedFd>,
+    bell: Option<super::bell::Bell>,
 }
 
 impl GroupPressure {
@@ -57,22 +54,7 @@ impl PressureSource for GroupPressure {
     fn start(&mut self, _notifier: &PressureNotifier) -> Result<(), Error> {
         #[cfg(target_os = "linux")]
         {
-            use rustix::fs::inotify;
-            let directory = &self.group.membership().directory;
-            let failed = |errno: rustix::io::Errno| {
-                let message = format!(
-                    "nobody can be told when members of {} wait: {errno}",
-                    directory.path().display()
-                );
-                broken(OPERATION, message).with_source(errno)
-            };
-            // So that there is something to listen to.
-            directory.ring();
-            let bell = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-                .map_err(failed)?;
-            let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::DELETE_SELF;
-            inotify::add_watch(&bell, directory.bell_path(), events).map_err(failed)?;
-            self.bell = Some(bell);
+            self.bell = Some(super::bell::Bell::new(self.group.directory())?);
         }
         Ok(())
     }
@@ -80,23 +62,15 @@ impl PressureSource for GroupPressure {
     fn wake(&self) -> PressureWake<'_> {
         #[cfg(target_os = "linux")]
         if let Some(bell) = &self.bell {
-            use std::os::fd::AsFd;
-            return PressureWake::Readable(bell.as_fd());
+            return PressureWake::Readable(bell.descriptor());
         }
         PressureWake::Interval(INTERVAL)
     }
 
     fn read(&mut self) -> Result<PressureReading, Error> {
         #[cfg(target_os = "linux")]
-        if let Some(bell) = &self.bell
-            && drain(bell)
-        {
-            self.bell = None;
-            let path = self.group.path().display();
-            return Err(broken(
-                OPERATION,
-                format!("somebody has removed the bell of the budget group {path}"),
-            ));
+        if let Some(bell) = &self.bell {
+            bell.quieten(self.group.directory())?;
         }
         let status = self.group.status()?;
         let own_bytes =
@@ -106,20 +80,6 @@ impl PressureSource for GroupPressure {
         let members = status.members.len() as u64;
         Ok(reading(status.budget_bytes, members, own_bytes, status.leased_bytes(), wanted_bytes))
     }
-}
-
-/// Reads all that has come; true if the bell is gone.
-#[cfg(target_os = "linux")]
-fn drain(bell: &std::os::fd::OwnedFd) -> bool {
-    use rustix::fs::inotify::{ReadFlags, Reader};
-    let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 1024];
-    let mut reader = Reader::new(bell, &mut buffer);
-    let mut is_gone = false;
-    // Ends with EAGAIN.
-    while let Ok(event) = reader.next() {
-        is_gone |= event.events().intersects(ReadFlags::DELETE_SELF | ReadFlags::IGNORED);
-    }
-    is_gone
 }
 
 #[cfg(all(test, not(loom)))]

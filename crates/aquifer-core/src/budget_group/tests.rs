@@ -134,7 +134,14 @@ fn after(damage: impl FnOnce(&BudgetGroup)) -> (TempDir, BudgetGroup) {
 #[test]
 fn removed_files_end_growth_and_joining_anew_helps() {
     after(|group| fs::remove_file(own_file(group)).unwrap());
-    after(|group| fs::remove_file(group.path().join("group")).unwrap());
+    let (directory, old) = after(|group| {
+        fs::remove_file(group.path().join("group")).unwrap();
+        let error = BudgetGroup::join(group.path(), &DESC).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Driver, "not while it has leases");
+    });
+    let new = BudgetGroup::join(directory.path().join("group"), &DESC).unwrap();
+    drop(new.lease(800, NO_TIME).unwrap());
+    assert_eq!(old.lease(1, NO_TIME).unwrap_err().kind(), ErrorKind::Driver);
     let (directory, old) = after(|group| fs::remove_dir_all(group.path()).unwrap());
     let new = BudgetGroup::join(directory.path().join("group"), &BudgetGroupDesc::new(50)).unwrap();
     assert_eq!((leased(&new), new.budget_bytes(), old.budget_bytes()), (0, 50, 1000));

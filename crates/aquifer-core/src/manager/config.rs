@@ -314,8 +314,26 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
+    fn a_group_is_made_or_joined() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let error = with(&[("AQUIFER_BUDGET_GROUP", path)]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration, "there is none");
+        assert!(error.message().starts_with("AQUIFER_BUDGET_GROUP="), "{error}");
+        let first = [("AQUIFER_BUDGET_GROUP", path), ("AQUIFER_BUDGET_GROUP_BYTES", "3M")];
+        let made = with(&first).unwrap().budget_group.unwrap();
+        let joined = with(&first[..1]).unwrap().budget_group.unwrap();
+        assert_eq!((made.budget_bytes(), joined.budget_bytes()), (3 << 20, 3 << 20));
+        assert!(with(&first[1..]).unwrap().budget_group.is_none());
+        let other = [first[0], ("AQUIFER_BUDGET_GROUP_BYTES", "4M")];
+        assert_eq!(with(&other).unwrap_err().kind(), ErrorKind::Configuration);
+    }
+
+    #[test]
     fn nonsense_names_its_variable() {
-        for (name, _) in ENVIRONMENT_VARIABLES.into_iter().filter(|&(name, _)| name != "AQUIFER_RECORD") {
+        let is_path = |name| name == "AQUIFER_RECORD" || name == "AQUIFER_BUDGET_GROUP";
+        for (name, _) in ENVIRONMENT_VARIABLES.into_iter().filter(|&(name, _)| !is_path(name)) {
             let error = with(&[(name, "a lot")]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Configuration);
             assert!(error.message().starts_with(name), "{error}");

@@ -110,7 +110,7 @@ impl Drop for Ledger {
         if let Some(group) = self.group.take()
             && self.reserved_bytes() > 0
         {
-            std::mem::forget(group);
+            let _kept = std::mem::ManuallyDrop::new(group);
         }
     }
 }
