@@ -200,11 +200,12 @@ impl BudgetGroup {
     /// A source for a pressure monitor, so that this process gives back what it does not use when others need it. It is woken when a
     /// member begins to wait (on Linux; elsewhere it is read four times a second), and answers
     ///
+    /// - `Normal` while nobody waits;
     /// - while this process has no more than its fair share (the budget divided by the members): `Warning` if others want more than is
     ///   free, so that what is kept for later goes, and no more; else `Normal`;
     /// - else how much of the budget is leased or wanted.
     ///
-    /// Without a monitor a process gives back what it does not use only when it allocates and is refused, or trims.
+    /// The monitor of a manager of the group ([`Config::budget_group`](crate::Config::budget_group)) has it already. Without a monitor a process gives back what it does not use only when it allocates and is refused, or trims.
     #[must_use]
     pub fn pressure_source(&self) -> Box<dyn PressureSource> {
         Box::new(source::GroupPressure::new(self.clone()))

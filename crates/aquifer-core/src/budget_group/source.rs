@@ -35,6 +35,10 @@ fn reading(
     leased_bytes: u64,
     wanted_bytes: u64,
 ) -> PressureReading {
+    // Leases of memory that nobody wants press nobody, however many they are: as long as that is so, what is kept is of use.
+    if own_bytes == 0 || wanted_bytes == 0 {
+        return PressureReading::Level(PressureLevel::Normal);
+    }
     let asked_bytes = leased_bytes.saturating_add(wanted_bytes);
     if own_bytes > budget_bytes / members {
         return PressureReading::Usage {
@@ -42,7 +46,7 @@ fn reading(
             limit_bytes: budget_bytes,
         };
     }
-    let are_others_short = own_bytes > 0 && wanted_bytes > 0 && asked_bytes > budget_bytes;
+    let are_others_short = asked_bytes > budget_bytes;
     PressureReading::Level(if are_others_short { PressureLevel::Warning } else { PressureLevel::Normal })
 }
 
@@ -91,6 +95,7 @@ mod tests {
         let usage = |used_bytes| PressureReading::Usage { used_bytes, limit_bytes: 100 };
         assert_eq!(reading(100, 4, 26, 60, 10), usage(70));
         assert_eq!(reading(100, 4, 26, 60, u64::MAX), usage(100));
+        assert_eq!(reading(100, 4, 99, 100, 0), PressureReading::Level(PressureLevel::Normal));
         let level = PressureReading::Level;
         assert_eq!(reading(100, 4, 25, 60, 40), level(PressureLevel::Normal));
         assert_eq!(reading(100, 4, 25, 60, 41), level(PressureLevel::Warning));

@@ -21,7 +21,8 @@ const STOP_WAIT: Duration = Duration::from_millis(100);
 /// Watches how short memory is, tells who listens, and has the manager give memory back; from
 /// [`PressureMonitor::new`].
 ///
-/// It watches the manager's live bytes against its budget, the device's budget, and the sources that it was given. The highest level
+/// It watches the manager's live bytes against its budget, the device's budget, the budget group if the manager is in one, and the
+/// sources that it was given. The highest level
 /// of all is the manager's. What is done at each level says [`Config::pressure`](crate::Config::pressure).
 ///
 /// One thread, which sleeps in the kernel: while nothing is near to a threshold it wakes for a source's news, to look for what has
@@ -85,6 +86,7 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
             all.push((heap_index, Box::new(LedgerSource::new(owner.keeper(), heap_index))));
             all.push((heap_index, Box::new(DeviceSource::new(owner.keeper(), heap_index))));
         }
+        all.extend(owner.config.budget_group.iter().map(|group| (0, group.pressure_source())));
         // What the system says is about its own memory, which a device's manager has in its first heap if anywhere.
         all.extend(sources.into_iter().map(|source| (0, source)));
         let monitor = Monitor::new(owner.keeper(), all, &alarm);
