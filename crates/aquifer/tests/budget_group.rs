@@ -273,7 +273,7 @@ fn keeper() {
 }
 
 /// Starts [`keeper`] beside a manager of the same group.
-fn beside_a_keeper(how: &str) -> (HostMemoryManager, Killed, tempfile::TempDir) {
+fn beside_a_keeper(how: &str) -> (tempfile::TempDir, Killed, HostMemoryManager) {
     let directory = tempfile::tempdir().unwrap();
     let group = BudgetGroup::join(directory.path(), &BudgetGroupDesc::new(BUDGET_BYTES)).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
@@ -287,7 +287,7 @@ fn beside_a_keeper(how: &str) -> (HostMemoryManager, Killed, tempfile::TempDir) 
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("@ready")), "the keeper is ready");
     let manager = HostMemoryManager::builder().budget_bytes(BUDGET_BYTES).budget_group(&group);
-    (manager.build().expect("there is host memory"), child, directory)
+    (directory, child, manager.build().expect("there is host memory"))
 }
 
 /// A child that is killed at the end, whatever comes.
@@ -302,14 +302,14 @@ impl Drop for Killed {
 
 #[test]
 fn what_one_does_not_use_flows_to_who_needs_it() {
-    let (manager, _keeper, _directory) = beside_a_keeper("listens");
+    let (_directory, _keeper, manager) = beside_a_keeper("listens");
     let buffer = manager.allocate(DEMAND_BYTES).expect("the other gives back what is idle, within a second");
     assert_eq!(buffer.size_bytes(), DEMAND_BYTES);
 }
 
 #[test]
 fn who_gets_nothing_is_told_who_has_it() {
-    let (manager, mut keeper, _directory) = beside_a_keeper("does not listen");
+    let (_directory, mut keeper, manager) = beside_a_keeper("does not listen");
     let error = manager.allocate(DEMAND_BYTES).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
     let (message, keepers) = (error.message(), format!("process {} has {DEMAND_BYTES}", keeper.0.id()));

@@ -30,6 +30,7 @@
 //! its `g` or more for the last time, and of all of them take the member for which that was last. What it read after announcing was,
 //! for each of the others, at least their `g`, and it was granted: so the sum of all `g` was within the budget. Whoever joined later
 //! than it listed the directory has announced later too. (`rules.rs` has a model of it under random interleavings.)
+//! One that is stopped after announcing keeps the bytes from others as if it had them, until it goes on or ends.
 //!
 //! Reads and writes are `pread` and `pwrite` of 64 bytes with a checksum: a mapping of a file that somebody cuts short would kill
 //! whoever looks. A record that makes no sense is read again, and then counts as its owner's whole quota. So do numbers above the
