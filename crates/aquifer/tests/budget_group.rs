@@ -7,11 +7,7 @@
 //! `AQUIFER_TEST_RUNS` is how many runs there are, `AQUIFER_TEST_SEED` where they begin.
 #![cfg(unix)]
 
-use aquifer::{
-    BudgetGroup, BudgetGroupDesc, ErrorKind, HostMemoryManager, PressureLevel, PressureNotifier,
-    PressureReading, PressureWake,
-};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use aquifer::{BudgetGroup, BudgetGroupDesc, ErrorKind, HostMemoryManager, PressureMonitor};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -231,15 +227,8 @@ fn six_processes_share_a_budget_whoever_dies() {
     assert!(longest < Duration::from_secs(1), "AQUIFER_TEST_SEED={first}: {longest:?}");
 }
 
-/// Whether a source's answer is a reason to give back what is kept for later.
-fn is_pressing(reading: PressureReading) -> bool {
-    match reading {
-        PressureReading::Level(level) => level >= PressureLevel::Warning,
-        PressureReading::Usage { used_bytes, limit_bytes } => used_bytes >= limit_bytes,
-    }
-}
-
-/// A process that keeps three quarters of the budget, idle. If it is told to listen, it gives them back when others need them.
+/// A process that keeps three quarters of the budget, idle. If it is told to listen, it has a monitor, which
+/// gives them back when others need them.
 #[test]
 fn keeper() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
@@ -252,23 +241,11 @@ fn keeper() {
         .expect("there is host memory");
     drop(manager.allocate(DEMAND_BYTES).unwrap());
     assert_eq!(group.status().unwrap().members[0].leased_bytes, DEMAND_BYTES);
-    let mut source = group.pressure_source();
-    source.start(&PressureNotifier::new(|| {})).unwrap();
+    // It has the group's own source.
+    let _monitor = listens.then(|| PressureMonitor::new(&manager, Vec::new()).unwrap());
     tell("ready", 0);
     loop {
-        let (fd, interval) = match source.wake() {
-            PressureWake::Readable(fd) => (Some(fd), LONG),
-            PressureWake::Interval(interval) => (None, interval),
-            other => panic!("{other:?}"),
-        };
-        let mut events: Vec<_> = fd.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-        let timeout = Timespec::try_from(interval).unwrap();
-        let woken = poll(&mut events, Some(&timeout)).unwrap();
-        assert!(woken > 0 || events.is_empty(), "nobody rang for very long");
-        drop(events);
-        if is_pressing(source.read().unwrap()) && listens {
-            manager.trim();
-        }
+        std::thread::park();
     }
 }
 
