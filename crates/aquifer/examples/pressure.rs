@@ -1,7 +1,11 @@
 //! A program that peaks, goes idle, and gives its memory back: watched by a pressure monitor with this machine's sources.
 
-use aquifer::{HostMemoryManager, PressureMonitor, pressure};
+use aquifer::{HostMemoryManager, PressureMonitor, system_pressure_sources};
 use std::time::{Duration, Instant};
+
+// The device in software comes with the program that links it.
+#[cfg(all(not(target_vendor = "apple"), feature = "software-metal"))]
+use software_metal as _;
 
 fn resident_mib() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -11,8 +15,7 @@ fn resident_mib() -> u64 {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let manager = HostMemoryManager::builder().idle_decay(Duration::from_secs(2)).build()?;
-    let sources = pressure::system_sources(&pressure::PressureOptions::default());
-    let monitor = PressureMonitor::new(&manager, sources.into_all())?;
+    let monitor = PressureMonitor::new(&manager, system_pressure_sources())?;
     let _listener = monitor.on_event(|event| println!("{event}"));
     for source in manager.statistics().pressure.sources {
         println!("{}: {:?}", source.name, source.state);

@@ -3,12 +3,12 @@
 use crate::replay_devices::without_time;
 use crate::trace::ReplayDevice;
 use crate::{
-    Buffer, Config, Error, MemoryManager, MemoryPool, PinnedAllocator, PinnedBuffer, Queue, UnifiedBuffer,
+    Buffer, Config, Error, MemoryManager, MemoryPool, PinnedAllocator, PinnedBuffer, PressureMonitor, Queue,
+    UnifiedBuffer,
 };
 
 pub use aquifer_metal::{
-    Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressure,
-    SystemPressureSource, objc2_metal,
+    Metal, MetalBlock, MetalOptions, MetalQueue, QueueHold, ResidentHold, SystemPressureSource, objc2_metal,
 };
 
 /// The manager of a Metal device's memory.
@@ -31,6 +31,10 @@ pub type MetalPinnedMemoryBuffer = PinnedBuffer<Metal>;
 
 /// Memory that the host and a Metal device both use: without a copy on Apple silicon.
 pub type MetalUnifiedMemoryBuffer = UnifiedBuffer<Metal>;
+
+/// Watches how short memory is for a [`MetalMemoryManager`], and has it give memory back. What the system says goes to it by
+/// [`system_pressure_sources`](crate::system_pressure_sources).
+pub type MetalMemoryPressureMonitor = PressureMonitor<Metal>;
 
 /// Replays on a Metal device: a queue is held back by the host until it is let go. There is no clock; the replay goes as fast as it
 /// can.
