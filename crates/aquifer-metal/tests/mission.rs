@@ -278,7 +278,9 @@ fn the_table_names_tests_that_exist() {
             ("conformance", Some(module)) => {
                 (format!("crates/aquifer-testkit/src/conformance/{module}.rs"), format!("pub fn {function}<"))
             }
-            _ if file.starts_with("cli/") => (format!("{file}.rs"), format!("fn {function}()")),
+            _ if ["cli/", "crates/"].iter().any(|folder| file.starts_with(folder)) => {
+                (format!("{file}.rs"), format!("fn {function}()"))
+            }
             _ => (format!("crates/aquifer-metal/tests/{file}.rs"), format!("fn {function}()")),
         };
         assert!(read(&path).contains(&start), "no {name} in {path}");
