@@ -18,8 +18,8 @@ fn every_peer_is_measured() -> Result<(), Box<dyn Error>> {
     for row in &rows {
         assert!(row["skipped"].is_null() && row["ns_median"].as_f64() > Some(0.0), "{row}");
     }
-    // Three one-thread configurations of twelve peers, five two-thread ones of the nine that can be shared; and the loop.
-    assert_eq!(rows.len(), 3 * 13 + 5 * 10);
+    // Three one-thread configurations of thirteen peers, five two-thread ones of the ten that can be shared; and the loop.
+    assert_eq!(rows.len(), 3 * 14 + 5 * 11);
     Ok(())
 }
 
