@@ -5,15 +5,17 @@ use super::lease::Lease;
 use super::membership::{Membership, Refusal, Waiting};
 use super::record::{GroupRecord, VERSION};
 use super::state::Demand;
-use super::{BudgetGroupDesc, GroupStatus, MemberStatus, registry, source};
+use super::{BudgetGroupDesc, GroupStatus, MemberStatus, look, registry, source};
 use crate::manager::BUDGET_BYTES_MAX;
 use aquifer_backend::{Error, ErrorKind, PressureSource};
 use std::fmt::Write;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const JOIN: &str = "BudgetGroup::join";
+const LOOK: &str = "BudgetGroup::look";
 const LEASE: &str = "BudgetGroup::lease";
 const CHARGE: &str = "allocate";
 
@@ -88,18 +90,23 @@ impl BudgetGroup {
         registry::membership(directory, |directory| Self::enter("BudgetGroup::open", directory)).map(Self)
     }
 
+    /// What the members of the group in the directory `path` have and wait for now, as they say themselves, without joining it: for
+    /// programs that show it. In a process that is a member it is what [`BudgetGroup::status`] says. Those that have died are removed,
+    /// as members do.
+    ///
+    /// # Errors
+    ///
+    /// As [`BudgetGroup::open`] and [`BudgetGroup::status`].
+    pub fn look(path: impl AsRef<Path>) -> Result<GroupStatus, Error> {
+        let directory = Directory::open(LOOK, path.as_ref(), false)?;
+        registry::beside(&directory, |own| match own {
+            Some(own) => Self(own).status(),
+            None => look::from_outside(LOOK, &directory),
+        })
+    }
+
     fn enter(operation: &'static str, directory: Directory) -> Result<Membership, Error> {
-        let Some((file, record)) = directory.open_group(operation)? else {
-            let path = directory.path().display();
-            let message = format!(
-                "there is no budget group in {path}; the first process makes one with BudgetGroup::join"
-            );
-            return Err(Error::new(ErrorKind::Configuration, operation, message));
-        };
-        if !is_possible(&record) {
-            let path = directory.path().display();
-            return Err(broken(operation, format!("the budget group {path} has a budget that cannot be")));
-        }
+        let (file, record) = group_in(operation, &directory)?;
         Membership::new(directory, file, record)
     }
 
@@ -272,6 +279,20 @@ impl BudgetGroup {
         }
         text
     }
+}
+
+/// The group's own file, and what it says.
+pub(super) fn group_in(operation: &'static str, directory: &Directory) -> Result<(File, GroupRecord), Error> {
+    let path = directory.path().display();
+    let Some((file, record)) = directory.open_group(operation)? else {
+        let message =
+            format!("there is no budget group in {path}; the first process makes one with BudgetGroup::join");
+        return Err(Error::new(ErrorKind::Configuration, operation, message));
+    };
+    if !is_possible(&record) {
+        return Err(broken(operation, format!("the budget group {path} has a budget that cannot be")));
+    }
+    Ok((file, record))
 }
 
 fn is_possible(record: &GroupRecord) -> bool {

@@ -72,6 +72,8 @@ mod group;
 mod group;
 mod lease;
 #[cfg(unix)]
+mod look;
+#[cfg(unix)]
 mod membership;
 #[cfg(unix)]
 mod peers;

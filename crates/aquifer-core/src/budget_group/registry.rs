@@ -44,3 +44,19 @@ pub(super) fn membership(
     memberships.push((id, process, Arc::downgrade(&membership)));
     Ok(membership)
 }
+
+/// Calls `look` with this process's membership of the group in `directory`, if there is one. Nothing of this process joins a group
+/// meanwhile.
+pub(super) fn beside<T>(
+    directory: &Directory,
+    look: impl FnOnce(Option<Arc<Membership>>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (id, process) = (directory.id()?, Process::current());
+    let Some(memberships) = MEMBERSHIPS.try_lock_for(LOCK_WAIT) else {
+        let message =
+            "this process was forked while another thread joined a budget group; start the process otherwise";
+        return Err(broken("BudgetGroup::look", message));
+    };
+    let known = memberships.iter().find(|known| known.0 == id && known.1 == process);
+    look(known.and_then(|(_, _, membership)| membership.upgrade()))
+}

@@ -36,6 +36,16 @@ impl BudgetGroup {
         unsupported("BudgetGroup::open")
     }
 
+    /// What a group's members have, without joining it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`].
+    pub fn look(path: impl AsRef<Path>) -> Result<GroupStatus, Error> {
+        let _ = path;
+        unsupported("BudgetGroup::look")
+    }
+
     /// The most bytes that all members together may have reserved.
     #[must_use]
     pub fn budget_bytes(&self) -> u64 {
