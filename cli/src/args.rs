@@ -8,6 +8,8 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::watch::WatchArguments;
+
 /// More threads than this are a slip of the pen.
 const THREADS_MAX: i64 = 1024;
 /// Longer than this for one size is another.
@@ -21,6 +23,7 @@ Examples:
   aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
   aquifer trace info traces/moe_train_start.csv.gz
   aquifer bandwidth --plot transfers.svg
+  aquifer watch --group /dev/shm/trainers
   aquifer info
 
 Exit codes: 0 if everything was done, 2 for any error. NO_COLOR turns colours and bold type off.";
@@ -100,6 +103,10 @@ pub(crate) enum Command {
     /// From the host to a device and back, from plain and from pinned memory, within a device, and from one device to
     /// another where there are two (of the host: from one manager to another).
     Bandwidth(BandwidthArguments),
+    /// Watch how short memory is: of the machine, of this process's control group, and of budget groups
+    ///
+    /// A view on a terminal, one JSON object per line with --json, lines elsewhere.
+    Watch(WatchArguments),
     /// Show devices, memory, limits and settings
     Info(InfoArguments),
 }

@@ -48,6 +48,10 @@ pub(crate) enum CliError {
     Plot { path: PathBuf, error: io::Error },
     #[error("nothing was measured: {reason}")]
     NothingMeasured { reason: String },
+    #[error(
+        "the terminal cannot be drawn on ({0}); use --json, or have the output go elsewhere: aquifer watch | cat"
+    )]
+    Terminal(io::Error),
     #[error("the output cannot be written ({0}); check the free space and where it goes")]
     Output(#[from] io::Error),
 }

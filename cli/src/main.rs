@@ -1,4 +1,5 @@
-//! The `aquifer` command: replays allocation traces, describes them, measures transfers, and tells what memory there is.
+//! The `aquifer` command: replays allocation traces, describes them, measures transfers, watches how short memory is, and tells
+//! what memory there is.
 //!
 //! Exit code 0 means that everything asked for was done; 2 stands for every error, and each is told in a line on the
 //! standard error output.
@@ -16,6 +17,7 @@ mod replay;
 mod simulation;
 mod trace_info;
 mod traces;
+mod watch;
 
 use std::io::{self, ErrorKind};
 use std::process::ExitCode;
@@ -57,6 +59,7 @@ fn run(arguments: &Arguments) -> Result<Status, CliError> {
         Command::Replay(arguments) => replay::run(arguments),
         Command::Trace(TraceCommand::Info(arguments)) => trace_info::run(arguments),
         Command::Bandwidth(arguments) => bandwidth::run(arguments),
+        Command::Watch(arguments) => watch::run(arguments),
         Command::Info(arguments) => info::run(arguments),
     }
 }
