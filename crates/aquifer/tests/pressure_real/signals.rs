@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const FLOOD: Duration = Duration::from_secs(1);
 /// More often than any system's news; so seldom that most of the time is left.
-const BETWEEN_SIGNALS: Duration = Duration::from_millis(1);
+const BETWEEN_SIGNALS: Duration = Duration::from_micros(100);
 /// For how long it is watched after the flood.
 const AFTER: Duration = Duration::from_millis(300);
 
