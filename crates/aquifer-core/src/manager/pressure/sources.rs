@@ -85,7 +85,9 @@ where
 
     fn read(&mut self) -> Result<PressureReading, Error> {
         let budget = self.keeper.backend.budget(self.heap_index)?;
+        // Where more is used than there should be, nothing is available, and only the process's own part tells how much more.
         let used_bytes = budget.budget_bytes.saturating_sub(budget.available_bytes);
+        let used_bytes = used_bytes.max(budget.process_bytes.unwrap_or(0));
         Ok(PressureReading::Usage {
             used_bytes: used_bytes.saturating_sub(self.keeper.idle_bytes_of(self.heap_index)),
             limit_bytes: budget.budget_bytes,

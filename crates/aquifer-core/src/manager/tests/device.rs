@@ -40,6 +40,8 @@ struct Books {
     purges: bool,
     /// What there is of memory that is pinned, in bytes.
     locked_bytes: u64,
+    /// What the heap is said to have.
+    budget: Option<HeapBudget>,
     /// The kind of call that fails from now on, and how.
     failing: Option<(Call, ErrorKind)>,
     /// Told of each such failure of a new block, before it is answered; and asked whether it may be.
@@ -98,6 +100,11 @@ impl Hand {
     /// Ends the meetings.
     pub(super) fn part(&self) {
         self.0.lock().meeting = None;
+    }
+
+    /// Says this of the heap from now on.
+    pub(super) fn set_budget(&self, budget: HeapBudget) {
+        self.0.lock().budget = Some(budget);
     }
 
     /// Lets no call fail any more.
@@ -221,7 +228,8 @@ unsafe impl Backend for Device {
     }
 
     fn budget(&self, _heap_index: usize) -> Result<HeapBudget, Error> {
-        Ok(HeapBudget { budget_bytes: 1 << 40, available_bytes: 1 << 40, process_bytes: None })
+        let ample = HeapBudget { budget_bytes: 1 << 40, available_bytes: 1 << 40, process_bytes: None };
+        Ok(self.lock().budget.unwrap_or(ample))
     }
 
     fn create_block(&self, desc: &BlockDesc<'_>) -> Result<Block, Error> {

@@ -8,7 +8,9 @@ use crate::pressure::{
 };
 use crate::{PressureMonitor, Priority};
 use PressureLevel::{Critical, Emergency, Moderate, Normal, Warning};
-use aquifer_backend::{PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake};
+use aquifer_backend::{
+    HeapBudget, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
+};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -414,6 +416,26 @@ fn the_configurations_decay_holds_if_it_is_shorter() {
     clock.advance(Duration::from_millis(101));
     monitor.poll();
     assert_eq!(manager.statistics().reserved.current, 0);
+}
+
+#[test]
+fn the_devices_use_counts_but_for_what_is_idle_here() {
+    let watched = Watched::with(PressureConfig::default(), Capabilities::NONE);
+    leave_idle(&watched.manager, &[400]);
+    let heap = |available_mib: u64, process_mib: u64| HeapBudget {
+        budget_bytes: 1000 * MIB,
+        available_bytes: available_mib * MIB,
+        process_bytes: Some(process_mib * MIB),
+    };
+    // All is taken, 400 of it by what nobody uses here.
+    watched.books.set_budget(heap(0, 1000));
+    assert_eq!(watched.after(1000), Normal);
+    // More is taken than there should be, so that what is available says too little.
+    watched.books.set_budget(heap(0, 1360));
+    assert_eq!(watched.after(1000), Critical);
+    let events = watched.events();
+    assert_eq!(&*events[0].source, "device heap 0");
+    assert_eq!(watched.reserved(), 0);
 }
 
 #[test]
