@@ -1,6 +1,7 @@
 //! `aquifer info`.
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use aquifer::{Backend, BucketLayout, Config, ENVIRONMENT_VARIABLES, Host};
 use serde::Serialize;
@@ -56,6 +57,10 @@ struct Settings {
     tracking: String,
     idle_decay_ms: Option<u64>,
     purgeable_after_ms: Option<u64>,
+    /// Shares of a limit at which moderate, warning, critical and emergency begin.
+    pressure_thresholds: [f64; 4],
+    /// The directory of the budget group.
+    budget_group: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +138,8 @@ fn settings() -> Result<Settings, CliError> {
         tracking: format!("{:?}", config.tracking),
         idle_decay_ms: config.idle_decay.map(|decay| decay.as_millis() as u64),
         purgeable_after_ms: config.purgeable_after.map(|age| age.as_millis() as u64),
+        pressure_thresholds: config.pressure.thresholds,
+        budget_group: config.budget_group.map(|group| group.path().to_owned()),
     })
 }
 
@@ -161,6 +168,10 @@ fn print(info: &Info) -> Result<(), CliError> {
     table.add_row(["tracking", &settings.tracking]);
     table.add_row(["idle decay", &in_words(settings.idle_decay_ms)]);
     table.add_row(["purgeable after", &in_words(settings.purgeable_after_ms)]);
+    let thresholds = settings.pressure_thresholds.map(|share| format!("{:.0} %", 100.0 * share));
+    table.add_row(["pressure from", &thresholds.join(", ")]);
+    let group = settings.budget_group.as_ref().map_or_else(|| "none".to_owned(), |path| format!("{path:?}"));
+    table.add_row(["budget group", &group]);
     output::line(format_args!("\n{table}"))?;
     let header = ["variable", "value", "meaning"];
     let mut table = output::table(Stream::Output, header, |_| output::Align::Left);

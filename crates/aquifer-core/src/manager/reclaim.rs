@@ -124,6 +124,7 @@ impl ReclaimHooks {
 mod loom_tests {
     use super::*;
     use crate::loom_tests::explore;
+    use crate::sync::{AtomicU64, Ordering};
     use loom::thread;
 
     /// Two threads run a callback that only one at a time may run, while its hook is dropped. Each runs it or skips it,

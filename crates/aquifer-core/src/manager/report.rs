@@ -3,6 +3,7 @@
 use super::observers::TrackedAllocation;
 use super::shared::Shared;
 use crate::pool::Request;
+use crate::pressure::PressureStatistics;
 use crate::statistics::{ByteCounter, Statistics, TagStatistics};
 use crate::sync::Ordering;
 use crate::transfer::Route;
@@ -221,6 +222,7 @@ impl fmt::Display for Report {
                 pinned.refused_count(),
             )?;
         }
+        write_pressure(f, &statistics.pressure)?;
         writeln!(
             f,
             "{} allocations, {} freed; hit rate {:.2} %; fragmentation {:.1} %, waste {:.1} %",
@@ -259,6 +261,25 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+fn write_pressure(f: &mut fmt::Formatter<'_>, pressure: &PressureStatistics) -> fmt::Result {
+    if !pressure.is_monitored && pressure.rise_count == 0 {
+        return Ok(());
+    }
+    writeln!(
+        f,
+        "pressure: {}; {} rises, {} falls; of {} asked {} released and {} seen to come back, {} decayed; {} requests refused, {} queued",
+        pressure.level,
+        pressure.rise_count,
+        pressure.fall_count,
+        in_words(pressure.asked_bytes),
+        in_words(pressure.released_bytes),
+        in_words(pressure.given_back_bytes),
+        in_words(pressure.decayed_bytes),
+        pressure.refused_count,
+        pressure.queued_count,
+    )
 }
 
 /// One live allocation, as [`Tracking`](crate::Tracking) remembers it.

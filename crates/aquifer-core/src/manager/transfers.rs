@@ -388,7 +388,9 @@ impl<B: SyncBackend> Transfers<B> {
         let home = owner.home_of(MemoryKind::Pinned)?;
         let bytes = owner.config.transfers.chunk_bytes();
         // Without a tag if there are too many.
-        let options = MemoryOptions::DEFAULT.tag(owner.tags.intern("staging").unwrap_or_default());
+        let tag = owner.tags.intern("staging").unwrap_or_default();
+        // It is the manager's own, whatever sub-budget has that name; and a transfer that was begun is not to wait for the gate.
+        let options = MemoryOptions::DEFAULT.tag(tag).unlimited().priority(Priority::High);
         let allocation = shared::allocate_without_waiting(owner, home, bytes, options)?;
         let message = "the host does not see this device's pinned memory";
         Slot::new(allocation).ok_or_else(|| Error::new(ErrorKind::Unsupported, "transfer", message))

@@ -22,6 +22,14 @@ pub struct AbsentSource {
     pub reason: Error,
 }
 
+impl AbsentSource {
+    /// Nothing that is tried again, whatever it was.
+    fn error(&self) -> Error {
+        let message = self.reason.message().to_owned();
+        Error::new(aquifer_backend::ErrorKind::Unsupported, self.reason.operation(), message)
+    }
+}
+
 impl PressureSource for AbsentSource {
     fn name(&self) -> String {
         self.name.clone()
@@ -29,9 +37,9 @@ impl PressureSource for AbsentSource {
 
     /// # Errors
     ///
-    /// Always, with the reason.
+    /// Always: [`ErrorKind::Unsupported`](aquifer_backend::ErrorKind::Unsupported), with the reason.
     fn start(&mut self, _notifier: &PressureNotifier) -> Result<(), Error> {
-        Err(Error::new(self.reason.kind(), self.reason.operation(), self.reason.message().to_owned()))
+        Err(self.error())
     }
 
     fn wake(&self) -> PressureWake<'_> {
@@ -42,7 +50,7 @@ impl PressureSource for AbsentSource {
     ///
     /// Always.
     fn read(&mut self) -> Result<PressureReading, Error> {
-        Err(Error::new(self.reason.kind(), self.reason.operation(), self.reason.message().to_owned()))
+        Err(self.error())
     }
 }
 
