@@ -20,7 +20,8 @@ Examples:
 
 It shows the machine as this process sees it (its memory, stall information, the control groups
 that it is in) and budget groups; not the pools of your programs, which live in their processes.
-It allocates nothing, and joins no group.
+It allocates nothing, and joins no group. `device heap 0` is the host's memory as a manager has it,
+bounded by the lowest of all limits; the other sources say where that comes from.
 
 On a terminal it is a view: q, Esc or Ctrl-C ends it. Where the output goes elsewhere it is a
 block of sources, and then a line for each event.
