@@ -71,8 +71,11 @@ impl Drop for Screen {
     fn drop(&mut self) {
         // The cursor was hidden by drawing.
         let _ = self.0.show_cursor();
-        // What cannot be written is lost: there is no other place to tell it.
-        let _ = ratatui::try_restore();
+        // A panic has done it already; again, it would put the cursor over the message.
+        if !thread::panicking() {
+            // What cannot be written is lost: there is no other place to tell it.
+            let _ = ratatui::try_restore();
+        }
     }
 }
 
