@@ -321,7 +321,7 @@ fn a_fall_tells_how_long_it_took() {
     assert_eq!(pressure.resolution_counts.iter().map(|&(_, count)| count).sum::<u64>(), 1);
     assert_eq!(pressure.history, events);
     let report = watched.manager.report().to_string();
-    assert!(report.contains("pressure: normal; 1 rises, 1 falls; of 730 B asked"), "{report}");
+    assert!(report.contains("pressure: normal; 1 rises, 1 falls; of 90 B asked"), "{report}");
     let script = pressure.sources.iter().find(|source| &*source.name == "script").expect("it is one of them");
     assert_eq!((script.event_counts, &script.state), ([0, 0, 1, 0, 0], &SourceState::Listening));
 }
