@@ -116,9 +116,10 @@ impl GrowthBell {
         self.notifiers.lock().clear();
     }
 
-    /// From how many reserved bytes on the monitor wants to know.
+    /// From how many reserved bytes on the monitor wants to know. Only after this it looks how many there are.
     fn ring_above(&self, heap_index: usize, bytes: u64) {
         self.above_bytes[heap_index].store(bytes, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     /// The driver has given a block. May be called under the growth lock: it wakes a thread, and waits for nothing.
@@ -131,5 +132,39 @@ impl GrowthBell {
         if reserved_bytes > self.above_bytes[heap_index].load(Ordering::Relaxed) {
             self.notifiers.lock().iter().for_each(PressureNotifier::notify);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::super::ledger::Ledger;
+    use super::*;
+    use crate::loom_tests::explore;
+    use loom::thread;
+    use std::sync::Arc;
+
+    /// A block is charged and told of, while the monitor says that it wants to know of the first, and falls asleep if nothing is
+    /// reserved. It never sleeps through it.
+    #[test]
+    fn no_growth_is_slept_through() {
+        explore(3, || {
+            let (ledger, growth) = (Arc::new(Ledger::new(1000, None)), Arc::new(GrowthBell::new(1)));
+            let rings = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&rings);
+            growth.add(PressureNotifier::new(move || _ = counted.fetch_add(1, Ordering::SeqCst)));
+            // As it was when more was reserved.
+            growth.ring_above(0, 850);
+            let grower = thread::spawn({
+                let (ledger, growth) = (Arc::clone(&ledger), Arc::clone(&growth));
+                move || {
+                    assert!(ledger.charge(100));
+                    growth.grew(0, ledger.reserved_bytes());
+                }
+            });
+            growth.ring_above(0, 0);
+            let is_asleep = ledger.reserved_bytes() == 0;
+            grower.join().expect("the other thread ends");
+            assert!(!is_asleep || rings.load(Ordering::SeqCst) == 1, "nobody wakes it");
+        });
     }
 }
