@@ -25,6 +25,24 @@ impl<B: Backend> Monitor<B> {
     pub(super) fn follow_level(&mut self, now_ms: u64) {
         let from = self.level();
         let (place, to) = self.highest();
+        // Whoever says more than before is answered, also if another has said as much already, about whatever memory.
+        let mut risen: Vec<usize> = Vec::new();
+        for (place, watched) in self.watched.iter_mut().enumerate() {
+            if std::mem::replace(&mut watched.answered, watched.tracker.level()) < watched.tracker.level() {
+                risen.push(place);
+            }
+        }
+        if to > from {
+            risen.retain(|&other| other != place);
+        }
+        self.follow_highest((place, from, to), now_ms);
+        for place in risen {
+            let given_back = self.respond(place, self.watched[place].tracker.level());
+            self.record_lasting(place, given_back);
+        }
+    }
+
+    fn follow_highest(&mut self, (place, from, to): (usize, PressureLevel, PressureLevel), now_ms: u64) {
         if to == from {
             let is_felt =
                 self.watched[place].reading.is_some_and(|reading| self.config.level_of(reading) == to);
@@ -39,8 +57,8 @@ impl<B: Backend> Monitor<B> {
             self.decay_at_ms = now_ms;
             self.repeat_ms = REPEAT_MS;
             self.repeat_at_ms = now_ms.saturating_add(REPEAT_MS);
-            let reading = self.watched[place].reading.unwrap_or(PressureReading::Level(to));
-            let given_back = self.respond(place, to, reading);
+            let reading = self.reading_of(place);
+            let given_back = self.respond(place, to);
             self.record(place, PressureDetail::Rose { from, to, reading, given_back });
         } else {
             // With it what the lower level still keeps back.
@@ -52,14 +70,23 @@ impl<B: Backend> Monitor<B> {
     }
 
     fn respond_again(&mut self, place: usize, level: PressureLevel, now_ms: u64) {
-        let reading = self.watched[place].reading.unwrap_or(PressureReading::Level(level));
-        let given_back = self.respond(place, level, reading);
+        let given_back = self.respond(place, level);
         let has_helped = given_back.bytes() > 0;
         self.repeat_ms = if has_helped { REPEAT_MS } else { (2 * self.repeat_ms).min(REPEAT_MS_MAX) };
         self.repeat_at_ms = now_ms.saturating_add(self.repeat_ms);
         if has_helped || given_back.callback_count > 0 {
-            self.record(place, PressureDetail::Lasted { level, reading, given_back });
+            self.record_lasting(place, given_back);
         }
+    }
+
+    fn record_lasting(&mut self, place: usize, given_back: GivenBack) {
+        let (level, reading) = (self.level(), self.reading_of(place));
+        self.record(place, PressureDetail::Lasted { level, reading, given_back });
+    }
+
+    fn reading_of(&self, place: usize) -> PressureReading {
+        let watched = &self.watched[place];
+        watched.reading.unwrap_or(PressureReading::Level(watched.tracker.level()))
     }
 
     /// The level that the last readings stand for, whatever was before.
@@ -74,11 +101,14 @@ impl<B: Backend> Monitor<B> {
     }
 
     /// Gives back what nobody uses; only if that does not end the pressure, asks for what is used, and keeps requests back.
-    fn respond(&mut self, place: usize, level: PressureLevel, reading: PressureReading) -> GivenBack {
+    fn respond(&mut self, place: usize, level: PressureLevel) -> GivenBack {
         let begun = Instant::now();
-        let before = self.keeper.held();
+        let (heaps, asked_bytes) =
+            (self.watched[place].heaps, self.config.excess_bytes(self.reading_of(place)));
+        let before = self.keeper.held(heaps);
         let response = *self.config.response(level);
-        let mut purgeable_bytes = self.keeper.give_back(&response, true);
+        let response_of = |heap_index| heaps.has(heap_index).then_some(response);
+        let mut purgeable_bytes = self.keeper.give_back(response_of, true);
         let mut callback_count = 0;
         let asks_more = response.callbacks_up_to.is_some() || response.admission != [Admission::Accept; 3];
         let mut felt = if asks_more { self.felt_after(place, level, &before) } else { level };
@@ -87,20 +117,20 @@ impl<B: Backend> Monitor<B> {
             let (calls_before, mut after) = (reclaim.calls(), None);
             while self.config.response(felt).callbacks_up_to.is_some() {
                 let needed_bytes = self.needed_bytes(place);
-                after = reclaim.run_next_up_to(up_to, after, needed_bytes, self.watched[place].heap_index);
+                after = reclaim.run_next_up_to(up_to, after, needed_bytes, heaps.first());
                 if after.is_none() {
                     break;
                 }
-                purgeable_bytes += self.keeper.give_back(&response, true);
+                purgeable_bytes += self.keeper.give_back(response_of, true);
                 felt = self.felt_after(place, level, &before);
             }
             callback_count = reclaim.calls() - calls_before;
         }
         // What is kept back is so until the level falls.
         self.set_gate(felt.max(self.gate_level));
-        let after = self.keeper.held();
+        let after = self.keeper.held(heaps);
         GivenBack {
-            asked_bytes: self.config.excess_bytes(reading),
+            asked_bytes,
             reserved_before_bytes: before.reserved_bytes,
             reserved_after_bytes: after.reserved_bytes,
             process_before_bytes: before.process_bytes,
@@ -118,7 +148,7 @@ impl<B: Backend> Monitor<B> {
         match self.watched[place].reading {
             // Such a source needs time to see it. If it still says so then, this level is responded to again.
             Some(PressureReading::Level(_)) => {
-                let reserved_bytes = self.keeper.reserved_bytes();
+                let reserved_bytes = self.keeper.held(self.watched[place].heaps).reserved_bytes;
                 let released_bytes = before.reserved_bytes.saturating_sub(reserved_bytes);
                 let is_substantial =
                     released_bytes > 0 && released_bytes >= before.reserved_bytes / SUBSTANTIAL_SHARE;

@@ -1,6 +1,7 @@
 //! The monitor as users have it: a handle, its thread, its listeners.
 
 use super::super::MemoryManager;
+use super::heaps::Heaps;
 use super::monitor::Monitor;
 use super::sources::{DeviceSource, LedgerSource};
 use super::{PressureEvents, PressureState};
@@ -59,7 +60,8 @@ struct Inner<B: Backend> {
 }
 
 impl<B: SyncBackend + 'static> PressureMonitor<B> {
-    /// Begins to watch. `sources` come on top of the manager's own; which of them work is in
+    /// Begins to watch. `sources` come on top of the manager's own, and are taken to speak of the machine's memory: on a device with
+    /// memory of its own they press only what the manager has of the machine's. Which of them work is in
     /// [`PressureStatistics::sources`](crate::PressureStatistics::sources).
     ///
     /// # Errors
@@ -81,14 +83,15 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
             Error::new(ErrorKind::Driver, OPERATION, message).with_source(error)
         };
         let alarm = Arc::new(Alarm::new().map_err(driver)?);
-        let mut all: Vec<(usize, Box<dyn PressureSource>)> = Vec::new();
+        let mut all: Vec<(Heaps, Box<dyn PressureSource>)> = Vec::new();
         for heap_index in 0..owner.ledgers.len() {
-            all.push((heap_index, Box::new(LedgerSource::new(owner.keeper(), heap_index))));
-            all.push((heap_index, Box::new(DeviceSource::new(owner.keeper(), heap_index))));
+            let heap = Heaps::one(heap_index);
+            all.push((heap, Box::new(LedgerSource::new(owner.keeper(), heap_index))));
+            all.push((heap, Box::new(DeviceSource::new(owner.keeper(), heap_index))));
         }
-        all.extend(owner.config.budget_group.iter().map(|group| (0, group.pressure_source())));
-        // What the system says is about its own memory, which a device's manager has in its first heap if anywhere.
-        all.extend(sources.into_iter().map(|source| (0, source)));
+        all.extend(owner.config.budget_group.iter().map(|group| (Heaps::one(0), group.pressure_source())));
+        let machine = Heaps::of_the_machine(owner.backend.properties());
+        all.extend(sources.into_iter().map(|source| (machine, source)));
         let monitor = Monitor::new(owner.keeper(), all, &alarm);
         let has_thread = owner.config.pressure.thread;
         owner.pressure.gate.set_keeper(has_thread);

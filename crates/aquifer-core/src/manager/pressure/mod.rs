@@ -8,6 +8,7 @@ mod decay;
 mod escalation;
 mod gate;
 mod handle;
+mod heaps;
 mod monitor;
 mod respond;
 mod sources;

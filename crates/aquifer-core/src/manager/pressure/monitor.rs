@@ -2,6 +2,7 @@
 
 use super::decay::Quiet;
 use super::escalation::REPEAT_MS;
+use super::heaps::Heaps;
 use super::watched::Watched;
 use crate::clock::Clock;
 use crate::pressure::{Admission, Alarm, PressureConfig, PressureDetail, PressureEvent, SourceState};
@@ -34,14 +35,13 @@ impl<B: Backend> Monitor<B> {
     /// Starts all sources.
     pub(super) fn new(
         keeper: Keeper<B>,
-        sources: Vec<(usize, Box<dyn PressureSource>)>,
+        sources: Vec<(Heaps, Box<dyn PressureSource>)>,
         alarm: &Arc<Alarm>,
     ) -> Self {
         let config = keeper.config.pressure.clone();
         let now_ms = keeper.config.clock.now_ms();
         let pools = keeper.pools.len();
-        let watched =
-            sources.into_iter().map(|(heap_index, source)| Watched::new(heap_index, source)).collect();
+        let watched = sources.into_iter().map(|(heaps, source)| Watched::new(heaps, source)).collect();
         let mut monitor = Self {
             keeper,
             config,

@@ -3,6 +3,7 @@
 use super::super::shared::Shared;
 use super::super::shrink::Leaving;
 use super::super::typed_pool::{Growing, TypedPool};
+use super::heaps::Heaps;
 use crate::pressure::PressureResponse;
 use crate::range::IdleBlock;
 use aquifer_backend::Backend;
@@ -41,28 +42,34 @@ impl<B: Backend> Shared<B> {
         self.ledgers.iter().map(|ledger| ledger.reserved_bytes()).sum()
     }
 
-    pub(super) fn held(&self) -> Held {
-        let process_bytes = (0..self.ledgers.len())
-            .map(|heap_index| self.backend.budget(heap_index).ok()?.process_bytes)
-            .sum();
-        Held { reserved_bytes: self.reserved_bytes(), process_bytes }
+    /// What is held of some heaps.
+    pub(super) fn held(&self, heaps: Heaps) -> Held {
+        let ledgers = || self.ledgers.iter().enumerate().filter(|&(heap_index, _)| heaps.has(heap_index));
+        let process_bytes =
+            ledgers().map(|(heap_index, _)| self.backend.budget(heap_index).ok()?.process_bytes).sum();
+        Held { reserved_bytes: ledgers().map(|(_, ledger)| ledger.reserved_bytes()).sum(), process_bytes }
     }
 
-    /// Does what a response says about memory that nobody uses. Returns the bytes that became purgeable. `is_first`: the level has
-    /// just begun, or is responded to again; not only kept up.
-    pub(super) fn give_back(&self, response: &PressureResponse, is_first: bool) -> u64 {
+    /// Does what the response of each heap, if it has one now, says about memory that nobody uses. Returns the bytes that became
+    /// purgeable. `is_first`: a level has just begun, or is responded to again; not only kept up.
+    pub(super) fn give_back(
+        &self,
+        response_of: impl Fn(usize) -> Option<PressureResponse>,
+        is_first: bool,
+    ) -> u64 {
         if self.is_forked() {
             return 0;
         }
-        let keeps_nothing = response.idle_share_max == Some(0.0);
-        if is_first && response.trim {
+        if is_first {
             self.let_go_of_imported();
-            if keeps_nothing {
-                drop(self.transfers.take_free_slots());
-                self.pools.iter().for_each(|typed| _ = typed.pool.free_preallocated());
-            }
         }
         let give_back_one = |typed: &TypedPool<B::Block>| {
+            let Some(response) = response_of(typed.heap_index) else { return 0 };
+            let keeps_nothing = response.idle_share_max == Some(0.0);
+            if is_first && response.trim && keeps_nothing {
+                drop(self.transfers.take_free_slots());
+                typed.pool.free_preallocated();
+            }
             // What may be kept, before the growth lock: counting takes others.
             let idle_bytes_max = response.idle_share_max.map(|share| {
                 let live_bytes = if share > 0.0 { self.live_bytes_of(typed.heap_index) } else { 0 };
@@ -74,7 +81,7 @@ impl<B: Backend> Shared<B> {
             }
             let purgeable_bytes =
                 if response.mark_purgeable { self.make_purgeable(growing, |_| true) } else { 0 };
-            self.release_older(growing, self.decay(response), self.config.purgeable_after);
+            self.release_older(growing, self.decay(&response), self.config.purgeable_after);
             if let Some(idle_bytes_max) = idle_bytes_max {
                 self.release_idle_above(growing, idle_bytes_max, keeps_nothing);
             }

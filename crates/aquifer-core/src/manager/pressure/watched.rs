@@ -1,7 +1,10 @@
 //! One source as the monitor has it: when it is read, and how it is doing.
 
+use super::heaps::Heaps;
 use crate::pressure::{PressureConfig, SourceState, SourceStatistics, Tracker};
-use aquifer_backend::{Error, ErrorKind, PressureNotifier, PressureReading, PressureSource, PressureWake};
+use aquifer_backend::{
+    Error, ErrorKind, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,10 +12,12 @@ use std::time::Duration;
 /// One source, and what is known of it.
 pub(super) struct Watched {
     pub(super) source: Box<dyn PressureSource>,
-    /// The heap that callbacks are asked for because of it.
-    pub(super) heap_index: usize,
+    /// What it is about.
+    pub(super) heaps: Heaps,
     pub(super) name: Arc<str>,
     pub(super) tracker: Tracker,
+    /// The level that has been responded to.
+    pub(super) answered: PressureLevel,
     pub(super) reading: Option<PressureReading>,
     pub(super) state: SourceState,
     pub(super) has_failed: bool,
@@ -23,13 +28,14 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(heap_index: usize, source: Box<dyn PressureSource>) -> Self {
+    pub(super) fn new(heaps: Heaps, source: Box<dyn PressureSource>) -> Self {
         let name = guarded(|| Ok(source.name())).unwrap_or_else(|_| "a source without a name".into());
         Self {
             source,
-            heap_index,
+            heaps,
             name: name.into(),
             tracker: Tracker::default(),
+            answered: PressureLevel::Normal,
             reading: None,
             state: SourceState::Failed("not started".into()),
             has_failed: false,

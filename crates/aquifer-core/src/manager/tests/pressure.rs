@@ -246,6 +246,28 @@ fn a_level_that_the_system_tells_spares_the_users_memory_while_there_is_other() 
 }
 
 #[test]
+fn a_source_that_rises_is_answered_though_another_is_as_high_already() {
+    let watched = Watched::with(PressureConfig::default(), Capabilities::NONE);
+    let calls = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&calls);
+    let _hook = watched.manager.on_reclaim(0, move |_| _ = counted.fetch_add(1, Ordering::Relaxed));
+    // A program that fills its budget on purpose: nothing more comes of it, so it is asked ever more seldom.
+    let live = watched.manager.allocate(990 * MIB).expect("there is room");
+    (0..100).for_each(|_| _ = watched.after(100));
+    watched.events();
+    let before = calls.load(Ordering::Relaxed);
+    watched.script.level(Critical);
+    assert_eq!(watched.after(20), Emergency);
+    assert_eq!(calls.load(Ordering::Relaxed), before + 1);
+    let events = watched.events();
+    assert_eq!((events.len(), &*events[0].source), (1, "script"));
+    assert!(matches!(events[0].detail, PressureDetail::Lasted { level: Emergency, .. }));
+    watched.after(20);
+    assert_eq!(calls.load(Ordering::Relaxed), before + 1, "it has been answered");
+    drop(live);
+}
+
+#[test]
 fn requests_are_kept_back_by_priority() {
     let watched = Watched::new();
     let [low, high] = [Priority::Low, Priority::High].map(|one| MemoryOptions::DEFAULT.priority(one));
