@@ -246,12 +246,16 @@ impl Directory {
     /// What a process left behind that died while it made the group.
     fn remove_if_dead(&self, name: &CStr) {
         let is_own = process_of(name) == Some(std::process::id());
-        if !is_own
-            && let Ok(OpenedPeer::File(file)) = self.open_peer("BudgetGroup", name, None)
-            && is_dead(&file)
-        {
-            self.remove(name);
+        if !is_own && let Ok(OpenedPeer::File(file)) = self.open_peer("BudgetGroup", name, None) {
+            self.remove_of_dead(name, &file);
         }
+    }
+
+    /// Removes a file if the process has ended whose it is, and says whether that was so. Nobody ever uses a name again, so this
+    /// removes the dead one's file and no other; and as the lock is kept until the name is gone, it removes none that its owner
+    /// is just about to lock: either the owner finds it locked, or it finds that it has no name any more.
+    pub(super) fn remove_of_dead(&self, name: &CStr, file: &File) -> bool {
+        while_dead(file, || self.remove(name))
     }
 
     /// Tells all who listen that somebody wants memory. Whoever cannot be told finds out by looking.
@@ -299,8 +303,14 @@ pub(super) fn is_removed(file: &File) -> bool {
 /// Whether the process has ended whose file it is. Shared locks do not refuse each other, so those who ask at the same time do not
 /// take each other for the owner, and one that is stopped while it asks keeps nobody from the answer.
 pub(super) fn is_dead(file: &File) -> bool {
+    while_dead(file, || {})
+}
+
+/// As [`is_dead`]; calls `what` if so, while nobody can lock the file for himself.
+fn while_dead(file: &File, what: impl FnOnce()) -> bool {
     let is_dead = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingLockShared).is_ok();
     if is_dead {
+        what();
         let _ = rustix::fs::fcntl_lock(file, FlockOperation::NonBlockingUnlock);
     }
     is_dead
@@ -322,4 +332,25 @@ pub(super) fn random() -> u64 {
 pub(super) fn monotonic_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     (time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)
+}
+
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// The kernel's list of locks has the file's number, after its device's.
+    fn is_locked_shared(file: &File) -> bool {
+        let number = format!(":{} ", file.metadata().unwrap().ino());
+        let locks = std::fs::read_to_string("/proc/locks").unwrap();
+        locks.lines().any(|line| line.contains("POSIX  ADVISORY  READ") && line.contains(&number))
+    }
+
+    #[test]
+    fn who_takes_a_file_away_keeps_its_owner_from_locking_it_meanwhile() {
+        let file = tempfile::tempfile().unwrap();
+        let mut was_locked = false;
+        assert!(while_dead(&file, || was_locked = is_locked_shared(&file)));
+        assert!(was_locked && !is_locked_shared(&file));
+    }
 }

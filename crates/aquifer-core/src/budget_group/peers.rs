@@ -112,12 +112,7 @@ impl Peers {
     pub(super) fn remove_dead(&mut self, directory: &Directory) -> bool {
         let count = self.0.len();
         self.0.retain(|name, peer| {
-            let is_dead = peer.file.as_ref().is_some_and(directory::is_dead);
-            if is_dead {
-                // Nobody ever uses a name again, so this removes the dead one's file and no other.
-                directory.remove(name);
-            }
-            !is_dead
+            !peer.file.as_ref().is_some_and(|file| directory.remove_of_dead(name, file))
         });
         self.0.len() < count
     }
