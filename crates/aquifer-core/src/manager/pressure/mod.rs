@@ -117,9 +117,10 @@ impl GrowthBell {
         self.notifiers.lock().clear();
     }
 
-    /// From how many reserved bytes on the monitor wants to know. Only after this it looks how many there are.
+    /// Above how many reserved bytes the monitor wants to know. To be called before it looks how many there are.
     fn ring_above(&self, heap_index: usize, bytes: u64) {
         self.above_bytes[heap_index].store(bytes, Ordering::Relaxed);
+        // The other side is in `grew`.
         fence(Ordering::SeqCst);
     }
 

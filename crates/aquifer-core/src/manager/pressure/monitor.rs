@@ -145,10 +145,12 @@ impl<B: Backend> Monitor<B> {
         let could_rise = ledgers.map(|(heap_index, ledger)| {
             let growth = &self.keeper.pressure.growth;
             let threshold_bytes = (self.config.thresholds[0] * ledger.budget_bytes() as f64) as u64;
+            // At the threshold the level begins.
+            let below_bytes = threshold_bytes.saturating_sub(1);
             // What begins to be reserved is to decay again.
-            growth.ring_above(heap_index, if self.decay_ms().is_some() { 0 } else { threshold_bytes });
+            growth.ring_above(heap_index, if self.decay_ms().is_some() { 0 } else { below_bytes });
             if ledger.reserved_bytes() > 0 {
-                growth.ring_above(heap_index, threshold_bytes);
+                growth.ring_above(heap_index, below_bytes);
             }
             ledger.reserved_bytes() >= threshold_bytes
         });

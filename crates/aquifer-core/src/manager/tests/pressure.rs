@@ -537,6 +537,19 @@ fn the_thread_is_told_when_the_pool_grows() {
 }
 
 #[test]
+fn a_pool_that_grows_to_just_a_threshold_is_news() {
+    let mut pressure = PressureConfig::default();
+    pressure.thresholds[0] = 0.5;
+    pressure.responses[Normal as usize].idle_decay = None;
+    let watched = Watched::with(pressure, Capabilities::NONE);
+    let live = watched.manager.allocate(500 * MIB).expect("there is room");
+    assert_eq!(watched.reserved(), 500);
+    // Before it would be read without news.
+    assert_eq!(watched.after(20), Moderate);
+    drop(live);
+}
+
+#[test]
 fn a_blocked_request_goes_on_when_the_level_falls() {
     let (manager, script, monitor) = threaded();
     let mut events = monitor.events();
