@@ -101,7 +101,10 @@ impl Watched {
         let has_elapsed = |time: Duration| passed_ms >= time.as_millis() as u64;
         if has_news | self.has_news.swap(false, Ordering::AcqRel) {
             let is_rested = has_elapsed(config.debounce);
-            self.has_news.store(!is_rested, Ordering::Release);
+            if !is_rested {
+                // Never cleared here: news that have come since are others, which the next reading might miss.
+                self.has_news.store(true, Ordering::Release);
+            }
             return is_rested;
         }
         (is_short && has_elapsed(config.tick)) || self.interval().is_some_and(has_elapsed)
