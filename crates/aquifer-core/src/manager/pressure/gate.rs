@@ -71,7 +71,8 @@ impl Gate {
 
     fn wait(&self, priority: Priority, patience: Duration) -> Result<(), Error> {
         self.queued.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + patience;
+        // A time too long for the clock is for ever.
+        let deadline = Instant::now().checked_add(patience);
         let mut waiting = self.waiting.lock();
         loop {
             match self.admission_of(priority) {
@@ -80,7 +81,13 @@ impl Gate {
                 Admission::Queue => {}
             }
             let is_late = !self.has_keeper.load(Ordering::Acquire)
-                || self.opened.wait_until(&mut waiting, deadline).timed_out();
+                || match deadline {
+                    Some(deadline) => self.opened.wait_until(&mut waiting, deadline).timed_out(),
+                    None => {
+                        self.opened.wait(&mut waiting);
+                        false
+                    }
+                };
             if is_late && self.admission_of(priority) == Admission::Queue {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 let message = format!("{} requests still have to wait after {patience:?}", name(priority));

@@ -1,0 +1,121 @@
+//! A monitor under misuse: what users' code may do to it, at bad times and with extreme values.
+
+use aquifer::{
+    Clock, Config, Error, ErrorKind, Host, HostMemoryManager, MemoryOptions, PressureLevel, PressureMonitor,
+    PressureNotifier, PressureReading, PressureSource, PressureWake, Priority,
+};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+/// What a source answers, and how often it was asked.
+#[derive(Debug, Default)]
+struct Script {
+    level: Mutex<PressureLevel>,
+    fails: Mutex<Option<ErrorKind>>,
+    notifier: Mutex<Option<PressureNotifier>>,
+    does_wake_panic: AtomicBool,
+    reads: AtomicU64,
+}
+
+impl Script {
+    fn level(&self, level: PressureLevel) {
+        *self.level.lock().unwrap() = level;
+        self.notify();
+    }
+
+    fn notify(&self) {
+        if let Some(notifier) = &*self.notifier.lock().unwrap() {
+            notifier.notify();
+        }
+    }
+
+    fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Scripted(Arc<Script>);
+
+impl PressureSource for Scripted {
+    fn name(&self) -> String {
+        "script".into()
+    }
+
+    fn start(&mut self, notifier: &PressureNotifier) -> Result<(), Error> {
+        *self.0.notifier.lock().unwrap() = Some(notifier.clone());
+        Ok(())
+    }
+
+    fn wake(&self) -> PressureWake<'_> {
+        assert!(!self.0.does_wake_panic.load(Ordering::Relaxed), "this source panics, as it should");
+        PressureWake::Notifies
+    }
+
+    fn read(&mut self) -> Result<PressureReading, Error> {
+        self.0.reads.fetch_add(1, Ordering::Relaxed);
+        match *self.0.fails.lock().unwrap() {
+            Some(kind) => Err(Error::new(kind, "read", "told to fail")),
+            None => Ok(PressureReading::Level(*self.0.level.lock().unwrap())),
+        }
+    }
+}
+
+struct Scene {
+    manager: HostMemoryManager,
+    clock: Clock,
+    script: Arc<Script>,
+}
+
+impl Scene {
+    /// A manager of 64 MiB: with a thread for its monitor in the system's time, or with none in a time that stands still.
+    fn new(has_thread: bool, change: impl FnOnce(&mut Config)) -> Self {
+        let clock = if has_thread { Clock::default() } else { Clock::manual() };
+        let mut config = Config::default();
+        config.budget_bytes = Some(64 << 20);
+        config.pressure.thread = has_thread;
+        config.clock = clock.clone();
+        change(&mut config);
+        let manager = HostMemoryManager::with_config(Host::new().unwrap(), config).unwrap();
+        Self { manager, clock, script: Arc::default() }
+    }
+
+    fn monitor(&self) -> PressureMonitor<Host> {
+        let monitor = PressureMonitor::new(&self.manager, vec![Box::new(Scripted(Arc::clone(&self.script)))]);
+        let monitor = monitor.unwrap();
+        monitor.poll();
+        monitor
+    }
+
+    fn low() -> MemoryOptions {
+        MemoryOptions::DEFAULT.priority(Priority::Low)
+    }
+}
+
+fn wait_until(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what() {
+        assert!(Instant::now() < deadline, "it never came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn one_may_be_told_to_wait_for_ever() {
+    let scene = Scene::new(true, |config| config.in_flight_wait = Duration::MAX);
+    let monitor = scene.monitor();
+    scene.script.level(PressureLevel::Critical);
+    wait_until(|| monitor.level() == PressureLevel::Critical);
+    let waiting = std::thread::spawn({
+        let manager = scene.manager.clone();
+        move || manager.allocate_with(4096, Scene::low()).map(drop)
+    });
+    wait_until(|| scene.manager.statistics().pressure.queued_count == 1 || waiting.is_finished());
+    drop(monitor);
+    waiting.join().expect("it waits").expect("nobody keeps it back any more");
+    // Nothing to wait for, some milliseconds after the manager was made.
+    let error =
+        scene.manager.allocate(63 << 20).and_then(|_held| scene.manager.allocate(2 << 20)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+}
