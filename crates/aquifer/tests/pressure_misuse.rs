@@ -119,3 +119,54 @@ fn one_may_be_told_to_wait_for_ever() {
         scene.manager.allocate(63 << 20).and_then(|_held| scene.manager.allocate(2 << 20)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory);
 }
+
+#[test]
+fn polling_within_a_listener_does_nothing() {
+    let scene = Scene::new(false, |_| ());
+    let monitor = Arc::new(scene.monitor());
+    let counts = Arc::new(Mutex::new(Vec::new()));
+    let listener = monitor.on_event({
+        let (monitor, script) = (Arc::downgrade(&monitor), Arc::clone(&scene.script));
+        let (clock, counts) = (scene.clock.clone(), Arc::clone(&counts));
+        move |_| {
+            let before = script.reads();
+            clock.advance(Duration::from_secs(1));
+            monitor.upgrade().unwrap().poll();
+            counts.lock().unwrap().push(script.reads() - before);
+        }
+    });
+    scene.clock.advance(Duration::from_secs(1));
+    scene.script.level(PressureLevel::Warning);
+    monitor.poll();
+    drop(listener);
+    assert_eq!(*counts.lock().unwrap(), [0]);
+}
+
+#[test]
+fn polling_does_nothing_where_there_is_a_thread() {
+    let scene = Scene::new(true, |_| ());
+    let monitor = scene.monitor();
+    let (entered, is_entered) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = Mutex::new(may_go);
+    let _listener = monitor.on_event(move |_| {
+        let _ = entered.send(());
+        let _ = may_go.lock().unwrap().recv();
+    });
+    let callers = Arc::new(Mutex::new(Vec::new()));
+    let _hook = scene.manager.on_reclaim(0, {
+        let callers = Arc::clone(&callers);
+        move |_| callers.lock().unwrap().push(std::thread::current().id())
+    });
+    scene.script.level(PressureLevel::Moderate);
+    is_entered.recv().unwrap();
+    // The thread is in the listener, and holds no lock.
+    let read_at = Instant::now();
+    wait_until(|| read_at.elapsed() > Duration::from_millis(40));
+    scene.script.level(PressureLevel::Emergency);
+    monitor.poll();
+    assert!(callers.lock().unwrap().is_empty(), "callbacks are the thread's to call");
+    drop(go);
+    wait_until(|| monitor.level() == PressureLevel::Emergency);
+    assert!(!callers.lock().unwrap().contains(&std::thread::current().id()));
+}

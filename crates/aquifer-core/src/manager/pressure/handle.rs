@@ -5,7 +5,7 @@ use super::heaps::Heaps;
 use super::monitor::Monitor;
 use super::sources::{DeviceSource, LedgerSource};
 use super::{PressureEvents, PressureState};
-use crate::hooks::HookGuard;
+use crate::hooks::{self, HookGuard};
 use crate::pressure::{Alarm, PressureEvent};
 use crate::raw::fork::Process;
 use aquifer_backend::{Backend, Error, ErrorKind, PressureLevel, PressureSource, SyncBackend};
@@ -54,6 +54,7 @@ struct Inner<B: Backend> {
     /// `None` once it has ended. Held by the thread for as long as it sleeps or works.
     monitor: Mutex<Option<Monitor<B>>>,
     state: Arc<PressureState>,
+    has_thread: bool,
     thread: Mutex<Option<ThreadId>>,
     has_ended: Mutex<bool>,
     end: Condvar,
@@ -101,6 +102,7 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
             is_closing: AtomicBool::new(false),
             monitor: Mutex::new(Some(monitor)),
             state: Arc::clone(&owner.pressure),
+            has_thread,
             thread: Mutex::new(None),
             has_ended: Mutex::new(!has_thread),
             end: Condvar::new(),
@@ -129,7 +131,7 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
     /// callback it does nothing.
     pub fn poll(&self) {
         let inner = &self.inner;
-        if !inner.process.is_current() {
+        if inner.has_thread || hooks::is_in_hook() || !inner.process.is_current() {
             return;
         }
         let events = {
