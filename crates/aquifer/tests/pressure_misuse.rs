@@ -170,3 +170,26 @@ fn polling_does_nothing_where_there_is_a_thread() {
     wait_until(|| monitor.level() == PressureLevel::Emergency);
     assert!(!callers.lock().unwrap().contains(&std::thread::current().id()));
 }
+
+#[test]
+fn a_manager_that_goes_while_it_is_polled_ends_its_monitor() {
+    let scene = Scene::new(false, |_| ());
+    let monitor = scene.monitor();
+    let mut events = monitor.events();
+    let Scene { manager, clock, script } = scene;
+    let last = Arc::new(Mutex::new(Some(manager.clone())));
+    let hook = manager.on_reclaim(0, {
+        let last = Arc::clone(&last);
+        move |_| drop(last.lock().unwrap().take())
+    });
+    drop(manager);
+    clock.advance(Duration::from_secs(1));
+    script.level(PressureLevel::Emergency);
+    monitor.poll();
+    assert!(last.lock().unwrap().is_none(), "the callback was called");
+    assert!(events.is_over());
+    assert!(events.next_within(Duration::ZERO).is_some(), "what came before the end");
+    assert_eq!(events.next_within(Duration::ZERO), None);
+    assert_eq!(Arc::strong_count(&script), 1, "the sources have gone");
+    drop(hook);
+}

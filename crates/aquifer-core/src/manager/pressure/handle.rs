@@ -12,7 +12,7 @@ use aquifer_backend::{Backend, Error, ErrorKind, PressureLevel, PressureSource, 
 use parking_lot::{Condvar, Mutex};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -141,6 +141,11 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
             monitor.round(&[], &inner.alarm)
         };
         inner.state.told.tell(events);
+        // Who closed it meanwhile has found it in use.
+        fence(Ordering::SeqCst);
+        if inner.is_closing.load(Ordering::Acquire) {
+            inner.finish();
+        }
     }
 }
 
@@ -191,8 +196,9 @@ impl<B: Backend> Inner<B> {
         self.finish();
     }
 
-    /// Lets go of the monitor, if nobody works with it; who does will.
+    /// Lets go of the monitor, if nobody works with it; who does will, as one of the two sees what the other has done.
     fn finish(&self) {
+        fence(Ordering::SeqCst);
         let monitor = self.monitor.try_lock().and_then(|mut monitor| monitor.take());
         if monitor.is_some() {
             drop(monitor);
