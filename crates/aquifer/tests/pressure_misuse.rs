@@ -193,3 +193,17 @@ fn a_manager_that_goes_while_it_is_polled_ends_its_monitor() {
     assert_eq!(Arc::strong_count(&script), 1, "the sources have gone");
     drop(hook);
 }
+
+#[test]
+fn a_stream_that_has_ended_tells_nothing_of_the_next_monitor() {
+    let scene = Scene::new(false, |_| ());
+    let mut ended = scene.monitor().events();
+    assert!(ended.is_over());
+    let monitor = scene.monitor();
+    let mut events = monitor.events();
+    scene.clock.advance(Duration::from_secs(1));
+    scene.script.level(PressureLevel::Emergency);
+    monitor.poll();
+    assert!(events.next_within(Duration::ZERO).is_some());
+    assert_eq!(ended.next_within(Duration::ZERO), None);
+}

@@ -32,6 +32,10 @@ impl EventQueue {
     #[must_use]
     pub(super) fn push(&self, event: &PressureEvent) -> Option<Waker> {
         let mut waiting = self.waiting.lock();
+        if waiting.is_over {
+            // The monitor was closed while it told this.
+            return None;
+        }
         if waiting.events.len() == WAITING_MAX {
             waiting.events.pop_front();
             waiting.missed += 1;

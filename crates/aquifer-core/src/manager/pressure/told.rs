@@ -71,9 +71,10 @@ impl Told {
         }
     }
 
-    /// There will be no more.
+    /// There will be no more for the streams that there are. Those of a later monitor are others.
     pub(super) fn end(&self) {
-        let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
+        let streams = std::mem::take(&mut *self.streams.lock());
+        let streams: Vec<_> = streams.iter().filter_map(Weak::upgrade).collect();
         crate::calls::wake_all(streams.iter().filter_map(|stream| stream.end()));
     }
 }
