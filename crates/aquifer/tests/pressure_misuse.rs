@@ -2,7 +2,7 @@
 
 use aquifer::{
     Clock, Config, Error, ErrorKind, Host, HostMemoryManager, MemoryOptions, PressureLevel, PressureMonitor,
-    PressureNotifier, PressureReading, PressureSource, PressureWake, Priority,
+    PressureNotifier, PressureReading, PressureSource, PressureWake, Priority, SourceState,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -206,4 +206,23 @@ fn a_stream_that_has_ended_tells_nothing_of_the_next_monitor() {
     monitor.poll();
     assert!(events.next_within(Duration::ZERO).is_some());
     assert_eq!(ended.next_within(Duration::ZERO), None);
+}
+
+#[test]
+fn a_source_that_panics_when_it_is_asked_for_its_wake_has_failed_alone() {
+    let scene = Scene::new(true, |_| ());
+    let monitor = scene.monitor();
+    scene.script.level(PressureLevel::Emergency);
+    wait_until(|| monitor.level() == PressureLevel::Emergency);
+    scene.script.does_wake_panic.store(true, Ordering::Relaxed);
+    scene.script.notify();
+    wait_until(|| monitor.level() == PressureLevel::Normal);
+    drop(scene.manager.allocate_with(4096, Scene::low()).expect("nothing is kept back"));
+    drop(monitor);
+    // From the beginning too.
+    let monitor = scene.monitor();
+    let sources = scene.manager.statistics().pressure.sources;
+    let is_failed = |state: &SourceState| matches!(state, SourceState::Failed(_));
+    assert!(sources.iter().any(|source| &*source.name == "script" && is_failed(&source.state)));
+    drop(monitor);
 }

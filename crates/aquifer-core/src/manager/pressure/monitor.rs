@@ -184,7 +184,10 @@ impl<B: Backend> Monitor<B> {
             self.start(place, alarm, now_ms);
         }
         let watched = &self.watched[place];
-        if watched.is_working() && watched.take_due(&self.config, is_woken, is_short, now_ms) {
+        let is_due = watched.is_working() && watched.take_due(&self.config, is_woken, is_short, now_ms);
+        if let Err(error) = watched.check_wake() {
+            self.fail(place, &error, now_ms);
+        } else if is_due {
             self.keeper.pressure.book().sources[place].wake_count += u64::from(is_woken);
             self.read(place, now_ms);
         }

@@ -5,6 +5,7 @@ use crate::pressure::{PressureConfig, SourceState, SourceStatistics, Tracker};
 use aquifer_backend::{
     Error, ErrorKind, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
 };
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub(super) struct Watched {
     pub(super) reading: Option<PressureReading>,
     pub(super) state: SourceState,
     pub(super) has_failed: bool,
+    /// Since it was last looked whether it has failed.
+    has_wake_panicked: Cell<bool>,
     /// Set by the source's notifier, or when news came too soon after the last reading.
     pub(super) has_news: Arc<AtomicBool>,
     pub(super) read_at_ms: Option<u64>,
@@ -39,6 +42,7 @@ impl Watched {
             reading: None,
             state: SourceState::Failed("not started".into()),
             has_failed: false,
+            has_wake_panicked: Cell::new(false),
             has_news: Arc::new(AtomicBool::new(false)),
             read_at_ms: None,
             retry_at_ms: 0,
@@ -61,9 +65,24 @@ impl Watched {
         matches!(self.state, SourceState::Listening | SourceState::Polled(_))
     }
 
+    /// Asks the source how its news come. Should it panic, it is to be looked at soon.
+    fn ask_wake(&self) -> PressureWake<'_> {
+        guarded(|| Ok(self.source.wake())).unwrap_or_else(|_| {
+            self.has_wake_panicked.set(true);
+            PressureWake::Notifies
+        })
+    }
+
+    /// # Errors
+    ///
+    /// It has panicked when it was asked how its news come; told once.
+    pub(super) fn check_wake(&self) -> Result<(), Error> {
+        if self.has_wake_panicked.take() { Err(panicked()) } else { Ok(()) }
+    }
+
     /// How often it must be read now, if nobody tells.
     fn interval(&self) -> Option<Duration> {
-        match self.source.wake() {
+        match self.ask_wake() {
             PressureWake::Interval(interval) => Some(interval),
             _ => None,
         }
@@ -72,6 +91,7 @@ impl Watched {
     pub(super) fn start(&mut self, notifier: &PressureNotifier) -> Result<(), Error> {
         guarded(|| self.source.start(notifier))?;
         self.state = self.interval().map_or(SourceState::Listening, SourceState::Polled);
+        self.check_wake()?;
         self.has_news.store(true, Ordering::Release);
         Ok(())
     }
@@ -124,8 +144,9 @@ impl Watched {
         if self.has_news.load(Ordering::Acquire) {
             return (PressureWake::Notifies, Some(now_ms));
         }
-        let wake = self.source.wake();
+        let wake = self.ask_wake();
         let until_ms = match wake {
+            _ if self.has_wake_panicked.get() => Some(now_ms),
             PressureWake::Interval(interval) => {
                 let last_ms = self.read_at_ms.unwrap_or(0);
                 Some(last_ms.saturating_add(interval.as_millis() as u64))
@@ -138,6 +159,9 @@ impl Watched {
 
 /// Calls a source, which may be the user's. Its panic is an error like others.
 fn guarded<R>(code: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
-    crate::calls::call("a pressure source", code)
-        .unwrap_or_else(|| Err(Error::new(ErrorKind::Driver, "pressure", "the source panicked")))
+    crate::calls::call("a pressure source", code).unwrap_or_else(|| Err(panicked()))
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Driver, "pressure", "the source panicked")
 }
