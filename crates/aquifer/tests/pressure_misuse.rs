@@ -226,3 +226,19 @@ fn a_source_that_panics_when_it_is_asked_for_its_wake_has_failed_alone() {
     assert!(sources.iter().any(|source| &*source.name == "script" && is_failed(&source.state)));
     drop(monitor);
 }
+
+#[test]
+fn a_source_that_is_not_there_for_a_while_comes_back() {
+    let scene = Scene::new(false, |_| ());
+    let monitor = scene.monitor();
+    // As a control group's says while it has no limit.
+    *scene.script.fails.lock().unwrap() = Some(ErrorKind::Unsupported);
+    scene.clock.advance(Duration::from_secs(1));
+    scene.script.notify();
+    monitor.poll();
+    *scene.script.fails.lock().unwrap() = None;
+    scene.clock.advance(Duration::from_secs(10));
+    scene.script.level(PressureLevel::Warning);
+    monitor.poll();
+    assert_eq!(monitor.level(), PressureLevel::Warning);
+}

@@ -85,7 +85,8 @@ impl<B: Backend> Monitor<B> {
 
     fn fail(&mut self, place: usize, error: &Error, now_ms: u64) {
         let watched = &mut self.watched[place];
-        let is_absent = error.kind() == ErrorKind::Unsupported;
+        // One that has worked may come back, as when the limit of a control group is lifted for a while.
+        let is_absent = error.kind() == ErrorKind::Unsupported && watched.read_at_ms.is_none();
         let message = error.to_string();
         let state = if is_absent {
             SourceState::Absent(message.clone())
