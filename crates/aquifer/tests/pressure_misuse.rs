@@ -242,3 +242,27 @@ fn a_source_that_is_not_there_for_a_while_comes_back() {
     monitor.poll();
     assert_eq!(monitor.level(), PressureLevel::Warning);
 }
+
+#[test]
+fn what_may_be_idle_is_kept_up_without_decay_too() {
+    for decay in [None, Some(Duration::MAX)] {
+        let scene = Scene::new(false, |config| {
+            let response = &mut config.pressure.responses[PressureLevel::Moderate as usize];
+            (response.idle_share_max, response.idle_decay) = (Some(0.0), decay);
+            response.mark_purgeable = false;
+        });
+        let monitor = scene.monitor();
+        scene.script.level(PressureLevel::Moderate);
+        // Until it is responded to once in a minute only.
+        for _ in 0..700 {
+            scene.clock.advance(Duration::from_millis(100));
+            monitor.poll();
+        }
+        drop(scene.manager.allocate(8 << 20).unwrap());
+        for _ in 0..30 {
+            scene.clock.advance(Duration::from_millis(100));
+            monitor.poll();
+        }
+        assert_eq!(scene.manager.statistics().reserved.current, 0, "{decay:?}");
+    }
+}

@@ -128,8 +128,10 @@ impl<B: Backend> Monitor<B> {
         let is_short = self.level() > PressureLevel::Normal || self.could_rise();
         let tick_ms = now_ms.saturating_add(self.config.tick.as_millis() as u64);
         let is_held = self.keeper.reserved_bytes() > 0;
-        let own =
-            [is_short.then_some(tick_ms), (is_held && self.decay_ms().is_some()).then_some(self.decay_at_ms)];
+        let own = [
+            is_short.then_some(tick_ms),
+            (is_held && self.keep_up_ms().is_some()).then_some(self.decay_at_ms),
+        ];
         let until_ms = times.into_iter().chain(own).flatten().min();
         let timeout = until_ms.map(|until_ms| Duration::from_millis(until_ms.saturating_sub(now_ms)));
         alarm.sleep(&wakes, timeout)
@@ -149,7 +151,7 @@ impl<B: Backend> Monitor<B> {
             // At the threshold the level begins.
             let below_bytes = threshold_bytes.saturating_sub(1);
             // What begins to be reserved is to decay again.
-            growth.ring_above(heap_index, if self.decay_ms().is_some() { 0 } else { below_bytes });
+            growth.ring_above(heap_index, if self.keep_up_ms().is_some() { 0 } else { below_bytes });
             if ledger.reserved_bytes() > 0 {
                 growth.ring_above(heap_index, below_bytes);
             }
