@@ -126,7 +126,8 @@ impl<B: Backend> Monitor<B> {
         let (wakes, times): (Vec<_>, Vec<_>) =
             self.watched.iter().map(|watched| watched.wake(&self.config, now_ms)).unzip();
         let is_short = self.level() > PressureLevel::Normal || self.could_rise();
-        let tick_ms = now_ms.saturating_add(self.config.tick.as_millis() as u64);
+        // Time is counted in whole milliseconds, and none of them would be no sleep.
+        let tick_ms = now_ms.saturating_add((self.config.tick.as_millis() as u64).max(1));
         let is_held = self.keeper.reserved_bytes() > 0;
         let own = [
             is_short.then_some(tick_ms),

@@ -119,15 +119,15 @@ impl Watched {
     ) -> bool {
         let passed_ms = self.read_at_ms.map_or(u64::MAX, |at_ms| now_ms.saturating_sub(at_ms));
         let has_elapsed = |time: Duration| passed_ms >= time.as_millis() as u64;
+        let is_rested = has_elapsed(config.debounce);
         if has_news | self.has_news.swap(false, Ordering::AcqRel) {
-            let is_rested = has_elapsed(config.debounce);
             if !is_rested {
                 // Never cleared here: news that have come since are others, which the next reading might miss.
                 self.has_news.store(true, Ordering::Release);
             }
             return is_rested;
         }
-        (is_short && has_elapsed(config.tick)) || self.interval().is_some_and(has_elapsed)
+        is_rested && ((is_short && has_elapsed(config.tick)) || self.interval().is_some_and(has_elapsed))
     }
 
     /// What the kernel is to wait for, and until when at most.
