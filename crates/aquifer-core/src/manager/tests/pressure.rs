@@ -362,20 +362,31 @@ fn sources_that_fail_are_told_and_tried_again() {
     assert_eq!(watched.script.reads.load(Ordering::Relaxed), reads);
     *watched.script.start.lock() = Err(ErrorKind::Unsupported);
     watched.after(1000);
-    assert!(matches!(state(), SourceState::Absent(_)));
+    assert!(matches!(state(), SourceState::Failed(_)), "it has been there");
     *watched.script.start.lock() = Ok(());
-    watched.after(100_000);
-    assert_eq!(watched.script.starts.load(Ordering::Relaxed), 2, "what is absent stays so");
+    *watched.script.answer.lock() = Ok(PressureReading::Level(Normal));
+    watched.after(5000);
+    assert_eq!((watched.script.starts.load(Ordering::Relaxed), state()), (3, SourceState::Listening));
     let details: Vec<_> = watched.events().into_iter().map(|event| event.detail).collect();
-    assert!(matches!(
-        &details[..],
-        [
-            PressureDetail::Rose { .. },
-            PressureDetail::SourceFailed { is_absent: false, .. },
-            PressureDetail::Fell { .. },
-            PressureDetail::SourceFailed { is_absent: true, .. }
-        ]
-    ));
+    assert!(matches!(&details[0], PressureDetail::Rose { .. }));
+    assert!(matches!(&details[1], PressureDetail::SourceFailed { is_absent: false, .. }));
+    assert!(matches!(&details[2], PressureDetail::Fell { .. }));
+    assert_eq!(details.last(), Some(&PressureDetail::SourceWorks));
+}
+
+#[test]
+fn what_is_absent_stays_so() {
+    let (manager, _, clock) = still_manager(PressureConfig::default(), Capabilities::NONE);
+    let script = Script::new(Normal);
+    *script.start.lock() = Err(ErrorKind::Unsupported);
+    let monitor = PressureMonitor::new(&manager, script.source()).expect("there was no monitor");
+    for _ in 0..10 {
+        clock.advance(Duration::from_secs(10));
+        monitor.poll();
+    }
+    assert_eq!(script.starts.load(Ordering::Relaxed), 1);
+    let state = manager.statistics().pressure.sources.last().expect("the script").state.clone();
+    assert!(matches!(state, SourceState::Absent(message) if message.contains("told to fail")));
 }
 
 #[test]
