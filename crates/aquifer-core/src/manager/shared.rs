@@ -204,6 +204,8 @@ impl<B: Backend> Shared<B> {
             InFlight::Wait => self.config.in_flight_wait,
             InFlight::Fail => return Ok(()),
         };
+        // In a forked process nobody opens it.
+        self.check_process("allocate")?;
         self.pressure.gate.pass(options.request_priority(), patience)
     }
 
@@ -317,7 +319,7 @@ pub(super) fn allocate_unlimited<B: Backend>(
 ) -> Result<(Place, Request), Error> {
     match allocate_cached(owner, home, bytes, options) {
         Some(found) => Ok(found),
-        None => allocate_of_any_kind(owner, home, bytes, options, in_flight),
+        None => allocate_past_gate(owner, home, bytes, options, in_flight),
     }
 }
 
@@ -328,7 +330,7 @@ pub(super) fn allocate_unlimited<B: Backend>(
 #[track_caller]
 fn allocate_of_any_kind<B: Backend>(
     owner: &Owner<B>,
-    mut home: Home,
+    home: Home,
     bytes: u64,
     options: MemoryOptions,
     in_flight: InFlight,
@@ -339,6 +341,18 @@ fn allocate_of_any_kind<B: Backend>(
     if options.tag.is_limited() {
         return allocate_limited(owner, home, bytes, options, in_flight);
     }
+    allocate_past_gate(owner, home, bytes, options, in_flight)
+}
+
+/// What is left of [`allocate_of_any_kind`] for a request that is not kept back and has no limits, or has been charged.
+#[track_caller]
+fn allocate_past_gate<B: Backend>(
+    owner: &Owner<B>,
+    mut home: Home,
+    bytes: u64,
+    options: MemoryOptions,
+    in_flight: InFlight,
+) -> Result<(Place, Request), Error> {
     let place = match options.memory_kind() {
         MemoryKind::Device => allocate_slow(owner, home, bytes, options, in_flight)?,
         _ => allocate_of_kind_slow(owner, &mut home, bytes, options, in_flight)?,

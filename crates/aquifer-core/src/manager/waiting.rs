@@ -177,6 +177,8 @@ impl<B: Backend> AllocateAsync<B> {
         if !self.manager.owner.pressure.gate.poll(priority, context.waker(), &mut self.is_queued)? {
             // Not in the line, where it would be in the way of those that the gate lets pass.
             self.leave();
+            // In a forked process nobody opens the gate.
+            self.manager.owner.check_process("allocate_async")?;
             if self.is_cancelled(context) {
                 return Poll::Ready(Err(self.cancelled()));
             }

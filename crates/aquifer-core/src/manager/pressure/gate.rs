@@ -10,8 +10,6 @@ use parking_lot::{Condvar, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-const PRIORITIES: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
-
 /// One [`Admission`] for each priority, and who waits for another.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -71,7 +69,7 @@ impl Gate {
 
     fn wait(&self, priority: Priority, patience: Duration) -> Result<(), Error> {
         self.queued.fetch_add(1, Ordering::Relaxed);
-        // A time too long for the clock is for ever.
+        // A time too long for the clock is as good as for ever.
         let deadline = Instant::now().checked_add(patience);
         let mut waiting = self.waiting.lock();
         loop {
@@ -144,8 +142,11 @@ impl Gate {
 }
 
 fn name(priority: Priority) -> &'static str {
-    ["low-priority", "normal-priority", "high-priority"]
-        [PRIORITIES.iter().position(|&one| one == priority).unwrap_or(1)]
+    match priority {
+        Priority::Low => "low-priority",
+        Priority::Normal => "normal-priority",
+        Priority::High => "high-priority",
+    }
 }
 
 fn under_pressure(what: &str) -> Error {
