@@ -628,6 +628,54 @@ fn a_listener_may_hold_the_last_handle_of_the_manager() {
 }
 
 #[test]
+fn a_listener_that_polls_its_monitor_changes_nothing() {
+    let Watched { manager, clock, script, monitor, .. } = Watched::new();
+    let monitor = Arc::new(monitor);
+    let (polled, told, time) = (Arc::downgrade(&monitor), Arc::clone(&script), clock.clone());
+    let _listener = monitor.on_event(move |_| {
+        told.level(Emergency);
+        time.advance(Duration::from_millis(20));
+        polled.upgrade().expect("it is just polled").poll();
+    });
+    script.level(Moderate);
+    clock.advance(Duration::from_millis(20));
+    monitor.poll();
+    assert_eq!((monitor.level(), manager.statistics().pressure.rise_count), (Moderate, 1));
+    monitor.poll();
+    assert_eq!((monitor.level(), manager.statistics().pressure.rise_count), (Emergency, 2));
+}
+
+#[test]
+fn a_manager_that_goes_while_its_monitor_is_polled_ends_it() {
+    let Watched { manager, script, clock, monitor, books, .. } = Watched::new();
+    let mut events = monitor.events();
+    let last = Mutex::new(Some(manager.clone()));
+    let hook = manager.on_reclaim(0, move |_| drop(last.lock().take()));
+    drop(manager);
+    script.level(Critical);
+    clock.advance(Duration::from_millis(20));
+    monitor.poll();
+    assert_eq!(events.next_within(Duration::ZERO).and_then(|event| event.level()), Some(Critical));
+    assert!(events.is_over());
+    assert_eq!((Arc::strong_count(&script), books.live()), (1, 0), "sources and state are gone");
+    drop(hook);
+}
+
+#[test]
+fn a_request_may_be_told_to_wait_for_ever() {
+    let (manager, ..) = still_manager(PressureConfig::default(), Capabilities::NONE);
+    let config = Config { in_flight_wait: Duration::MAX, ..manager.config().clone() };
+    let manager =
+        MemoryManager::with_config(Device::new(Capabilities::NONE, 10), config).expect("it is sound");
+    let script = Script::new(Critical);
+    let monitor = PressureMonitor::new(&manager, script.source()).expect("there was no monitor");
+    monitor.poll();
+    let low = MemoryOptions::DEFAULT.priority(Priority::Low);
+    let refusal = manager.allocate_with(4096, low).expect_err("nobody opens");
+    assert_eq!(refusal.kind(), ErrorKind::UnderPressure);
+}
+
+#[test]
 fn responses_are_values_that_can_be_changed() {
     let mut pressure = PressureConfig::default();
     pressure.responses[Moderate as usize] = PressureResponse {
