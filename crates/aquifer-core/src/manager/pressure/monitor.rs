@@ -73,14 +73,11 @@ impl<B: Backend> Monitor<B> {
             has_news.store(true, Ordering::Release);
             alarm.ring();
         });
+        // Whether it works shows when it is read.
         match watched.start(&notifier) {
-            Ok(()) if std::mem::take(&mut watched.has_failed) => {
-                self.record(place, PressureDetail::SourceWorks);
-            }
-            Ok(()) => {}
+            Ok(()) => self.update_entry(place),
             Err(error) => self.fail(place, &error, now_ms),
         }
-        self.update_entry(place);
     }
 
     fn fail(&mut self, place: usize, error: &Error, now_ms: u64) {
@@ -93,9 +90,8 @@ impl<B: Backend> Monitor<B> {
         } else {
             SourceState::Failed(message.clone())
         };
-        let is_news = watched.state != state;
+        let is_news = watched.failure.replace(state.clone()).as_ref() != Some(&state);
         watched.state = state;
-        watched.has_failed = true;
         watched.retry_at_ms = now_ms.saturating_add(RETRY_MS);
         watched.tracker.forget();
         watched.reading = None;
@@ -202,6 +198,9 @@ impl<B: Backend> Monitor<B> {
             Ok(()) => {
                 self.keeper.pressure.book().sources[place].reading_count += 1;
                 self.update_entry(place);
+                if self.watched[place].failure.take().is_some() {
+                    self.record(place, PressureDetail::SourceWorks);
+                }
             }
             Err(error) => self.fail(place, &error, now_ms),
         }

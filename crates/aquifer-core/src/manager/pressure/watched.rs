@@ -21,7 +21,8 @@ pub(super) struct Watched {
     pub(super) answered: PressureLevel,
     pub(super) reading: Option<PressureReading>,
     pub(super) state: SourceState,
-    pub(super) has_failed: bool,
+    /// What it was told to have failed with; `None` once it has been read again.
+    pub(super) failure: Option<SourceState>,
     /// Since it was last looked whether it has failed.
     has_wake_panicked: Cell<bool>,
     /// Set by the source's notifier, or when news came too soon after the last reading.
@@ -41,7 +42,7 @@ impl Watched {
             answered: PressureLevel::Normal,
             reading: None,
             state: SourceState::Failed("not started".into()),
-            has_failed: false,
+            failure: None,
             has_wake_panicked: Cell::new(false),
             has_news: Arc::new(AtomicBool::new(false)),
             read_at_ms: None,

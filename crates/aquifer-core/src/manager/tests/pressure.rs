@@ -401,6 +401,22 @@ fn a_source_that_panics_has_failed_and_may_recover() {
 }
 
 #[test]
+fn a_source_that_starts_but_cannot_be_read_has_failed_once() {
+    let watched = Watched::new();
+    watched.script.level(Normal);
+    *watched.script.answer.lock() = Err(ErrorKind::Driver);
+    (0..10).for_each(|_| _ = watched.after(5000));
+    assert!(watched.script.starts.load(Ordering::Relaxed) > 5, "it is tried again and again");
+    watched.script.level(Normal);
+    (0..2).for_each(|_| _ = watched.after(5000));
+    let details: Vec<_> = watched.events().into_iter().map(|event| event.detail).collect();
+    assert!(
+        matches!(&details[..], [PressureDetail::SourceFailed { .. }, PressureDetail::SourceWorks]),
+        "{details:?}"
+    );
+}
+
+#[test]
 fn a_source_that_floods_is_read_no_more_often_than_the_debounce_says() {
     let watched = Watched::new();
     let reads = watched.script.reads.load(Ordering::Relaxed);
