@@ -104,6 +104,8 @@ impl<B: Backend> Shared<B> {
         bytes: u64,
         options: MemoryOptions,
     ) -> Option<GroupWait> {
+        // What can never be is refused when its turn comes.
+        self.check("allocate", bytes, &options).ok()?;
         let kind = options.memory_kind();
         let home = if kind == MemoryKind::Device { home } else { self.home_on(kind, home.queue).ok()? };
         self.wait_in_group(self.request(home, bytes, options))
