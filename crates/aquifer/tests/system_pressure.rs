@@ -63,3 +63,45 @@ mod metal {
         drop(monitor);
     }
 }
+
+/// A group whose limit is lifted for a while is watched again when it has one.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_limit_that_is_lifted_for_a_while_is_watched_again() {
+    use aquifer::pressure::CgroupV2Source;
+    use aquifer::{Clock, Config, Host, HostMemoryManager, PressureLevel, PressureMonitor};
+    use std::time::Duration;
+
+    let root = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = root.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 900 kB\n");
+    write("proc/self/cgroup", "0::/app\n");
+    write("sys/fs/cgroup/cgroup.controllers", "memory\n");
+    write("sys/fs/cgroup/app/memory.max", "100000\n");
+    write("sys/fs/cgroup/app/memory.current", "1000\n");
+    let options = PressureOptions { root: root.path().into(), ..PressureOptions::default() };
+    let source = CgroupV2Source::new(&options).unwrap();
+
+    let clock = Clock::manual();
+    let mut config = Config::default();
+    config.budget_bytes = Some(64 << 20);
+    config.clock = clock.clone();
+    config.pressure.thread = false;
+    let manager = HostMemoryManager::with_config(Host::new().unwrap(), config).unwrap();
+    let monitor = PressureMonitor::new(&manager, vec![Box::new(source)]).unwrap();
+    let after_a_while = || {
+        clock.advance(Duration::from_secs(10));
+        monitor.poll();
+        manager.statistics().pressure.sources.pop().expect("the group's is the last").level
+    };
+    assert_eq!(after_a_while(), PressureLevel::Normal);
+    write("sys/fs/cgroup/app/memory.max", "max\n");
+    assert_eq!((after_a_while(), after_a_while()), (PressureLevel::Normal, PressureLevel::Normal));
+    write("sys/fs/cgroup/app/memory.max", "100000\n");
+    write("sys/fs/cgroup/app/memory.current", "96000\n");
+    assert_eq!(after_a_while(), PressureLevel::Critical);
+}

@@ -104,7 +104,7 @@ impl PressureSource for CgroupV1Source {
             listening.rearm().map_err(failed)?;
             self.was_woken = take_count(crossings).map_err(failed)? > 0;
         }
-        self.usage.tightest(READ)
+        self.usage.reading(READ)
     }
 }
 

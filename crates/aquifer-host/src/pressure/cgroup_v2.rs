@@ -140,7 +140,7 @@ impl CgroupV2Source {
             }
             events.counts = counts;
         }
-        let usage = self.usage.tightest(READ)?;
+        let usage = self.usage.reading(READ)?;
         let is_held = |at: Instant| now.saturating_duration_since(at) < self.hold;
         Ok(match self.out_of_memory_at {
             Some(at) if is_held(at) => PressureReading::Level(PressureLevel::Emergency),

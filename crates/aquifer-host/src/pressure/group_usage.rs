@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use aquifer_backend::{Error, ErrorKind, PressureReading};
+use aquifer_backend::{Error, ErrorKind, PressureLevel, PressureReading};
 
 use super::START;
 use super::files::unreadable;
@@ -82,6 +82,20 @@ impl GroupUsage {
             return Err(Error::new(ErrorKind::Unsupported, operation, message));
         }
         Ok(limited)
+    }
+
+    /// As [`Self::tightest`], for a source that has started: a limit that is lifted may come again, and presses nobody meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::limited`], and if what is used cannot be understood.
+    pub(super) fn reading(&self, operation: &'static str) -> Result<PressureReading, Error> {
+        match self.tightest(operation) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                Ok(PressureReading::Level(PressureLevel::Normal))
+            }
+            reading => reading,
+        }
     }
 
     /// How full the group is that is fullest, against its limit.
