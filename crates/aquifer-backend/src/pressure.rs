@@ -119,6 +119,7 @@ pub trait PressureSource: Send + fmt::Debug {
     /// # Errors
     ///
     /// Whatever keeps it from working; the message says what to do about it, if anything.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) of a source that has never worked says that the system does not have it: then it is not tried again.
     fn start(&mut self, notifier: &PressureNotifier) -> Result<(), Error> {
         let _ = notifier;
         Ok(())
