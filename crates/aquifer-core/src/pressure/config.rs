@@ -23,9 +23,9 @@ pub struct PressureConfig {
     /// The shortest time between two readings of a source, however often it has news: 20 ms by default.
     pub debounce: Duration,
     /// How often all sources are read while any of them reports pressure, or while the manager holds so much that it might: 100 ms by
-    /// default.
+    /// default, at least 1 ms.
     pub tick: Duration,
-    /// How often the budget of the device is asked for, which many systems have no news of: 1 s by default.
+    /// How often the budget of the device is asked for, which many systems have no news of: 1 s by default, at least 1 ms.
     pub device_interval: Duration,
     /// What is done at each level, lowest first.
     pub responses: [PressureResponse; 5],
@@ -67,10 +67,12 @@ impl PressureConfig {
         if !(0.0..=MARGIN_MAX).contains(&self.margin) {
             return refuse(format!("a margin of {}; it must be from 0 to {MARGIN_MAX}", self.margin));
         }
-        if self.tick.is_zero() || self.device_interval.is_zero() {
-            return refuse(
-                "a tick or device_interval of 0 s would never sleep; 100 ms and 1 s are usual".into(),
-            );
+        // Times are counted in whole milliseconds.
+        let shortest = self.tick.min(self.device_interval);
+        if shortest < Duration::from_millis(1) {
+            return refuse(format!(
+                "a tick or device_interval of {shortest:?} would never sleep; it must be 1 ms or more, and 100 ms and 1 s are usual"
+            ));
         }
         let shares = self.responses.iter().filter_map(|response| response.idle_share_max);
         if let Some(share) = shares.into_iter().find(|share| share.is_nan() || *share < 0.0) {
@@ -162,6 +164,7 @@ mod tests {
             with(&|config| config.margin = -0.1),
             with(&|config| config.margin = f64::INFINITY),
             with(&|config| config.tick = Duration::ZERO),
+            with(&|config| config.tick = Duration::from_micros(999)),
             with(&|config| config.device_interval = Duration::ZERO),
             with(&|config| config.responses[1].idle_share_max = Some(f64::NAN)),
             with(&|config| config.responses[1].idle_share_max = Some(-1.0)),
