@@ -2,15 +2,16 @@
 
 use super::scene::Scene;
 use aquifer_core::{
-    Error, MemoryManager, PressureLevel, PressureMonitor, PressureReading, PressureSource, PressureWake,
+    Error, MemoryManager, PressureLevel, PressureMonitor, PressureNotifier, PressureReading, PressureSource,
+    PressureWake,
 };
 use aquifer_sim::Sim;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-/// What the system says, as the place of a level.
+/// What the system says, as the place of a level; and what it calls when that has changed.
 #[derive(Debug, Default, Clone)]
-struct System(Arc<AtomicUsize>);
+struct System(Arc<AtomicUsize>, Arc<OnceLock<PressureNotifier>>);
 
 impl System {
     fn level(&self) -> PressureLevel {
@@ -21,6 +22,12 @@ impl System {
 impl PressureSource for System {
     fn name(&self) -> String {
         "the program".into()
+    }
+
+    fn start(&mut self, notifier: &PressureNotifier) -> Result<(), Error> {
+        // It never fails, so it is started once.
+        self.1.get_or_init(|| notifier.clone());
+        Ok(())
     }
 
     fn wake(&self) -> PressureWake<'_> {
@@ -49,9 +56,12 @@ impl Watching {
     /// The system says something else from now on.
     pub(super) fn tell(&self, level: u8) {
         self.system.0.store(usize::from(level) % PressureLevel::ALL.len(), Ordering::Relaxed);
+        if let Some(notifier) = self.system.1.get() {
+            notifier.notify();
+        }
     }
 
-    /// Has it look. A level is never below what the system says.
+    /// Has it look, at what is due.
     pub(super) fn look(&self) {
         self.monitor.poll();
     }
