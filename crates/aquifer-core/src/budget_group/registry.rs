@@ -29,15 +29,21 @@ pub(super) fn membership(
         if !membership.is_abandoned() {
             return Ok(membership);
         }
-        // The directory may hold another group by now, in which what the old one has granted would not be counted.
-        if membership.leased_bytes() > 0 {
-            let message = format!(
-                "somebody has removed files of the budget group {}, of which this process still has a part; drop all its managers \
-                 and leases before joining anew",
-                directory.path().display()
-            );
-            return Err(broken("BudgetGroup::join", message));
-        }
+    }
+    // The directory may hold another group by now, or be another one, in which what the old one has granted would not be counted.
+    let is_in_the_way = |known: &FileId, membership: &Membership| {
+        (*known == id || membership.directory.path() == directory.path())
+            && membership.is_abandoned()
+            && membership.leased_bytes() > 0
+    };
+    let mut own = memberships.iter().filter(|known| known.1 == process);
+    if own.any(|known| known.2.upgrade().is_some_and(|membership| is_in_the_way(&known.0, &membership))) {
+        let message = format!(
+            "somebody has removed files of the budget group {}, of which this process still has a part; drop all its managers \
+             and leases before joining anew",
+            directory.path().display()
+        );
+        return Err(broken("BudgetGroup::join", message));
     }
     let membership = Arc::new(make(directory)?);
     memberships.retain(|known| known.0 != id || known.1 != process);

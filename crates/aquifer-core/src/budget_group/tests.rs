@@ -132,6 +132,18 @@ fn after(damage: impl FnOnce(&BudgetGroup)) -> (TempDir, BudgetGroup) {
 }
 
 #[test]
+fn a_removed_directory_is_not_joined_anew_while_a_part_of_it_is_held() {
+    let (_directory, group) = group();
+    let path = group.path().to_owned();
+    let lease = group.lease(600, NO_TIME).unwrap();
+    fs::remove_dir_all(&path).unwrap();
+    let error = BudgetGroup::join(&path, &DESC).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Driver, "{error}");
+    drop((lease, group));
+    let _lease = BudgetGroup::join(&path, &DESC).unwrap().lease(800, NO_TIME).unwrap();
+}
+
+#[test]
 fn removed_files_end_growth_and_joining_anew_helps() {
     after(|group| fs::remove_file(own_file(group)).unwrap());
     let (directory, old) = after(|group| {
