@@ -69,6 +69,11 @@ impl Clock {
     }
 }
 
+/// A time in whole milliseconds; one that is too long for the clock is the longest there is.
+pub(crate) fn whole_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -1,7 +1,8 @@
 //! Every atomic, lock, fence and thread-local of the core, so that loom can stand in for them.
 //!
 //! Left out are what loom has no model of or no use for: statics ([`StaticMutex`]), and the locks around names,
-//! blocks and observers, under which nothing of this module is used, so that to loom they are never contended.
+//! blocks, observers, and what is told and counted of pressure, under which nothing of this module is used, so that to loom they are
+//! never contended. A budget group's lock is a leaf, too, taken under the growth lock: files are read and written under it.
 //!
 //! # Locks
 //!

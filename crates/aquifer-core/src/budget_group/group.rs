@@ -195,7 +195,9 @@ impl BudgetGroup {
             if left.is_zero() {
                 return refuse(ErrorKind::TimedOut, self.shortage(bytes));
             }
-            let wait: &Waiting = wait.get_or_insert_with(|| self.0.wait(demand));
+            let wait: &mut Waiting = wait.get_or_insert_with(|| self.0.wait(demand));
+            wait.remind();
+            self.0.tell();
             if let Some(answer) = leased(self.0.take_in_turn(LEASE, wait.id)) {
                 return answer;
             }
@@ -228,6 +230,11 @@ impl BudgetGroup {
         self.0.take(CHARGE, Demand::Blocks(bytes)).is_ok()
     }
 
+    /// Writes to the log what there is for it. To be called under no lock.
+    pub(crate) fn tell(&self) {
+        self.0.tell();
+    }
+
     /// For ledgers: gives them back.
     pub(crate) fn refund(&self, bytes: u64) {
         self.0.give_back(Demand::Blocks(bytes));
@@ -249,7 +256,7 @@ impl BudgetGroup {
             group: self.clone(),
             bytes,
             nap: LOOK_AGAIN_MIN,
-            _place: self.0.wait(Demand::Blocks(bytes)),
+            place: self.0.wait(Demand::Blocks(bytes)),
         }
     }
 
@@ -316,10 +323,15 @@ pub(crate) struct GroupWait {
     group: BudgetGroup,
     bytes: u64,
     nap: Duration,
-    _place: Waiting,
+    place: Waiting,
 }
 
 impl GroupWait {
+    /// Wakes the other processes again, now and then.
+    pub(crate) fn remind(&mut self) {
+        self.place.remind();
+    }
+
     /// Waits until the bytes may be had; false if `deadline` comes first.
     pub(crate) fn wait_until(&mut self, deadline: Instant) -> bool {
         loop {
@@ -327,6 +339,7 @@ impl GroupWait {
             if left.is_zero() {
                 return false;
             }
+            self.remind();
             std::thread::sleep(self.nap.min(left));
             self.nap = (2 * self.nap).min(LOOK_AGAIN_MAX);
             if self.group.0.would_grant(CHARGE, Demand::Blocks(self.bytes)) {

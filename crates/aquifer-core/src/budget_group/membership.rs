@@ -12,10 +12,14 @@ use aquifer_backend::{Error, ErrorKind};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::{Duration, Instant};
 use tracing::warn;
 
+/// How often who waits wakes those who may have something to give back.
+const RING_AGAIN: Duration = Duration::from_millis(100);
+/// How many lines for the log are kept until somebody may write them.
+const NOTICES_MAX: usize = 8;
 /// How often a claim is made again that met another.
 const CLAIM_ATTEMPTS: u32 = 8;
 /// How long the first break between two such is at most; each further one may be twice as long.
@@ -40,6 +44,8 @@ pub(super) struct Membership {
     file: File,
     process: Process,
     state: StaticMutex<State>,
+    /// Whether the state has something for the log.
+    has_notices: AtomicBool,
 }
 
 impl Membership {
@@ -49,7 +55,32 @@ impl Membership {
         let (name, file) = directory.create_member(&record.encode())?;
         let id = FileId::of(&file).map_err(|errno| broken("BudgetGroup::join", errno.to_string()))?;
         let state = StaticMutex::new(State { record, ..State::default() });
-        Ok(Self { directory, group_file, group, own: OwnFile { name, id }, file, process, state })
+        Ok(Self {
+            directory,
+            group_file,
+            group,
+            own: OwnFile { name, id },
+            file,
+            process,
+            state,
+            has_notices: AtomicBool::new(false),
+        })
+    }
+
+    /// Keeps something for the log. Subscribers are the user's code, and this may be under the growth lock of a pool.
+    fn note(&self, state: &mut State, notice: String) {
+        if state.notices.len() < NOTICES_MAX {
+            state.notices.push(notice);
+        }
+        self.has_notices.store(true, Ordering::Release);
+    }
+
+    /// Writes to the log what there is for it. To be called under no lock.
+    pub(super) fn tell(&self) {
+        if self.process.is_current() && self.has_notices.swap(false, Ordering::AcqRel) {
+            let notices = std::mem::take(&mut self.state.lock().notices);
+            notices.iter().for_each(|notice| warn!("{notice}"));
+        }
     }
 
     pub(super) fn check_process(&self, operation: &'static str) -> Result<(), Error> {
@@ -212,9 +243,10 @@ impl Membership {
         let found = directory::read_record(&self.file);
         if found != Some(state.record.encode()) {
             let path = self.directory.path().display();
-            warn!(
+            let notice = format!(
                 "somebody has written into this process's record in the budget group {path}; it is written anew"
             );
+            self.note(state, notice);
             // Whoever has read what stood there takes no older one for true.
             let forged =
                 found.and_then(|bytes| MemberRecord::decode(&bytes)).map_or(0, |record| record.sequence);
@@ -262,7 +294,7 @@ impl Membership {
     /// What cannot be written now is written with the next claim or shrinking; until then others count too much.
     fn publish_or_warn(&self, state: &mut State, leased_bytes: u64) {
         if let Err(error) = self.publish("BudgetGroup", state, leased_bytes, leased_bytes) {
-            warn!(%error, "a budget group counts more than this process has");
+            self.note(state, format!("a budget group counts more than this process has: {error}"));
         }
     }
 
@@ -280,7 +312,7 @@ impl Membership {
             0
         };
         self.directory.ring();
-        Waiting { membership: Arc::clone(self), id }
+        Waiting { membership: Arc::clone(self), rung: Instant::now(), id }
     }
 
     /// Whether a demand would be granted now, as far as can be told without claiming it. Removes those who have died.
@@ -332,7 +364,18 @@ impl Drop for Membership {
 #[derive(Debug)]
 pub(super) struct Waiting {
     membership: Arc<Membership>,
+    rung: Instant,
     pub(super) id: u64,
+}
+
+impl Waiting {
+    /// Wakes the others again, now and then: who had nothing to give back when this began to wait may have by now.
+    pub(super) fn remind(&mut self) {
+        if self.rung.elapsed() >= RING_AGAIN {
+            self.rung = Instant::now();
+            self.membership.directory.ring();
+        }
+    }
 }
 
 impl Drop for Waiting {

@@ -31,6 +31,8 @@ pub(super) struct State {
     /// Oldest first; that one is in the record.
     pub(super) wants: Vec<OwnWant>,
     pub(super) want_count: u64,
+    /// For the log, when no lock is held.
+    pub(super) notices: Vec<String>,
     pub(super) peers: Peers,
 }
 

@@ -60,7 +60,8 @@ pub struct Config {
     /// [`Config::idle_decay`] is, which destroys purgeable blocks too.
     pub purgeable_after: Option<Duration>,
     /// How long an allocation that finds no memory waits for what has been freed but is still in use by a queue, before it
-    /// fails: 10 s by default. Only if that could be enough.
+    /// fails: 10 s by default. Only if that could be enough. Also how long one waits that is [kept back](crate::Admission::Queue) while
+    /// memory is short.
     pub in_flight_wait: Duration,
     /// Whether a thread of the manager's looks how far the queues are, from the first queue on; on by default. Off: call
     /// [`MemoryManager::settle`](crate::MemoryManager::settle) now and then; for simulation, where nothing may depend on
@@ -153,6 +154,9 @@ impl Config {
             .transpose()?;
         if let Some(path) = set("AQUIFER_BUDGET_GROUP") {
             self.budget_group = Some(join_group(&path, group_bytes)?);
+        } else if group_bytes.is_some() {
+            let message = "AQUIFER_BUDGET_GROUP_BYTES is set, but no AQUIFER_BUDGET_GROUP; set both or none";
+            return Err(Error::new(ErrorKind::Configuration, "Config::with_environment", message));
         }
         if let Some((name, value)) = read("AQUIFER_BUDGET") {
             self.budget_bytes = Some(parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?);
@@ -325,7 +329,7 @@ mod tests {
         let made = with(&first).unwrap().budget_group.unwrap();
         let joined = with(&first[..1]).unwrap().budget_group.unwrap();
         assert_eq!((made.budget_bytes(), joined.budget_bytes()), (3 << 20, 3 << 20));
-        assert!(with(&first[1..]).unwrap().budget_group.is_none());
+        assert_eq!(with(&first[1..]).unwrap_err().kind(), ErrorKind::Configuration, "bytes of which group?");
         let other = [first[0], ("AQUIFER_BUDGET_GROUP_BYTES", "4M")];
         assert_eq!(with(&other).unwrap_err().kind(), ErrorKind::Configuration);
     }

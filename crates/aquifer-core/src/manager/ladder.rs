@@ -19,6 +19,7 @@ use super::queues::lost;
 use super::reclaim::is_reclaiming;
 use super::shared::{Home, Shared};
 use crate::budget_group::GroupWait;
+use crate::clock::whole_ms;
 use crate::pool::{Place, Request, Return};
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::time::{Duration, Instant};
@@ -131,14 +132,14 @@ impl<B: Backend> Shared<B> {
             std::thread::sleep(Duration::from_millis(1));
             *waited_ms += 1;
             self.settle();
-            return *waited_ms < self.config.in_flight_wait.as_millis() as u64;
+            return *waited_ms < whole_ms(self.config.in_flight_wait);
         };
         let queue = self.queues.get(queue);
         let mut step_ms = 1;
         loop {
             let left_ms = deadline_ms.saturating_sub(self.config.clock.now_ms());
             // The clock may be one that stands still.
-            if left_ms == 0 || *waited_ms >= self.config.in_flight_wait.as_millis() as u64 {
+            if left_ms == 0 || *waited_ms >= whole_ms(self.config.in_flight_wait) {
                 return false;
             }
             *waited_ms += left_ms.min(step_ms);

@@ -59,6 +59,13 @@ impl Ledger {
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Writes to the log what the group has for it. To be called under no lock.
+    pub(crate) fn tell(&self) {
+        if let Some(group) = &self.group {
+            group.tell();
+        }
+    }
+
     pub(crate) fn refund(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);
         if let Some(group) = &self.group {

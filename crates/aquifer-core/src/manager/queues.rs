@@ -118,8 +118,9 @@ impl<B: Backend> Shared<B> {
         answer
     }
 
-    /// Logs that the device is lost, once. Under no lock.
+    /// Logs what could not be logged under locks: that the device is lost, once, and what a budget group has to say. Under no lock.
     pub(crate) fn tell_loss(&self) {
+        self.ledgers.iter().for_each(|ledger| ledger.tell());
         if self.is_lost() && self.queues.is_loss_untold.swap(false, Ordering::AcqRel) {
             tracing::error!(backend = self.backend.properties().backend, "the device is lost");
         }

@@ -4,6 +4,7 @@
 
 use super::shared::Shared;
 use super::typed_pool::{Growing, TypedPool};
+use crate::clock::whole_ms;
 use crate::pool::Request;
 use crate::range::IdleBlock;
 use crate::raw::allocation::{destroy_block, release_range};
@@ -202,7 +203,7 @@ impl<B: Backend> Shared<B> {
         purgeable_after: Option<Duration>,
     ) -> u64 {
         let now_ms = self.config.clock.now_ms();
-        let latest = |age: Duration| now_ms.checked_sub(age.as_millis() as u64);
+        let latest = |age: Duration| now_ms.checked_sub(whole_ms(age));
         let mut bytes = 0;
         if let Some(latest) = idle_decay.and_then(latest) {
             let has_decayed = |idle: &IdleBlock| idle.since.time_ms <= latest;

@@ -62,6 +62,11 @@ impl TagNames {
         })
     }
 
+    /// The tag of a name, if there is one.
+    pub(super) fn find(&self, name: &str) -> Option<Tag> {
+        self.0.read().by_name.get(name).copied()
+    }
+
     /// Adds a tag that is limited, of a new name. `prepare` is called with it before anybody else can have it, under the lock.
     pub(super) fn add_limited(&self, name: &str, prepare: impl FnOnce(Tag)) -> Result<Tag, NotAdded> {
         let mut names = self.0.write();

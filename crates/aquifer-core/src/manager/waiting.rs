@@ -221,6 +221,9 @@ impl<B: Backend> AllocateAsync<B> {
                         if is_late {
                             return Poll::Ready(Err(self.timed_out(Some(&error))));
                         }
+                        if let Some(wait) = self.line.as_mut().and_then(|line| line.group_wait.as_mut()) {
+                            wait.remind();
+                        }
                     }
                     answer => return Poll::Ready(answer),
                 }

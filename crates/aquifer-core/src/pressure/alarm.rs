@@ -42,9 +42,15 @@ impl Alarm {
 mod line {
     use aquifer_backend::PressureWake;
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
     use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
     use std::os::fd::AsFd as _;
     use std::time::Duration;
+
+    /// Longer than this some systems refuse to sleep.
+    const SLEEP_MAX: Duration = Duration::from_secs(86_400);
+    /// How long is waited where the kernel refuses to.
+    const REST: Duration = Duration::from_millis(100);
 
     /// A pipe that never holds more than a byte.
     #[derive(Debug)]
@@ -85,14 +91,20 @@ mod line {
                 descriptors.push(PollFd::from_borrowed_fd(descriptor, flags));
                 places.push(place);
             }
-            let timeout = timeout.map(|timeout| Timespec {
+            let timeout = timeout.map(|timeout| timeout.min(SLEEP_MAX)).map(|timeout| Timespec {
                 tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: timeout.subsec_nanos().into(),
             });
             let mut news = vec![false; wakes.len()];
-            // After a signal the caller looks what time it is, and comes again.
-            if poll(&mut descriptors, timeout.as_ref()).is_err() {
-                return (news, false);
+            match poll(&mut descriptors, timeout.as_ref()) {
+                Ok(_) => {}
+                // After a signal the caller looks what time it is, and comes again.
+                Err(Errno::INTR) => return (news, false),
+                Err(_) => {
+                    // What the kernel refuses now it may refuse again, and nobody is to spin for it. Who has news is found out by looking.
+                    std::thread::sleep(REST);
+                    return (vec![true; wakes.len()], false);
+                }
             }
             let (line, sources) = descriptors.split_first().expect("the line is the first");
             for (&place, descriptor) in places.iter().zip(sources) {

@@ -10,8 +10,10 @@ pub enum Admission {
     /// It is served as ever.
     #[default]
     Accept = 0,
-    /// It waits until the level falls: `allocate` for up to [`Config::in_flight_wait`](crate::Config::in_flight_wait),
-    /// `allocate_async` for as long as it was told to.
+    /// It waits until the level falls: `allocate` for up to [`Config::in_flight_wait`](crate::Config::in_flight_wait), `allocate_async`
+    /// for as long as it was told to; then it fails with [`ErrorKind::UnderPressure`](aquifer_backend::ErrorKind::UnderPressure), or
+    /// [`ErrorKind::TimedOut`](aquifer_backend::ErrorKind::TimedOut). Where the monitor has no thread
+    /// ([`PressureConfig::thread`](crate::PressureConfig::thread)) nobody would open while `allocate` blocks, so it fails at once.
     Queue = 1,
     /// It fails with [`ErrorKind::UnderPressure`](aquifer_backend::ErrorKind::UnderPressure).
     Refuse = 2,

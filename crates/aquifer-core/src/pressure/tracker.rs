@@ -1,6 +1,7 @@
 //! One source's level over time: up at once, down late.
 
 use super::config::PressureConfig;
+use crate::clock::whole_ms;
 use aquifer_backend::{PressureLevel, PressureReading};
 
 /// Follows one source.
@@ -45,7 +46,7 @@ impl Tracker {
             Some((since_ms, highest)) if since_ms <= now_ms => (since_ms, highest.max(held)),
             _ => (now_ms, held),
         };
-        let is_over = now_ms - since_ms >= config.fall_after.as_millis() as u64;
+        let is_over = now_ms - since_ms >= whole_ms(config.fall_after);
         if is_over {
             self.level = highest;
             self.lower = (held < highest).then_some((now_ms, held));

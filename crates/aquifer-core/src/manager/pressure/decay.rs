@@ -1,6 +1,7 @@
 //! What time does to memory that nobody uses.
 
 use super::monitor::Monitor;
+use crate::clock::whole_ms;
 use crate::pressure::PressureResponse;
 use aquifer_backend::Backend;
 use tracing::debug;
@@ -33,7 +34,7 @@ impl<B: Backend> Monitor<B> {
 
     /// How long blocks of a heap may be idle now.
     fn decay_ms(&self, heap_index: usize) -> Option<u64> {
-        self.keeper.decay(&self.response_of(heap_index)).map(|decay| decay.as_millis() as u64)
+        self.keeper.decay(&self.response_of(heap_index)).map(|decay| whole_ms(decay))
     }
 
     /// How often it is to be looked at what is idle; `None` if that may be so for ever.
@@ -53,7 +54,7 @@ impl<B: Backend> Monitor<B> {
         if now_ms < self.decay_at_ms {
             return;
         }
-        let tick_ms = (self.config.tick.as_millis() as u64).max(1);
+        let tick_ms = whole_ms(self.config.tick).max(1);
         self.decay_at_ms = now_ms.saturating_add(keep_up_ms.max(tick_ms));
         let before = self.keeper.reserved_bytes();
         for pool in 0..self.quiet.len() {

@@ -71,7 +71,8 @@ impl<B: Backend> Monitor<B> {
 
     fn respond_again(&mut self, place: usize, level: PressureLevel, now_ms: u64) {
         let given_back = self.respond(place, level);
-        let has_helped = given_back.bytes() > 0;
+        // Not by what the system sees: that of a process moves by itself.
+        let has_helped = given_back.released_bytes() > 0 || given_back.purgeable_bytes > 0;
         self.repeat_ms = if has_helped { REPEAT_MS } else { (2 * self.repeat_ms).min(REPEAT_MS_MAX) };
         self.repeat_at_ms = now_ms.saturating_add(self.repeat_ms);
         if has_helped || given_back.callback_count > 0 {

@@ -78,12 +78,15 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
             return Err(Error::new(ErrorKind::InvalidArgument, OPERATION, message));
         }
         let driver = |error: std::io::Error| {
-            owner.pressure.release_monitor();
             let message =
                 "no pipe or thread can be had to watch memory with; close some files or end some threads";
             Error::new(ErrorKind::Driver, OPERATION, message).with_source(error)
         };
-        let alarm = Arc::new(Alarm::new().map_err(driver)?);
+        let alarm = Alarm::new().map_err(|error| {
+            owner.pressure.release_monitor();
+            driver(error)
+        })?;
+        let alarm = Arc::new(alarm);
         let mut all: Vec<(Heaps, Box<dyn PressureSource>)> = Vec::new();
         for heap_index in 0..owner.ledgers.len() {
             let heap = Heaps::one(heap_index);
@@ -112,6 +115,7 @@ impl<B: SyncBackend + 'static> PressureMonitor<B> {
             let started =
                 thread::Builder::new().name("aquifer-pressure".into()).spawn(move || watch(&worker));
             let thread = started.map_err(|error| {
+                // It releases what was claimed.
                 drop(inner.monitor.lock().take());
                 driver(error)
             })?;
@@ -156,7 +160,8 @@ impl<B: Backend> PressureMonitor<B> {
         self.inner.state.level()
     }
 
-    /// Calls `listener` with every event from now on, until what this returns is dropped. On the monitor's thread, one event after the
+    /// Calls `listener` with every event of the manager's monitors from now on, this one's and a later one's, until what this returns is
+    /// dropped. On the monitor's thread, one event after the
     /// other, under no lock. It may do anything: allocate, free, register and drop listeners, drop the monitor or the manager, panic
     /// (which is caught and counted).
     pub fn on_event(&self, listener: impl Fn(&PressureEvent) + Send + Sync + 'static) -> PressureListener {

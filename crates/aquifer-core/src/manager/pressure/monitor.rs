@@ -4,7 +4,7 @@ use super::decay::Quiet;
 use super::escalation::REPEAT_MS;
 use super::heaps::Heaps;
 use super::watched::Watched;
-use crate::clock::Clock;
+use crate::clock::{Clock, whole_ms};
 use crate::pressure::{Admission, Alarm, PressureConfig, PressureDetail, PressureEvent, SourceState};
 use crate::raw::allocation::Keeper;
 use aquifer_backend::{Backend, Error, ErrorKind, PressureLevel, PressureNotifier, PressureSource};
@@ -123,7 +123,7 @@ impl<B: Backend> Monitor<B> {
             self.watched.iter().map(|watched| watched.wake(&self.config, now_ms)).unzip();
         let is_short = self.level() > PressureLevel::Normal || self.could_rise();
         // Time is counted in whole milliseconds, and none of them would be no sleep.
-        let tick_ms = now_ms.saturating_add((self.config.tick.as_millis() as u64).max(1));
+        let tick_ms = now_ms.saturating_add(whole_ms(self.config.tick).max(1));
         let is_held = self.keeper.reserved_bytes() > 0;
         let own = [
             is_short.then_some(tick_ms),

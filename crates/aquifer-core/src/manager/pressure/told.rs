@@ -64,7 +64,8 @@ impl Told {
         loop {
             let event = self.pending.lock().pop_front();
             let Some(event) = event else { break };
-            log(&event);
+            // A subscriber is the user's code.
+            crate::calls::call("a subscriber of the log", || log(&event));
             let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
             crate::calls::wake_all(streams.iter().filter_map(|stream| stream.push(&event)));
             self.listeners.run_next(None, 0, |_| event);
@@ -84,11 +85,11 @@ fn log(event: &PressureEvent) {
     match &event.detail {
         PressureDetail::Rose { to, given_back, .. } => {
             let bytes = given_back.bytes();
-            warn!(level = %to, source = &*event.source, given_back_bytes = bytes, "memory is short");
+            warn!(level = %to, source = &*event.source, given_back_bytes = bytes, released_bytes = given_back.released_bytes(), "memory is short");
         }
         PressureDetail::Lasted { level, given_back, .. } => {
             let bytes = given_back.bytes();
-            warn!(level = %level, source = &*event.source, given_back_bytes = bytes, "memory is still short");
+            warn!(level = %level, source = &*event.source, given_back_bytes = bytes, released_bytes = given_back.released_bytes(), "memory is still short");
         }
         PressureDetail::Fell { to, .. } => {
             info!(level = %to, source = &*event.source, "memory is less short")

@@ -1,6 +1,7 @@
 //! One source as the monitor has it: when it is read, and how it is doing.
 
 use super::heaps::Heaps;
+use crate::clock::whole_ms;
 use crate::pressure::{PressureConfig, SourceState, SourceStatistics, Tracker};
 use aquifer_backend::{
     Error, ErrorKind, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
@@ -107,7 +108,7 @@ impl Watched {
 
     /// Before this it is not read again, whatever news it has.
     fn rests_until_ms(&self, config: &PressureConfig) -> u64 {
-        self.read_at_ms.map_or(0, |at_ms| at_ms.saturating_add(config.debounce.as_millis() as u64))
+        self.read_at_ms.map_or(0, |at_ms| at_ms.saturating_add(whole_ms(config.debounce)))
     }
 
     /// Whether it is to be read. News that come too soon are kept for later.
@@ -119,7 +120,7 @@ impl Watched {
         now_ms: u64,
     ) -> bool {
         let passed_ms = self.read_at_ms.map_or(u64::MAX, |at_ms| now_ms.saturating_sub(at_ms));
-        let has_elapsed = |time: Duration| passed_ms >= time.as_millis() as u64;
+        let has_elapsed = |time: Duration| passed_ms >= whole_ms(time);
         let is_rested = has_elapsed(config.debounce);
         if has_news | self.has_news.swap(false, Ordering::AcqRel) {
             if !is_rested {
@@ -150,7 +151,7 @@ impl Watched {
             _ if self.has_wake_panicked.get() => Some(now_ms),
             PressureWake::Interval(interval) => {
                 let last_ms = self.read_at_ms.unwrap_or(0);
-                Some(last_ms.saturating_add(interval.as_millis() as u64))
+                Some(last_ms.saturating_add(whole_ms(interval)))
             }
             _ => None,
         };

@@ -100,6 +100,14 @@ impl<B: Backend> MemoryManager<B> {
         let account = all.make(None, name, limits)?;
         Ok(SubBudget { all: Arc::clone(all), account })
     }
+
+    /// The sub-budget of a [path](SubBudget::path), for another part of the program than the one that made it; `None` if there is none.
+    /// Costs a lock and a look-up.
+    #[must_use]
+    pub fn find_sub_budget(&self, path: &str) -> Option<SubBudget> {
+        let all = &self.owner.sub_budgets;
+        Some(SubBudget { account: all.find(path)?, all: Arc::clone(all) })
+    }
 }
 
 impl SubBudget {

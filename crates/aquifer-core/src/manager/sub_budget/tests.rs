@@ -145,6 +145,10 @@ fn names_are_unique_among_siblings_and_share_one_space_with_tags() {
     assert_eq!(tags.intern("acme/llama/kv").expect("an old name"), kv);
     assert_eq!(tags.intern("acme/llama").expect("an old name"), llama.own_tag);
     assert_ne!(llama.own_tag, same_name_elsewhere.own_tag);
+    let found = |path: &str| tree.find(path).map(|account| account.own_tag);
+    assert_eq!(found("acme/llama"), Some(llama.own_tag));
+    assert_eq!(found("llama"), Some(same_name_elsewhere.own_tag));
+    assert_eq!((found("acme/lla"), found(""), found("untagged")), (None, None, None));
     let ordinary_path = tags.intern("acme/llama/other").expect("few tags");
     assert!(!ordinary_path.is_limited() && !ordinary.is_limited());
     let made = |parent, name| tree.make(parent, name, Limits::NONE).map(|_| ());

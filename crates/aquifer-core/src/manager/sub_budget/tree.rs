@@ -71,6 +71,13 @@ impl SubBudgets {
         }
     }
 
+    /// The account of a sub-budget's path.
+    pub(super) fn find(&self, path: &str) -> Option<Arc<Account>> {
+        let tag = self.tags.find(path).filter(|tag| tag.is_limited())?;
+        // Tags below a sub-budget are charged to it, too.
+        self.account(tag).filter(|account| account.own_tag == tag).cloned()
+    }
+
     /// The tag of a name below a sub-budget, which is charged to that; made if it is new.
     pub(super) fn tag(&self, account: &Arc<Account>, name: &str) -> Result<Tag, Error> {
         let operation = "SubBudget::tag";
