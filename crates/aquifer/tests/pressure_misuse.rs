@@ -281,3 +281,50 @@ fn a_short_tick_reads_no_source_more_often_than_the_debounce_says() {
     }
     assert_eq!(scene.script.reads() - before, 5);
 }
+
+#[test]
+#[ignore = "a fault: all monitors of a manager tell by one thread at a time, and the old one's is in the listener"]
+fn a_listener_that_blocks_keeps_nothing_from_the_streams_of_the_next_monitor() {
+    let scene = Scene::new(true, |_| ());
+    let monitor = scene.monitor();
+    let (entered, is_entered) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = Mutex::new(may_go);
+    let listener = monitor.on_event(move |_| {
+        let _ = entered.send(());
+        let _ = may_go.lock().unwrap().recv();
+    });
+    scene.script.level(PressureLevel::Moderate);
+    is_entered.recv().unwrap();
+    drop((monitor, listener));
+    scene.script.level(PressureLevel::Normal);
+    let next = scene.monitor();
+    let mut events = next.events();
+    scene.script.level(PressureLevel::Moderate);
+    wait_until(|| next.level() == PressureLevel::Moderate);
+    let event = events.next_within(Duration::from_millis(500));
+    drop(go);
+    assert!(event.is_some());
+}
+
+#[test]
+#[ignore = "a fault: the row of the normal level counts for requests only once the level has fallen to it"]
+fn requests_are_kept_back_at_the_normal_level_too_if_its_row_says_so() {
+    let scene =
+        Scene::new(false, |config| config.pressure.responses[0].admission = [aquifer::Admission::Refuse; 3]);
+    let _monitor = scene.monitor();
+    assert_eq!(scene.manager.allocate(4096).unwrap_err().kind(), ErrorKind::UnderPressure);
+}
+
+#[test]
+#[ignore = "a fault: times above 2^64 ms are cut off, not taken for the longest"]
+fn a_level_lasts_for_a_time_too_long_for_the_clock() {
+    let scene = Scene::new(false, |config| config.pressure.fall_after = Duration::from_secs(1 << 61));
+    let monitor = scene.monitor();
+    for level in [PressureLevel::Warning, PressureLevel::Normal] {
+        scene.clock.advance(Duration::from_secs(1));
+        scene.script.level(level);
+        monitor.poll();
+    }
+    assert_eq!(monitor.level(), PressureLevel::Warning);
+}
