@@ -283,7 +283,6 @@ fn a_short_tick_reads_no_source_more_often_than_the_debounce_says() {
 }
 
 #[test]
-#[ignore = "a fault: all monitors of a manager tell by one thread at a time, and the old one's is in the listener"]
 fn a_listener_that_blocks_keeps_nothing_from_the_streams_of_the_next_monitor() {
     let scene = Scene::new(true, |_| ());
     let monitor = scene.monitor();
@@ -308,7 +307,6 @@ fn a_listener_that_blocks_keeps_nothing_from_the_streams_of_the_next_monitor() {
 }
 
 #[test]
-#[ignore = "a fault: the row of the normal level counts for requests only once the level has fallen to it"]
 fn requests_are_kept_back_at_the_normal_level_too_if_its_row_says_so() {
     let scene =
         Scene::new(false, |config| config.pressure.responses[0].admission = [aquifer::Admission::Refuse; 3]);
@@ -317,7 +315,6 @@ fn requests_are_kept_back_at_the_normal_level_too_if_its_row_says_so() {
 }
 
 #[test]
-#[ignore = "a fault: times above 2^64 ms are cut off, not taken for the longest"]
 fn a_level_lasts_for_a_time_too_long_for_the_clock() {
     let scene = Scene::new(false, |config| config.pressure.fall_after = Duration::from_secs(1 << 61));
     let monitor = scene.monitor();

@@ -25,10 +25,10 @@ pub(super) fn membership(
     };
     memberships.retain(|(_, _, membership)| membership.strong_count() > 0);
     let known = memberships.iter().find(|known| known.0 == id && known.1 == process);
-    if let Some(membership) = known.and_then(|(_, _, membership)| membership.upgrade()) {
-        if !membership.is_abandoned() {
-            return Ok(membership);
-        }
+    if let Some(membership) = known.and_then(|(_, _, membership)| membership.upgrade())
+        && !membership.is_abandoned()
+    {
+        return Ok(membership);
     }
     // The directory may hold another group by now, or be another one, in which what the old one has granted would not be counted.
     let is_in_the_way = |known: &FileId, membership: &Membership| {

@@ -53,7 +53,8 @@ pub struct Config {
     pub tracking: Tracking,
     /// How long a block may hold nothing before it is given back; `None`: until [`trim`](crate::MemoryManager::trim)
     /// or until its bytes are needed elsewhere. Looked at when the pool grows and by
-    /// [`release_idle`](crate::MemoryManager::release_idle).
+    /// [`release_idle`](crate::MemoryManager::release_idle). A [`PressureMonitor`](crate::PressureMonitor) looks by itself, and has times
+    /// of its own ([`PressureResponse::idle_decay`](crate::PressureResponse::idle_decay)), of which the shorter holds.
     pub idle_decay: Option<Duration>,
     /// How long a block may hold nothing before it is made purgeable, where the backend can
     /// ([`mark_idle_purgeable`](crate::MemoryManager::mark_idle_purgeable)); `None`: not by itself. Looked at when

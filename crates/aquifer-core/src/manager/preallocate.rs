@@ -1,5 +1,6 @@
 //! Making memory ready before it is asked for. See [`MemoryPool::preallocate`](super::MemoryPool::preallocate).
 
+use super::ladder::InFlight;
 use super::options::MemoryOptions;
 use super::purgeable::Recover;
 use super::queues::lost;
@@ -78,6 +79,9 @@ impl<B: Backend> Shared<B> {
             return Err(lost(OPERATION));
         }
         self.check_process(OPERATION)?;
+        if self.observers.are_gated() {
+            self.pass_gate(MemoryOptions::DEFAULT, InFlight::Wait)?;
+        }
         // What the driver holds of it may be what it lacks.
         self.let_go_of_imported();
         let request = self.request(self.ordinary, bytes, MemoryOptions::DEFAULT);

@@ -199,7 +199,7 @@ impl<B: Backend> Shared<B> {
 
     /// Keeps a request back while memory is short, if its priority is to be. Who waits in line passes the gate before it joins.
     #[cold]
-    fn pass_gate(&self, options: MemoryOptions, in_flight: InFlight) -> Result<(), Error> {
+    pub(super) fn pass_gate(&self, options: MemoryOptions, in_flight: InFlight) -> Result<(), Error> {
         let patience = match in_flight {
             InFlight::Wait => self.config.in_flight_wait,
             InFlight::Fail => return Ok(()),

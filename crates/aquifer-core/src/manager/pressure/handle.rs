@@ -206,8 +206,9 @@ impl<B: Backend> Inner<B> {
         fence(Ordering::SeqCst);
         let monitor = self.monitor.try_lock().and_then(|mut monitor| monitor.take());
         if monitor.is_some() {
-            drop(monitor);
+            // Before the next monitor can be made, whose streams are others.
             self.state.told.end();
+            drop(monitor);
         }
     }
 }

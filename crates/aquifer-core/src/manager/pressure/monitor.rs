@@ -59,6 +59,7 @@ impl<B: Backend> Monitor<B> {
         for place in 0..monitor.watched.len() {
             monitor.start(place, alarm, now_ms);
         }
+        monitor.set_gate(PressureLevel::Normal);
         monitor
     }
 
@@ -121,7 +122,8 @@ impl<B: Backend> Monitor<B> {
         let now_ms = self.clock().now_ms();
         let (wakes, times): (Vec<_>, Vec<_>) =
             self.watched.iter().map(|watched| watched.wake(&self.config, now_ms)).unzip();
-        let is_short = self.level() > PressureLevel::Normal || self.could_rise();
+        let is_gated = self.keeper.observers.are_gated();
+        let is_short = self.level() > PressureLevel::Normal || self.could_rise() || is_gated;
         // Time is counted in whole milliseconds, and none of them would be no sleep.
         let tick_ms = now_ms.saturating_add(whole_ms(self.config.tick).max(1));
         let is_held = self.keeper.reserved_bytes() > 0;
@@ -169,7 +171,7 @@ impl<B: Backend> Monitor<B> {
             self.look_at(place, news.get(place).copied().unwrap_or(false), is_short, alarm, now_ms);
         }
         self.follow_level(now_ms);
-        if self.level() > PressureLevel::Normal {
+        if self.keeper.observers.are_gated() {
             // Those who wait look whether their time is over.
             self.keeper.pressure.gate.wake_waiting();
         }

@@ -52,6 +52,12 @@ impl Told {
 
     /// Tells everybody, one event after the other. If this thread, or another, is telling, that one tells these too.
     pub(super) fn tell(&self, events: Vec<PressureEvent>) {
+        for event in &events {
+            // A subscriber is the user's code.
+            crate::calls::call("a subscriber of the log", || log(event));
+            let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
+            crate::calls::wake_all(streams.iter().filter_map(|stream| stream.push(event)));
+        }
         self.pending.lock().extend(events);
         while !self.pending.lock().is_empty() && !self.is_telling.swap(true, Ordering::AcqRel) {
             self.tell_pending();
@@ -64,10 +70,6 @@ impl Told {
         loop {
             let event = self.pending.lock().pop_front();
             let Some(event) = event else { break };
-            // A subscriber is the user's code.
-            crate::calls::call("a subscriber of the log", || log(&event));
-            let streams: Vec<_> = self.streams.lock().iter().filter_map(Weak::upgrade).collect();
-            crate::calls::wake_all(streams.iter().filter_map(|stream| stream.push(&event)));
             self.listeners.run_next(None, 0, |_| event);
         }
     }
