@@ -269,7 +269,7 @@ fn what_may_be_idle_is_kept_up_without_decay_too() {
 
 #[test]
 fn a_short_tick_reads_no_source_more_often_than_the_debounce_says() {
-    let scene = Scene::new(false, |config| config.pressure.tick = Duration::from_nanos(1));
+    let scene = Scene::new(false, |config| config.pressure.tick = Duration::from_millis(1));
     let monitor = scene.monitor();
     scene.clock.advance(Duration::from_secs(1));
     scene.script.level(PressureLevel::Moderate);
