@@ -34,7 +34,7 @@ impl<B: Backend> Monitor<B> {
 
     /// How long blocks of a heap may be idle now.
     fn decay_ms(&self, heap_index: usize) -> Option<u64> {
-        self.keeper.decay(&self.response_of(heap_index)).map(|decay| whole_ms(decay))
+        self.keeper.decay(&self.response_of(heap_index)).map(whole_ms)
     }
 
     /// How often it is to be looked at what is idle; `None` if that may be so for ever.
