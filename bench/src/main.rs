@@ -1,10 +1,11 @@
 //! Aquifer's peers, measured the way Aquifer is: how long a pair (one free and one allocation) takes, and how
 //! much memory a real program's allocation trace makes an allocator reserve.
 //!
-//! `pairs` times the allocators, `replay` runs traces; README.md says how to read the output.
+//! `pairs` times the allocators, `ordering` and `monitoring` parts of Aquifer, `replay` runs traces; README.md says how to read the output.
 
 mod lane;
 mod mix;
+mod monitoring;
 mod ordering;
 mod pairs;
 mod peers;
@@ -32,6 +33,8 @@ enum Command {
     Pairs(PairsArgs),
     /// Time frees of buffers that queues may still use.
     Ordering(OrderingArgs),
+    /// Time pairs of one manager with and without a pressure monitor, in turns.
+    Monitoring(MonitoringArgs),
     /// Run recorded allocation traces and compare the memory reserved with the memory requested.
     Replay(ReplayArgs),
 }
@@ -88,6 +91,23 @@ struct OrderingArgs {
     quick: bool,
 }
 
+/// What `monitoring` measures.
+#[derive(Args)]
+struct MonitoringArgs {
+    /// Print one JSON object per line instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Repetitions; each runs with and without the monitor, a second each.
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    /// Seed of the sizes and of the buffers to replace.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A smoke test: one short repetition.
+    #[arg(long)]
+    quick: bool,
+}
+
 /// What `replay` runs.
 #[derive(Args)]
 struct ReplayArgs {
@@ -116,6 +136,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Pairs(arguments) => pairs::run(&arguments),
         Command::Ordering(arguments) => ordering::run(&arguments),
+        Command::Monitoring(arguments) => monitoring::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
     };
     match outcome {

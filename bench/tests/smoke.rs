@@ -18,8 +18,8 @@ fn every_peer_is_measured() -> Result<(), Box<dyn Error>> {
     for row in &rows {
         assert!(row["skipped"].is_null() && row["ns_median"].as_f64() > Some(0.0), "{row}");
     }
-    // Three one-thread configurations of thirteen peers, five two-thread ones of the ten that can be shared; and the loop.
-    assert_eq!(rows.len(), 3 * 14 + 5 * 11);
+    // Three one-thread configurations of twelve peers, five two-thread ones of the nine that can be shared; and the loop.
+    assert_eq!(rows.len(), 3 * 13 + 5 * 10);
     Ok(())
 }
 
@@ -47,6 +47,17 @@ fn ordering_is_measured_every_way() -> Result<(), Box<dyn Error>> {
             // Where it grows, or when the reaper comes by.
             _ => {}
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn monitoring_is_measured_in_every_mix() -> Result<(), Box<dyn Error>> {
+    let lines = lines(&["monitoring", "--quick", "--json"])?;
+    let rows: Vec<_> = lines.iter().filter(|line| line["bench"] == "monitoring").collect();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        assert!(row["over_unmonitored"].as_f64() > Some(0.0) && row["readings"].as_u64() > Some(0), "{row}");
     }
     Ok(())
 }

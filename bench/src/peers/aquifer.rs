@@ -1,12 +1,7 @@
 //! Aquifer on host memory, the whole manager: budget, statistics and tags on, a buffer that frees itself. On no queue, or
 //! at home on one.
 
-use aquifer::{
-    BucketLayout, Buffer, Config, Host, HostMemoryManager, Limits, MemoryOptions, PressureMonitor, Queue,
-    system_pressure_sources,
-};
-use std::sync::Arc;
-use std::time::Duration;
+use aquifer::{BucketLayout, Buffer, Config, Host, HostMemoryManager, Limits, MemoryOptions, Queue};
 
 use super::{Peer, Replayer};
 
@@ -17,7 +12,6 @@ const BUDGET_BYTES: u64 = 1 << 44;
 pub(crate) struct Aquifer {
     manager: HostMemoryManager,
     options: MemoryOptions,
-    _monitor: Option<Arc<PressureMonitor<Host>>>,
 }
 
 impl Aquifer {
@@ -28,33 +22,19 @@ impl Aquifer {
         let host = Host::new().expect("host memory can be had");
         let manager = HostMemoryManager::with_config(host, config).expect("the configuration is good");
         let tag = manager.tag("bench").expect("a first tag can be had");
-        Self { manager, options: MemoryOptions::DEFAULT.tag(tag), _monitor: None }
-    }
-
-    /// Watched for pressure with all the system's sources, and looked through for idle memory ten times a second, which is as often as
-    /// a monitor does it.
-    pub(crate) fn monitored() -> Self {
-        let Self { manager, options, .. } = Self::new(BucketLayout::default());
-        let mut config = manager.config().clone();
-        config.idle_decay = Some(Duration::from_millis(400));
-        let host = Host::new().expect("host memory can be had");
-        let manager = HostMemoryManager::with_config(host, config).expect("the configuration is good");
-        let tag = manager.tag("bench").expect("a first tag can be had");
-        let monitor = PressureMonitor::new(&manager, system_pressure_sources());
-        let monitor = Arc::new(monitor.expect("a first monitor can be had"));
-        Self { manager, options: options.tag(tag), _monitor: Some(monitor) }
+        Self { manager, options: MemoryOptions::DEFAULT.tag(tag) }
     }
 
     /// Where every buffer counts against a sub-budget and those above it, so many levels in all.
     pub(crate) fn in_sub_budget(levels: u32) -> Self {
-        let Self { manager, options, .. } = Self::new(BucketLayout::default());
+        let Self { manager, options } = Self::new(BucketLayout::default());
         let limits = Limits::NONE.hard_bytes(1 << 40).hard_count(1 << 21).soft_bytes(1 << 39);
         let mut innermost =
             manager.sub_budget("bench-limited", limits).expect("a first sub-budget can be had");
         for _ in 1..levels {
             innermost = innermost.sub_budget("below", limits).expect("few levels can be had");
         }
-        Self { manager, options: options.tag(innermost.own_tag()), _monitor: None }
+        Self { manager, options: options.tag(innermost.own_tag()) }
     }
 }
 
@@ -86,7 +66,7 @@ pub(crate) struct AquiferOnQueue {
 
 impl AquiferOnQueue {
     pub(crate) fn new() -> Self {
-        let Aquifer { manager, options, .. } = Aquifer::new(BucketLayout::default());
+        let Aquifer { manager, options } = Aquifer::new(BucketLayout::default());
         Self { queue: manager.queue().expect("a first queue can be had"), options }
     }
 }

@@ -104,7 +104,6 @@ pub(crate) const PAIRS: &[Entry] = &[
     Entry { name: FLOOR, bare: false, in_band: false, lanes: |plan| together(Floor, plan) },
     Entry { name: "aquifer", bare: false, in_band: false, lanes: |plan| together(Aquifer::new(BucketLayout::default()), plan) },
     Entry { name: "aquifer-on-queue", bare: false, in_band: false, lanes: |plan| together(AquiferOnQueue::new(), plan) },
-    Entry { name: "aquifer-monitored", bare: false, in_band: false, lanes: |plan| together(Aquifer::monitored(), plan) },
     Entry { name: "aquifer-in-sub-budget", bare: false, in_band: false, lanes: |plan| together(Aquifer::in_sub_budget(1), plan) },
     Entry { name: "aquifer-in-3-sub-budgets", bare: false, in_band: false, lanes: |plan| together(Aquifer::in_sub_budget(3), plan) },
     Entry { name: REFERENCE, bare: true, in_band: false, lanes: |plan| alone(OffsetAllocator::new(&plan.space), plan) },
