@@ -139,24 +139,19 @@ impl PressureBook {
         }
     }
 
-    /// Writes an event down, and numbers it.
-    pub(crate) fn record(
-        &mut self,
-        at: Duration,
-        source: &Arc<str>,
-        detail: PressureDetail,
-    ) -> PressureEvent {
-        let event = PressureEvent { number: self.events, at, source: Arc::clone(source), detail };
+    /// Writes an event down that is about the source in this place, and numbers it.
+    pub(crate) fn record(&mut self, at: Duration, place: usize, detail: PressureDetail) -> PressureEvent {
+        let source = Arc::clone(&self.sources[place].name);
+        let event = PressureEvent { number: self.events, at, source, detail };
         self.events += 1;
         if let PressureDetail::Rose { to: level, given_back, .. }
         | PressureDetail::Lasted { level, given_back, .. } = &event.detail
         {
-            self.asked_bytes += given_back.asked_bytes.unwrap_or(0);
-            self.released_bytes += given_back.released_bytes();
-            self.given_back_bytes += given_back.bytes();
-            if let Some(entry) = self.sources.iter_mut().find(|entry| entry.name == *source) {
-                entry.event_counts[*level as usize] += 1;
-            }
+            // A source may say what it likes.
+            self.asked_bytes = self.asked_bytes.saturating_add(given_back.asked_bytes.unwrap_or(0));
+            self.released_bytes = self.released_bytes.saturating_add(given_back.released_bytes());
+            self.given_back_bytes = self.given_back_bytes.saturating_add(given_back.bytes());
+            self.sources[place].event_counts[*level as usize] += 1;
         }
         if self.history.len() == HISTORY_MAX {
             self.history.pop_front();
@@ -214,10 +209,18 @@ mod tests {
     #[test]
     fn the_history_is_bounded() {
         let mut book = PressureBook::default();
-        book.begin(0, Vec::new());
-        let name: Arc<str> = "a source".into();
+        let source = SourceStatistics {
+            name: "a source".into(),
+            state: SourceState::Listening,
+            reading: None,
+            level: PressureLevel::Normal,
+            reading_count: 0,
+            wake_count: 0,
+            event_counts: [0; 5],
+        };
+        book.begin(0, vec![source]);
         for _ in 0..100 {
-            book.record(Duration::ZERO, &name, PressureDetail::SourceWorks);
+            book.record(Duration::ZERO, 0, PressureDetail::SourceWorks);
         }
         let history = book.statistics(0).history;
         assert_eq!((history.len(), history[0].number), (64, 36));

@@ -23,8 +23,8 @@ const STOP_WAIT: Duration = Duration::from_millis(100);
 /// [`PressureMonitor::new`].
 ///
 /// It watches the manager's live bytes against its budget, the device's budget, the budget group if the manager is in one, and the
-/// sources that it was given. The highest level
-/// of all is the manager's. What is done at each level says [`Config::pressure`](crate::Config::pressure).
+/// sources that it was given. The highest level of all is the manager's. What is done at each level says
+/// [`Config::pressure`](crate::Config::pressure).
 ///
 /// One thread, which sleeps in the kernel: while nothing is near to a threshold it wakes for a source's news, to look for what has
 /// been idle for long, and to read the sources that nobody tells of. Dropping the monitor stops the thread, and waits for it up to 100 ms,

@@ -113,7 +113,7 @@ impl<B: Backend> Monitor<B> {
 
     pub(super) fn record(&mut self, place: usize, detail: PressureDetail) {
         let at = self.clock().now();
-        let event = self.keeper.pressure.book().record(at, &self.watched[place].name, detail);
+        let event = self.keeper.pressure.book().record(at, place, detail);
         self.events.push(event);
     }
 

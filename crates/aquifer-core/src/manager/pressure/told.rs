@@ -4,6 +4,7 @@ use super::stream::{EventQueue, PressureEvents};
 use crate::hooks::{HookGuard, Hooks};
 use crate::pressure::{PressureDetail, PressureEvent};
 use crate::sync::{AtomicBool, Ordering};
+use aquifer_backend::PressureLevel;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -85,16 +86,18 @@ impl Told {
 /// Tells the log what has happened.
 fn log(event: &PressureEvent) {
     match &event.detail {
-        PressureDetail::Rose { to, given_back, .. } => {
-            let bytes = given_back.bytes();
-            warn!(level = %to, source = &*event.source, given_back_bytes = bytes, released_bytes = given_back.released_bytes(), "memory is short");
-        }
-        PressureDetail::Lasted { level, given_back, .. } => {
-            let bytes = given_back.bytes();
-            warn!(level = %level, source = &*event.source, given_back_bytes = bytes, released_bytes = given_back.released_bytes(), "memory is still short");
+        PressureDetail::Rose { to: level, given_back, .. }
+        | PressureDetail::Lasted { level, given_back, .. } => {
+            let source = &*event.source;
+            let (given_back_bytes, released_bytes) = (given_back.bytes(), given_back.released_bytes());
+            if *level < PressureLevel::Warning {
+                info!(%level, source, given_back_bytes, released_bytes, "memory is getting short");
+            } else {
+                warn!(%level, source, given_back_bytes, released_bytes, "memory is short");
+            }
         }
         PressureDetail::Fell { to, .. } => {
-            info!(level = %to, source = &*event.source, "memory is less short")
+            info!(level = %to, source = &*event.source, "memory is less short");
         }
         PressureDetail::SourceFailed { is_absent: true, message } => {
             debug!(source = &*event.source, message, "a source of pressure is not there");

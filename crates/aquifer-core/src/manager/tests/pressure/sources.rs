@@ -83,6 +83,20 @@ fn a_source_that_floods_is_read_no_more_often_than_the_debounce_says() {
 }
 
 #[test]
+fn a_source_may_say_what_it_likes() {
+    let watched = Watched::with(PressureConfig::default(), Capabilities::NONE);
+    for (used_bytes, limit_bytes) in [(u64::MAX, u64::MAX), (u64::MAX, 0), (0, 0), (u64::MAX, 1)] {
+        watched.script.say(PressureReading::Usage { used_bytes, limit_bytes });
+        assert_eq!(watched.after(10_000), Emergency);
+        assert_eq!(watched.after(10_000), Emergency);
+        watched.script.usage(0);
+        watched.after(10_000);
+        assert_eq!(watched.after(10_000), Normal);
+    }
+    assert!(watched.manager.statistics().pressure.asked_bytes > u64::MAX / 2);
+}
+
+#[test]
 fn the_devices_use_counts_but_for_what_is_idle_here() {
     let watched = Watched::with(PressureConfig::default(), Capabilities::NONE);
     leave_idle(&watched.manager, &[400]);
