@@ -40,13 +40,12 @@ pub use cancel::CancelToken;
 pub use clock::Clock;
 pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
-    DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, Limits, LiveAllocation, MemoryKind, MemoryManager,
+    DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager,
     MemoryManagerBuilder, MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator,
     PinnedBuffer, PinnedConfig, PressureEvents, PressureListener, PressureMonitor, Queue, RawBuffer,
-    ReclaimHook, ReclaimRequest, Report, Side, SubBudget, SubBudgetStatistics, SubBudgetUsage, Tracking,
-    Transfer, TransferBuffer, TransferDestination, TransferMemory, TransferSource, Transfers, TypedView,
-    UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy,
-    parse_bytes,
+    ReclaimHook, ReclaimRequest, Report, Side, SubBudget, Tracking, Transfer, TransferBuffer,
+    TransferDestination, TransferMemory, TransferSource, Transfers, TypedView, UnifiedBuffer,
+    UnifiedOnDevice, UnifiedRead, UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant};
@@ -56,7 +55,8 @@ pub use pressure::{
     PressureStatistics, SourceState, SourceStatistics,
 };
 pub use statistics::{
-    ByteCounter, ClassStatistics, DriverCalls, MemoryBucket, PinnedStatistics, Statistics, Tag, TagStatistics,
+    ByteCounter, ClassStatistics, DriverCalls, Limits, MemoryBucket, PinnedStatistics, Statistics,
+    SubBudgetStatistics, SubBudgetUsage, Tag, TagStatistics,
 };
 pub use transfer::{
     HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig, TransferStatistics,

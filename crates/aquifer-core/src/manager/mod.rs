@@ -53,7 +53,7 @@ pub use queue::{CopyDesc, Queue};
 pub use raw_handle::RawBuffer;
 pub use reclaim::{ReclaimHook, ReclaimRequest};
 pub use report::{LeakReport, LiveAllocation, Report};
-pub use sub_budget::{Limits, SubBudget, SubBudgetStatistics, SubBudgetUsage};
+pub use sub_budget::SubBudget;
 pub use transfer::{Begun, Transfer, TransferBuffer, TransferMemory};
 pub use transfers::{TransferDestination, TransferSource, Transfers};
 pub use unified::{DeviceAccess, Side, UnifiedBuffer, UnifiedOnDevice, UnifiedRead, UnifiedWrite};

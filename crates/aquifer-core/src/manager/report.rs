@@ -4,7 +4,7 @@ use super::observers::TrackedAllocation;
 use super::shared::Shared;
 use crate::pool::Request;
 use crate::pressure::PressureStatistics;
-use crate::statistics::{ByteCounter, Statistics, TagStatistics};
+use crate::statistics::{ByteCounter, Statistics, TagStatistics, in_words};
 use crate::sync::Ordering;
 use crate::transfer::Route;
 use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
@@ -158,16 +158,6 @@ impl Report {
     pub(super) fn new(properties: &Properties, statistics: Statistics) -> Self {
         Self { backend: properties.backend, device: properties.device.clone(), statistics }
     }
-}
-
-/// A size as people read it: `1.50 GiB`.
-pub(crate) fn in_words(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let unit = (bytes.max(1).ilog2() / 10).min(4);
-    if unit == 0 {
-        return format!("{bytes} B");
-    }
-    format!("{:.2} {}", bytes as f64 / (1_u64 << (10 * unit)) as f64, UNITS[unit as usize])
 }
 
 impl fmt::Display for Report {

@@ -3,12 +3,13 @@
 mod bucket;
 mod gauge;
 mod pinned;
+mod sub_budget;
 mod tally;
 
 pub use bucket::MemoryBucket;
 pub use pinned::PinnedStatistics;
+pub use sub_budget::{Limits, SubBudgetStatistics, SubBudgetUsage};
 
-use crate::manager::SubBudgetStatistics;
 use crate::pressure::PressureStatistics;
 use crate::transfer::TransferStatistics;
 
@@ -149,6 +150,16 @@ pub(crate) struct PoolSnapshot {
     pub(crate) largest_free_bytes: u64,
     pub(crate) free_range_count: u64,
     pub(crate) block_count: u64,
+}
+
+/// A size as people read it: `1.50 GiB`.
+pub(crate) fn in_words(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (bytes.max(1).ilog2() / 10).min(4);
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    format!("{:.2} {}", bytes as f64 / (1_u64 << (10 * unit)) as f64, UNITS[unit as usize])
 }
 
 /// What a manager has counted.

@@ -1,7 +1,6 @@
 //! Allocating under a limited tag.
 
 use super::charge::{Account, Charge, LEVELS_MAX, SoftExceeded};
-use super::limits::SubBudgetUsage;
 use super::tree::CEILINGS;
 use crate::manager::kinds::MemoryKind;
 use crate::manager::ladder::InFlight;
@@ -9,6 +8,7 @@ use crate::manager::options::MemoryOptions;
 use crate::manager::shared::{Home, Shared, allocate_unlimited};
 use crate::pool::{Place, Request};
 use crate::raw::allocation::Owner;
+use crate::statistics::SubBudgetUsage;
 use aquifer_backend::{Backend, Error, ErrorKind};
 use std::sync::Arc;
 use tracing::warn;

@@ -7,9 +7,9 @@
 //!
 //! Nothing is published through the words, so all of it is relaxed.
 
-use super::limits::{Limits, SubBudgetUsage};
 use crate::manager::reclaim::ReclaimHooks;
 use crate::statistics::Tag;
+use crate::statistics::{Limits, SubBudgetUsage};
 use crate::sync::{AtomicU64, Ordering};
 use arrayvec::ArrayVec;
 use std::sync::Arc;

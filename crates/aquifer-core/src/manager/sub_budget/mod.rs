@@ -9,20 +9,17 @@
 
 mod allocate;
 mod charge;
-mod limits;
 mod tree;
 
 #[cfg(all(test, not(loom)))]
 mod tests;
-
-pub use limits::{Limits, SubBudgetStatistics, SubBudgetUsage};
 
 pub(super) use allocate::allocate_limited;
 pub(crate) use tree::SubBudgets;
 
 use super::MemoryManager;
 use super::reclaim::{ReclaimHook, ReclaimRequest};
-use crate::statistics::Tag;
+use crate::statistics::{Limits, SubBudgetUsage, Tag};
 #[cfg(doc)]
 use crate::{MemoryOptions, Statistics};
 #[cfg(doc)]

@@ -1,9 +1,9 @@
 //! Accounts and names by themselves. What managers make of them is tested in the testkit.
 
 use super::charge::{Account, BYTES_MAX, COUNT_MAX, Charge, LEVELS_MAX};
-use super::limits::Limits;
 use super::tree::SubBudgets;
 use crate::manager::tags::TagNames;
+use crate::statistics::Limits;
 use crate::statistics::{TAGS_MAX, Tag};
 use aquifer_backend::ErrorKind;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! All sub-budgets of a manager, by path and by tag.
 
 use super::charge::{Account, BYTES_MAX, COUNT_MAX, LEVELS_MAX};
-use super::limits::{Limits, SubBudgetStatistics};
 use crate::manager::tags::{NotAdded, TagNames};
 use crate::raw::fork::Process;
+use crate::statistics::{Limits, SubBudgetStatistics};
 use crate::statistics::{TAGS_MAX, Tag};
 use aquifer_backend::{Error, ErrorKind};
 use std::sync::{Arc, OnceLock};

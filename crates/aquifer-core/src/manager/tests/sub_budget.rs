@@ -1,7 +1,7 @@
 //! What a soft limit tells through `tracing`, and what is left when its listener panics.
 
 use super::{MIB, MemoryOptions, plain_manager};
-use crate::manager::Limits;
+use crate::statistics::Limits;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! What may be live in a sub-budget, and what is.
 
-use crate::manager::report::in_words;
+use super::in_words;
 use aquifer_backend::{Error, ErrorKind};
 use std::fmt;
 
@@ -55,7 +55,7 @@ impl Limits {
     }
 
     /// Refuses a soft limit that could never be exceeded.
-    pub(super) fn check(&self, operation: &'static str) -> Result<(), Error> {
+    pub(crate) fn check(&self, operation: &'static str) -> Result<(), Error> {
         let pairs =
             [("bytes", self.soft_bytes, self.hard_bytes), ("allocations", self.soft_count, self.hard_count)];
         for (unit, soft, hard) in pairs {
