@@ -24,6 +24,10 @@ mod survival;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+// The system's sources are Apple's, too, with this feature, and the device in software comes with the program that links it.
+#[cfg(feature = "software-metal")]
+use software_metal as _;
+
 const MIB: u64 = 1 << 20;
 
 /// One test at a time makes memory short: stalls in one group are the machine's too, which all are told of.
