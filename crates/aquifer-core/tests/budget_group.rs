@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 use aquifer_core::{BudgetGroup, BudgetGroupDesc, ErrorKind, PressureLevel, PressureReading};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -91,6 +91,14 @@ impl Puppet {
         kill_process(Pid::from_raw(self.child.id() as i32).unwrap(), signal).unwrap();
     }
 
+    /// Stops it, and waits until it stands still: until then it may begin a claim, which it would keep up for as long.
+    fn stop(&self) {
+        self.signal(Signal::STOP);
+        let pid = Pid::from_raw(self.child.id() as i32).unwrap();
+        let (_, status) = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap();
+        assert!(status.stopped(), "{status:?}");
+    }
+
     fn leased(&self, group: &BudgetGroup) -> (u64, u64) {
         let status = group.status().unwrap();
         let own = status.members.iter().find(|member| member.pid == self.child.id());
@@ -168,7 +176,7 @@ fn who_is_stopped_while_it_waits_is_passed_over() {
     holder.does("lease 750");
     waiter.begin("lease 750");
     waiter.waits_for(&group, 750);
-    waiter.signal(Signal::STOP);
+    waiter.stop();
     holder.does("drop");
     drop(group.lease(1000, LONG).unwrap());
     waiter.signal(Signal::CONT);
