@@ -26,6 +26,15 @@ fn notifier() -> PressureNotifier {
     PressureNotifier::new(|| {})
 }
 
+/// How long is waited for the kernel to tell of pressure that there is.
+const EVENT_MAX: Duration = Duration::from_secs(15);
+
+/// For how long some task of a group has stalled so far, in microseconds.
+fn stalled_us(file: &Path) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().next().unwrap().rsplit('=').next().unwrap().parse().unwrap()
+}
+
 /// Polls as a monitor would; whether there is news within `timeout`.
 fn has_news(source: &dyn PressureSource, timeout: Duration) -> bool {
     let (descriptor, news) = match source.wake() {
@@ -119,9 +128,15 @@ fn triggers_wake_under_pressure_and_rest_after_it() {
     assert!(!has_news(&own, Duration::ZERO));
     assert_eq!(own.read().unwrap(), PressureReading::Level(PressureLevel::Normal));
 
+    let (begun, stalled_before) = (Instant::now(), stalled_us(own.file()));
     let hog = or_skip!(Hog::start("triggers_wake_under_pressure_and_rest_after_it", &[&limited, &stalled]));
     for source in [&mut own, &mut system] {
-        assert!(has_news(source, LONG), "{} does not wake", source.name());
+        if !has_news(source, EVENT_MAX) {
+            let stalled =
+                Duration::from_micros(stalled_us(&stalled.file("memory.pressure")) - stalled_before);
+            assert!(stalled < begun.elapsed() / 100, "{} does not wake, after {stalled:?}", source.name());
+            return skipped("a process under its limit hardly stalls on this machine");
+        }
         let reading = source.read().unwrap();
         assert!(is_at_least(reading, PressureLevel::Moderate), "{}: {reading:?}", source.name());
     }
