@@ -71,8 +71,7 @@ impl<B: Backend> Shared<B> {
         if in_flight == InFlight::Fail || !is_short(&answer) {
             return answer;
         }
-        let patience_ms = u64::try_from(self.config.in_flight_wait.as_millis()).unwrap_or(u64::MAX);
-        let deadline_ms = self.config.clock.now_ms().saturating_add(patience_ms);
+        let deadline_ms = self.config.clock.now_ms().saturating_add(whole_ms(self.config.in_flight_wait));
         let mut waited_ms = 0;
         while is_short(&answer) && self.wait_for_in_flight(request, deadline_ms, &mut waited_ms) {
             answer = self.grow(&lane, request);

@@ -8,6 +8,7 @@ use super::reclaim::is_reclaiming;
 use super::shared::{self, Home};
 use crate::budget_group::GroupWait;
 use crate::cancel::{CancelToken, Registration};
+use crate::clock::whole_ms;
 use crate::waiters::WaiterId;
 use aquifer_backend::{Backend, Error, ErrorKind, SyncBackend};
 use std::fmt;
@@ -248,9 +249,7 @@ impl<B: Backend> AllocateAsync<B> {
 
     fn deadline_ms(&mut self) -> Option<u64> {
         let clock = &self.manager.owner.config.clock;
-        let after = |timeout: Duration| {
-            clock.now_ms().saturating_add(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
-        };
+        let after = |timeout: Duration| clock.now_ms().saturating_add(whole_ms(timeout));
         *self.deadline_ms.get_or_insert_with(|| self.timeout.map(after))
     }
 
