@@ -30,7 +30,8 @@
 //!   thread of the host. **marker**: what is put into a queue to raise its **value** when all before it is done.
 //! - **quarantined**: freed, but not reusable before some queue has passed a marker.
 //! - **physical page**: the unit in which memory backs addresses. Never just "page".
-//! - **sparse** block: addresses that have no memory of their own; memory of other blocks is mapped behind them.
+//! - **sparse** block: addresses that have no memory of their own.
+//! - **physical** block: memory without addresses; all of it together is **mapped** behind a part of a sparse block, or several.
 //! - **purgeable**: kept, but the system may take the memory without asking; what is lost is known only on asking for it back.
 //! - **imported**: a block made of memory that the user brought.
 //! - **pinned**: memory of the host that is page-locked, which the device reads and writes by itself.
@@ -51,7 +52,7 @@ pub use error::{Error, ErrorKind, OutOfMemoryReport, TagUsage};
 pub use pressure::{
     Descriptor, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
 };
-pub use properties::{Capabilities, Heap, HeapBudget, MemoryFlags, MemoryType, Properties};
+pub use properties::{Capabilities, Heap, HeapBudget, MappingCosts, MemoryFlags, MemoryType, Properties};
 pub use queue::{Command, CopyEnd, Ticket};
 
 use std::any::Any;
@@ -230,8 +231,8 @@ fn unsupported(properties: &Properties, operation: &'static str, lack: &str) -> 
 ///
 /// - a created block is `desc.bytes` long and overlaps no other block that has not been destroyed;
 /// - [`Backend::host_pointer`] of a block answers the same each time it is asked; where it is `Some`, all
-///   `desc.bytes` bytes from it are readable, writable and initialised until the block is destroyed (or the range is
-///   released), and the pointer
+///   `desc.bytes` bytes from it (of a sparse block, those behind which memory is mapped) are readable, writable and initialised
+///   until the block is destroyed (or the range is released or unmapped), and the pointer
 ///   is a multiple of [`Properties::alignment_bytes_min`];
 /// - [`Backend::properties`] never changes, and no method unwinds;
 /// - a queue runs what it is given in order, one after the other, and its value reaches `v` only when everything that was
@@ -286,6 +287,9 @@ pub unsafe trait Backend: 'static {
     /// Gives the physical memory of a part of a block back for good; its addresses stay the block's until the block is
     /// destroyed. Obliged by [`Capabilities::RELEASE_RANGE`].
     ///
+    /// Of a sparse block, the memory that is mapped behind the range is given back, behind whatever other addresses it lies; it
+    /// comes again, zeroed, where it is touched.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::Driver`] if the driver refused, and nothing has
@@ -293,8 +297,9 @@ pub unsafe trait Backend: 'static {
     ///
     /// # Safety
     ///
-    /// - The range lies in its block, and begins and ends at multiples of [`Properties::block_granularity_bytes`].
-    /// - Nobody uses it, now or until the block is destroyed.
+    /// - The range lies in its block, begins and ends at multiples of [`Properties::block_granularity_bytes`], and of a sparse block
+    ///   it lies behind one mapping.
+    /// - Nobody uses it, now or until the block is destroyed; of a sparse block, now.
     unsafe fn release_range(&self, range: BlockRange<'_, Self::Block>) -> Result<(), Error> {
         let _ = range;
         Err(unsupported(self.properties(), "release_range", "gives back whole blocks only"))
@@ -347,44 +352,57 @@ pub unsafe trait Backend: 'static {
     }
 
     /// Reserves addresses of the device's like those of a block, with no memory behind them: a *sparse* block. Of the
-    /// description, `bytes` is a multiple of [`Properties::physical_page_bytes`] too. It is given back by
-    /// [`Backend::destroy_block`], mapped or not. Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    /// description, `bytes` is a multiple of [`Properties::physical_page_bytes`] too, and the memory type has
+    /// [`MemoryFlags::SPARSE`]. It is given back by [`Backend::destroy_block`], mapped or not. Obliged by
+    /// [`Capabilities::SPARSE_BLOCKS`].
     ///
     /// # Errors
     ///
-    /// As [`Backend::create_block`]; [`ErrorKind::Unsupported`] without the capability, and for memory types that cannot be had so;
-    /// with it there is one that can.
+    /// As [`Backend::create_block`]; [`ErrorKind::Unsupported`] without the capability, and for memory types without the flag.
     fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
         let _ = desc;
         Err(unsupported(self.properties(), "create_sparse_block", "has no sparse blocks"))
     }
 
-    /// Puts the physical memory of a part of an ordinary block behind a part of a sparse one. Returns when the device sees it.
-    /// The same memory may lie behind several parts. Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    /// Creates memory to be mapped behind sparse blocks: a *physical* block. It has no addresses of its own that anybody uses, is
+    /// as new as an ordinary block, and is given back by [`Backend::destroy_block`]. It cannot be divided. Of the description, `bytes`
+    /// is a multiple of [`Properties::physical_page_bytes`] too, and the memory type has [`MemoryFlags::SPARSE`]. Obliged by
+    /// [`Capabilities::SPARSE_BLOCKS`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::Driver`] if the driver refused, and nothing has
-    /// changed; [`ErrorKind::DeviceLost`].
+    /// As [`Backend::create_sparse_block`].
+    fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
+        let _ = desc;
+        Err(unsupported(self.properties(), "create_physical_block", "has no sparse blocks"))
+    }
+
+    /// Puts a physical block behind a part of a sparse one, of the same length. Returns when the device sees it, and does not wait for
+    /// work that is under way. One physical block may lie behind several parts. Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::OutOfMemory`] if there are too many mappings;
+    /// [`ErrorKind::Driver`] if the driver refused. In either case nothing has changed. [`ErrorKind::DeviceLost`].
     ///
     /// # Safety
     ///
-    /// - Both ranges lie in their blocks, are equally long, and begin and end at multiples of
+    /// - The range lies in its block, is as long as the physical block, and begins at a multiple of
     ///   [`Properties::physical_page_bytes`].
-    /// - `sparse.block` is a sparse block, and no memory lies behind the range; `memory.block` is an ordinary one of the same
-    ///   memory type that is not dedicated and not purgeable.
-    /// - `memory.block` is not destroyed before the range is unmapped or its block destroyed.
+    /// - `sparse.block` is a sparse block, and no memory lies behind the range; `physical` is a physical block of the same memory
+    ///   type.
+    /// - `physical` is not destroyed before the range is unmapped or its block destroyed.
     unsafe fn map(
         &self,
         sparse: BlockRange<'_, Self::Block>,
-        memory: BlockRange<'_, Self::Block>,
+        physical: &Self::Block,
     ) -> Result<(), Error> {
-        let _ = (sparse, memory);
+        let _ = (sparse, physical);
         Err(unsupported(self.properties(), "map", "has no sparse blocks"))
     }
 
-    /// Takes the memory away from behind a part of a sparse block, whose content is unspecified until it is mapped again.
-    /// Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    /// Takes the physical block away from behind a part of a sparse one, whose content is unspecified until it is mapped again.
+    /// Does not wait for work that is under way. Obliged by [`Capabilities::SPARSE_BLOCKS`].
     ///
     /// # Errors
     ///
@@ -392,8 +410,8 @@ pub unsafe trait Backend: 'static {
     ///
     /// # Safety
     ///
-    /// - The range lies in a sparse block and begins and ends at multiples of [`Properties::physical_page_bytes`].
-    /// - Nobody uses it.
+    /// - The range is one that a physical block was mapped behind, all of it.
+    /// - Nobody uses it, now or by work that is queued.
     unsafe fn unmap(&self, sparse: BlockRange<'_, Self::Block>) -> Result<(), Error> {
         let _ = sparse;
         Err(unsupported(self.properties(), "unmap", "has no sparse blocks"))

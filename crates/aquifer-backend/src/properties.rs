@@ -51,6 +51,10 @@ bit_set! {
         /// Memory of the host that the system keeps where it is (*page-locked*), so that the device copies from and to it by
         /// itself, as fast as the link goes. [`MemoryFlags::HOST_VISIBLE`] too.
         PINNED = 1 << 2;
+        /// It can be had without addresses, and addresses without it:
+        /// [`Backend::create_sparse_block`](crate::Backend::create_sparse_block). Not without
+        /// [`Capabilities::SPARSE_BLOCKS`].
+        SPARSE = 1 << 3;
     }
 }
 
@@ -75,8 +79,9 @@ bit_set! {
         /// Memory of the host can be made a block: [`Backend::import_block`](crate::Backend::import_block).
         IMPORT = 1 << 6;
         /// Addresses can be had without memory, and memory be mapped behind them:
-        /// [`Backend::create_sparse_block`](crate::Backend::create_sparse_block), [`Backend::map`](crate::Backend::map),
-        /// [`Backend::unmap`](crate::Backend::unmap).
+        /// [`Backend::create_sparse_block`](crate::Backend::create_sparse_block),
+        /// [`Backend::create_physical_block`](crate::Backend::create_physical_block), [`Backend::map`](crate::Backend::map),
+        /// [`Backend::unmap`](crate::Backend::unmap). At least one memory type has [`MemoryFlags::SPARSE`].
         SPARSE_BLOCKS = 1 << 7;
         /// The device is the host's processors: a queue copies no faster than a thread of the program does.
         RUNS_ON_HOST = 1 << 8;
@@ -111,6 +116,19 @@ pub struct HeapBudget {
     pub process_bytes: Option<u64>,
 }
 
+/// What the driver's calls for sparse blocks take, in nanoseconds. They hardly depend on how many bytes there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappingCosts {
+    /// [`Backend::create_physical_block`](crate::Backend::create_physical_block).
+    pub create_ns: u64,
+    /// [`Backend::map`](crate::Backend::map).
+    pub map_ns: u64,
+    /// [`Backend::unmap`](crate::Backend::unmap).
+    pub unmap_ns: u64,
+    /// [`Backend::destroy_block`](crate::Backend::destroy_block) of a physical block.
+    pub destroy_ns: u64,
+}
+
 /// A device's fixed facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Properties {
@@ -133,6 +151,10 @@ pub struct Properties {
     /// What is mapped behind a sparse block is a multiple of so many bytes. A power of two, and a multiple of
     /// [`Properties::block_granularity_bytes`]; 0 without [`Capabilities::SPARSE_BLOCKS`].
     pub physical_page_bytes: u64,
+    /// How many mappings behind sparse blocks there may be at once; 0 without [`Capabilities::SPARSE_BLOCKS`].
+    pub mapping_count_max: u64,
+    /// What mapping costs. `None` if that is not known: then it is not done unless a program asks for it.
+    pub mapping_costs: Option<MappingCosts>,
     /// Imported memory starts at, and has, a multiple of so many bytes. A power of two, and a multiple of
     /// [`Properties::alignment_bytes_min`]; 0 without [`Capabilities::IMPORT`].
     pub import_alignment_bytes: u64,

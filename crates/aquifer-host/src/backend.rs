@@ -90,6 +90,8 @@ impl Host {
             block_count_max: facts::block_count_max(&root, BLOCK_BYTES_MAX, page_bytes),
             alignment_bytes_min: page_bytes,
             physical_page_bytes: 0,
+            mapping_count_max: 0,
+            mapping_costs: None,
             // Blocks start at OS pages, imported or not.
             import_alignment_bytes: page_bytes,
             capabilities: Capabilities::ZEROED_BLOCKS

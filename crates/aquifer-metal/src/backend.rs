@@ -178,19 +178,24 @@ unsafe impl Backend for Metal {
         self.device.create_sparse_block(desc)
     }
 
+    /// A heap, as for blocks that are cut; its own buffer is used by nobody.
+    fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
+        self.device.create_physical_block(desc)
+    }
+
     unsafe fn map(
         &self,
         sparse: BlockRange<'_, MetalBlock>,
-        memory: BlockRange<'_, MetalBlock>,
+        physical: &MetalBlock,
     ) -> Result<(), Error> {
-        let heap = match &memory.block.memory {
-            Memory::Heap(heap) => Some((&**heap, memory.offset)),
+        let heap = match &physical.memory {
+            Memory::Heap(heap) => Some((&**heap, 0)),
             Memory::Buffer | Memory::Imported | Memory::Sparse => {
-                let message = "only memory of blocks that are cut can be mapped: those are heaps";
+                let message = "only physical blocks can be mapped: those are heaps";
                 return Err(Error::new(ErrorKind::Unsupported, "map", message));
             }
         };
-        // SAFETY: the caller vouches for both ranges.
+        // SAFETY: the caller vouches for the range, which is as long as the heap.
         unsafe { self.device.remap(sparse, heap, "map") }
     }
 

@@ -62,12 +62,7 @@ impl Device {
     pub(crate) fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
         let operation = "create_sparse_block";
         self.check(operation)?;
-        self.mapper(operation)?;
-        if self.storage_mode(desc.memory_type_index) != MTLStorageMode::Private {
-            let message =
-                "sparse blocks are of private memory, which the host does not see; use that memory type";
-            return Err(Error::new(ErrorKind::Unsupported, operation, message));
-        }
+        self.check_sparse(desc, operation)?;
         autoreleasepool(|_| {
             let bytes = to_length(desc.bytes, operation)?;
             let options = self.resource_options(desc.memory_type_index);
@@ -76,6 +71,22 @@ impl Device {
             set_label(&parts, desc.dedicated_to);
             self.block(parts, desc.bytes, desc.memory_type_index, operation)
         })
+    }
+
+    pub(crate) fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
+        self.check_sparse(desc, "create_physical_block")?;
+        self.create_block(&BlockDesc { dedicated_to: None, ..*desc })
+    }
+
+    /// Whether there are sparse blocks of that memory type.
+    fn check_sparse(&self, desc: &BlockDesc<'_>, operation: &'static str) -> Result<(), Error> {
+        self.mapper(operation)?;
+        if self.storage_mode(desc.memory_type_index) == MTLStorageMode::Private {
+            return Ok(());
+        }
+        let message =
+            "sparse blocks are of private memory, which the host does not see; use that memory type";
+        Err(Error::new(ErrorKind::Unsupported, operation, message))
     }
 
     /// The owner goes with the Metal buffer, so not before Metal has let it go.

@@ -202,11 +202,12 @@ fn properties(
     let local = MemoryFlags::DEVICE_LOCAL;
     // Shared storage is always page-locked for the device; the crate's documentation says why.
     let shared = MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED;
+    let private = if has_sparse { local | MemoryFlags::SPARSE } else { local };
     let flags = if is_unified {
         // What both see is as fast as what only the device sees, so it comes first.
-        [local | shared, local]
+        [local | shared, private]
     } else {
-        [local, shared]
+        [private, shared]
     };
     let placed = device.heapBufferSizeAndAlignWithLength_options(
         page_bytes as usize,
@@ -227,6 +228,10 @@ fn properties(
         block_count_max: (options.resource_count_max.get() / 2).max(1),
         alignment_bytes_min: page_bytes,
         physical_page_bytes,
+        // Apple's documentation knows no limit.
+        mapping_count_max: if has_sparse { u64::MAX } else { 0 },
+        // Nobody has measured it on Apple's hardware.
+        mapping_costs: None,
         import_alignment_bytes: if is_unified { page_bytes } else { 0 },
         capabilities: Capabilities::QUEUES
             | Capabilities::PURGEABLE

@@ -220,6 +220,8 @@ impl SimDesc {
             block_count_max: self.block_count_max,
             alignment_bytes_min: self.alignment_bytes_min,
             physical_page_bytes: 0,
+            mapping_count_max: 0,
+            mapping_costs: None,
             import_alignment_bytes: 0,
             capabilities: if self.has_content { with_content(self.capabilities) } else { self.capabilities },
         }

@@ -50,6 +50,8 @@ impl CountingBackend {
             block_count_max: 1 << 10,
             alignment_bytes_min: 4096,
             physical_page_bytes: 0,
+            mapping_count_max: 0,
+            mapping_costs: None,
             import_alignment_bytes: 0,
             capabilities: Capabilities::NONE,
         };

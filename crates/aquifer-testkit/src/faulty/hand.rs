@@ -36,6 +36,8 @@ pub enum DriverCall {
     MakeNonpurgeable,
     /// [`Backend::import_block`].
     Import,
+    /// [`Backend::create_physical_block`].
+    CreatePhysical,
     /// [`Backend::create_sparse_block`].
     CreateSparse,
     /// [`Backend::map`].

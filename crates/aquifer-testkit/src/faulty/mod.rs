@@ -249,14 +249,24 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         Ok(self.block(inner, desc.memory_type_index, 0))
     }
 
+    fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
+        if !self.has(Capabilities::SPARSE_BLOCKS) {
+            return Err(self.unsupported("create_physical_block"));
+        }
+        self.faults.call(DriverCall::CreatePhysical, "create_physical_block")?;
+        let inner_desc = BlockDesc { memory_type_index: self.inner_type(desc.memory_type_index), ..*desc };
+        let inner = self.inner.create_physical_block(&inner_desc)?;
+        Ok(self.block(inner, desc.memory_type_index, desc.bytes))
+    }
+
     unsafe fn map(
         &self,
         sparse: BlockRange<'_, Self::Block>,
-        memory: BlockRange<'_, Self::Block>,
+        physical: &Self::Block,
     ) -> Result<(), Error> {
         self.faults.call(DriverCall::Map, "map")?;
-        // SAFETY: the caller vouches for the ranges, which are the same in the blocks inside.
-        unsafe { self.inner.map(self.range(sparse), self.range(memory)) }
+        // SAFETY: the caller vouches for the range, which is the same in the block inside.
+        unsafe { self.inner.map(self.range(sparse), &physical.inner) }
     }
 
     unsafe fn unmap(&self, sparse: BlockRange<'_, Self::Block>) -> Result<(), Error> {

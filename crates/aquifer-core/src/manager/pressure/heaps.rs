@@ -56,6 +56,8 @@ mod tests {
             block_count_max: 1,
             alignment_bytes_min: 4096,
             physical_page_bytes: 0,
+            mapping_count_max: 0,
+            mapping_costs: None,
             import_alignment_bytes: 0,
             capabilities: Capabilities::NONE,
         })

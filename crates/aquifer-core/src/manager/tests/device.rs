@@ -190,6 +190,8 @@ impl Device {
             block_count_max,
             alignment_bytes_min: ALIGNMENT as u64,
             physical_page_bytes: 0,
+            mapping_count_max: 0,
+            mapping_costs: None,
             import_alignment_bytes: 0,
             capabilities,
         };
