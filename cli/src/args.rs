@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aquifer::{BucketLayout, parse_bytes};
+use aquifer::parse_bytes;
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -120,9 +120,9 @@ pub(crate) enum TraceCommand {
 #[derive(Debug, Args)]
 #[command(after_help = REPLAY_EXAMPLES)]
 pub(crate) struct ReplayArguments {
-    /// How sizes are rounded: sub-classes over coalescing blocks, or one class for each power of two [default: blocks];
-    /// replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["blocks", "power-of-two"]))]
+    /// Where memory comes from: pages remapped as needed, blocks that stay as they are, or blocks with one class for each power
+    /// of two [default: elastic where the backend can]; replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["elastic", "blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
 
     /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit on the host, since the memory is never
@@ -175,14 +175,6 @@ impl Arguments {
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         Ok(self)
-    }
-}
-
-impl ReplayArguments {
-    /// The layout that was asked for, if one was.
-    pub(crate) fn layout(&self) -> Option<BucketLayout> {
-        // The parser has let only known names pass.
-        self.policy.as_deref().and_then(BucketLayout::from_name)
     }
 }
 
@@ -256,15 +248,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aquifer::Config;
 
     #[test]
-    fn the_arguments_are_consistent_and_every_policy_has_a_layout() {
+    fn the_arguments_are_consistent_and_every_policy_is_known() {
         Arguments::command().debug_assert();
-        for policy in ["blocks", "power-of-two"] {
+        for policy in ["elastic", "blocks", "power-of-two"] {
             let arguments =
                 Arguments::try_parse_from(["aquifer", "replay", "--policy", policy, "x"]).unwrap();
             let Command::Replay(replay) = arguments.command else { panic!("{arguments:?}") };
-            assert!(replay.layout().is_some());
+            assert!(Config::default().with_policy(&replay.policy.expect("it was given")).is_some());
         }
     }
 }

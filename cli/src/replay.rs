@@ -122,8 +122,9 @@ fn configure(arguments: &ReplayArguments) -> Result<Config, CliError> {
     let mut config = Config::default().with_environment()?;
     // What is replayed has been recorded already.
     config.record_to = None;
-    if let Some(layout) = arguments.layout() {
-        config.layout = layout;
+    if let Some(name) = &arguments.policy {
+        // The parser has let only known names pass.
+        config = config.clone().with_policy(name).unwrap_or(config);
     }
     config.budget_bytes = arguments.budget.or(config.budget_bytes);
     let is_host = arguments.backend == BackendName::Host;

@@ -392,11 +392,7 @@ pub unsafe trait Backend: 'static {
     /// - `sparse.block` is a sparse block, and no memory lies behind the range; `physical` is a physical block of the same memory
     ///   type.
     /// - `physical` is not destroyed before the range is unmapped or its block destroyed.
-    unsafe fn map(
-        &self,
-        sparse: BlockRange<'_, Self::Block>,
-        physical: &Self::Block,
-    ) -> Result<(), Error> {
+    unsafe fn map(&self, sparse: BlockRange<'_, Self::Block>, physical: &Self::Block) -> Result<(), Error> {
         let _ = (sparse, physical);
         Err(unsupported(self.properties(), "map", "has no sparse blocks"))
     }

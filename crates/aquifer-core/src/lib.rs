@@ -32,7 +32,7 @@ mod waiters;
 pub use allocator_api2;
 pub use aquifer_backend::{
     Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, HostMemory,
-    ImportError, MemoryFlags, MemoryType, OutOfMemoryReport, PressureLevel, PressureNotifier,
+    ImportError, MappingCosts, MemoryFlags, MemoryType, OutOfMemoryReport, PressureLevel, PressureNotifier,
     PressureReading, PressureSource, PressureWake, Properties, SyncBackend, TagUsage, Ticket,
 };
 pub use budget_group::{BudgetGroup, BudgetGroupDesc, GroupStatus, Lease, MemberStatus};
@@ -42,7 +42,7 @@ pub use manager::{
     ANSWER_WITHIN, AllocateAsync, BUDGET_BYTES_MAX, Begun, Buffer, BufferView, Config, CopyDesc,
     DeviceAccess, ENVIRONMENT_VARIABLES, LeakReport, LiveAllocation, MemoryKind, MemoryManager,
     MemoryManagerBuilder, MemoryOptions, MemoryPool, Operation, OperationError, PinnedAllocator,
-    PinnedBuffer, PinnedConfig, PressureEvents, PressureListener, PressureMonitor, Queue, RawBuffer,
+    PinnedBuffer, PinnedConfig, Policy, PressureEvents, PressureListener, PressureMonitor, Queue, RawBuffer,
     ReclaimHook, ReclaimRequest, Report, Side, SubBudget, Tracking, Transfer, TransferBuffer,
     TransferDestination, TransferMemory, TransferSource, Transfers, TypedView, UnifiedBuffer,
     UnifiedOnDevice, UnifiedRead, UnifiedWrite, ViewRead, ViewWrite, WhenRefused, ZeroPolicy, parse_bytes,

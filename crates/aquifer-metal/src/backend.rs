@@ -183,11 +183,7 @@ unsafe impl Backend for Metal {
         self.device.create_physical_block(desc)
     }
 
-    unsafe fn map(
-        &self,
-        sparse: BlockRange<'_, MetalBlock>,
-        physical: &MetalBlock,
-    ) -> Result<(), Error> {
+    unsafe fn map(&self, sparse: BlockRange<'_, MetalBlock>, physical: &MetalBlock) -> Result<(), Error> {
         let heap = match &physical.memory {
             Memory::Heap(heap) => Some((&**heap, 0)),
             Memory::Buffer | Memory::Imported | Memory::Sparse => {

@@ -23,6 +23,20 @@ pub enum ZeroPolicy {
     OnReuse,
 }
 
+/// Where a pool gets its memory from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Policy {
+    /// [`Policy::Elastic`] where the backend can and says what it costs, else [`Policy::Blocks`].
+    #[default]
+    Automatic,
+    /// Physical memory is mapped behind addresses as it is needed, so that no hole is lost. Memory types that cannot be sparse
+    /// ([`MemoryFlags::SPARSE`](crate::MemoryFlags::SPARSE)) have blocks.
+    Elastic,
+    /// Blocks of memory with addresses of its own, for the driver to make and take back as a whole.
+    Blocks,
+}
+
 /// How much is remembered of each live allocation, for [`live_allocations`](crate::MemoryManager::live_allocations).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -40,6 +54,8 @@ pub enum Tracking {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
+    /// Where memory comes from. `Elastic` is refused where the backend cannot.
+    pub policy: Policy,
     /// How sizes are rounded.
     pub layout: BucketLayout,
     /// The most bytes to reserve from each heap, counting every block; at most
@@ -85,6 +101,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            policy: Policy::default(),
             layout: BucketLayout::default(),
             budget_bytes: None,
             budget_group: None,
@@ -108,7 +125,10 @@ pub const ENVIRONMENT_VARIABLES: [(&str, &str); 16] = [
     ("AQUIFER_BUDGET", "the most bytes to reserve: 1073741824, 512M, 8G"),
     ("AQUIFER_BUDGET_GROUP", "a directory for the processes that share one budget: /dev/shm/trainers"),
     ("AQUIFER_BUDGET_GROUP_BYTES", "the budget of that group, needed by the first process: 64G"),
-    ("AQUIFER_POLICY", "blocks (sub-classes over coalescing blocks) or power-of-two"),
+    (
+        "AQUIFER_POLICY",
+        "elastic (remapped pages), blocks, or power-of-two (blocks, one class for each power)",
+    ),
     ("AQUIFER_SUB_CLASSES", "sub-classes per bucket: 1, 2, 4, 8, 16, 32 or 64"),
     ("AQUIFER_ZERO", "request or reuse: when memory is cleared"),
     ("AQUIFER_TRACKING", "off, places or backtraces: what is remembered of live allocations"),
@@ -130,6 +150,19 @@ pub const ENVIRONMENT_VARIABLES: [(&str, &str); 16] = [
 ];
 
 impl Config {
+    /// The same configuration with the policy of a name: `elastic`, `blocks`, or `power-of-two`, which is blocks with one
+    /// class for each power of two. The first two round as by default. `None` if there is no such policy.
+    #[must_use]
+    pub fn with_policy(mut self, name: &str) -> Option<Self> {
+        (self.policy, self.layout) = match name {
+            "elastic" => (Policy::Elastic, BucketLayout::default()),
+            "blocks" => (Policy::Blocks, BucketLayout::default()),
+            "power-of-two" => (Policy::Blocks, BucketLayout::power_of_two()),
+            _ => return None,
+        };
+        Some(self)
+    }
+
     /// The same configuration, with each setting replaced for which the environment has an `AQUIFER_` variable (see
     /// [`ENVIRONMENT_VARIABLES`]).
     ///
@@ -163,7 +196,7 @@ impl Config {
             self.budget_bytes = Some(parse_bytes(&value).ok_or_else(|| nonsense(name, &value))?);
         }
         if let Some((name, value)) = read("AQUIFER_POLICY") {
-            self.layout = BucketLayout::from_name(&value).ok_or_else(|| nonsense(name, &value))?;
+            self = self.with_policy(&value).ok_or_else(|| nonsense(name, &value))?;
         }
         if let Some((name, value)) = read("AQUIFER_SUB_CLASSES") {
             let count = value.parse().map_err(|_| nonsense(name, &value))?;

@@ -41,7 +41,7 @@ mod tests;
 
 pub use buffer::Buffer;
 pub use builder::MemoryManagerBuilder;
-pub use config::{Config, ENVIRONMENT_VARIABLES, Tracking, ZeroPolicy, parse_bytes};
+pub use config::{Config, ENVIRONMENT_VARIABLES, Policy, Tracking, ZeroPolicy, parse_bytes};
 pub use kinds::MemoryKind;
 pub use ledger::BUDGET_BYTES_MAX;
 pub use memory_pool::MemoryPool;

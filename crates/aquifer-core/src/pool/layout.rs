@@ -70,17 +70,6 @@ impl BucketLayout {
         Ok(Self { sub_classes_log2: count.trailing_zeros(), ..Self::default() })
     }
 
-    /// The layout that the command line and `AQUIFER_POLICY` know by a name: `blocks` is the default layout,
-    /// `power-of-two` is [`BucketLayout::power_of_two`].
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "blocks" => Some(Self::default()),
-            "power-of-two" => Some(Self::power_of_two()),
-            _ => None,
-        }
-    }
-
     /// How many sub-classes each bucket is cut into.
     #[must_use]
     pub const fn sub_classes(&self) -> u32 {

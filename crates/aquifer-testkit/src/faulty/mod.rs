@@ -259,11 +259,7 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         Ok(self.block(inner, desc.memory_type_index, desc.bytes))
     }
 
-    unsafe fn map(
-        &self,
-        sparse: BlockRange<'_, Self::Block>,
-        physical: &Self::Block,
-    ) -> Result<(), Error> {
+    unsafe fn map(&self, sparse: BlockRange<'_, Self::Block>, physical: &Self::Block) -> Result<(), Error> {
         self.faults.call(DriverCall::Map, "map")?;
         // SAFETY: the caller vouches for the range, which is the same in the block inside.
         unsafe { self.inner.map(self.range(sparse), &physical.inner) }
