@@ -74,6 +74,11 @@ impl<B: Backend> Drop for Shared<B> {
             let mut growing = typed.lock_growth();
             let purgeable = growing.purgeable.take_oldest(|_| true);
             for block in purgeable.into_iter().chain(typed.pool.release_idle(|_, _| true)) {
+                let is_physical = typed.is_elastic && typed.pool.is_physical(block.block);
+                if is_physical && !self.unmap_everywhere(&mut growing, block.block, block.bytes) {
+                    error!(bytes = block.bytes, "a block is lost: the driver would not unmap it");
+                    continue;
+                }
                 match destroy_block(&self.backend, typed.take_block(block.block)) {
                     Ok(()) => {
                         are_destroyed = true;
@@ -83,7 +88,11 @@ impl<B: Backend> Drop for Shared<B> {
                         error!(bytes = block.bytes, error = %refused.error, "a block is lost: the driver would not take it back");
                     }
                 }
+                if is_physical {
+                    typed.pool.forget_physical(block.block);
+                }
             }
+            self.remove_empty_sparse(&mut growing);
         }
         if are_destroyed {
             self.backend.flush_destroyed();

@@ -2,13 +2,14 @@
 //!
 //! Everything here happens under the pool's growth lock, one thread at a time, which [`Growing`] stands for.
 
+use super::elastic::{Elastic, Shortage};
 use super::purgeable::Recover;
 use super::shared::Shared;
 use super::shrink::Leaving;
 use super::typed_pool::Growing;
 use crate::pool::{BUCKET_BYTES_MAX, Growth, Lane, Place, Request, Return};
 use crate::statistics::Tag;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use aquifer_backend::{Backend, BlockDesc, Capabilities, Error, ErrorKind, OutOfMemoryReport, Properties};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 const MARKERS_MAX: u32 = 64;
 /// How often an allocation searches, if others bring memory back while it does; and how often it gives up what is
 /// preallocated, if others preallocate meanwhile.
-const ATTEMPTS_MAX: u32 = 3;
+pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// How long trimming waits for one queue, so that one that has nothing more to do passes its marker: some microseconds on
 /// a GPU.
 const MARKER_WAIT: Duration = Duration::from_millis(10);
@@ -112,6 +113,11 @@ impl<B: Backend> Shared<B> {
             let message = format!("{} bytes asked for; raise the budget", request.requested_bytes);
             return Err(self.out_of_memory(ErrorKind::CanNeverFit, message, growing.heap_index, request));
         }
+        if growing.is_elastic
+            && let Some(placed) = self.grow_elastic_or_fail(growing, lane, request)?
+        {
+            return Ok(placed);
+        }
         if let Some(place) = self.recover(growing, lane, request, Recover::GoodFit)? {
             return Ok((place, false));
         }
@@ -202,6 +208,47 @@ impl<B: Backend> Shared<B> {
         }
     }
 
+    /// Serves a request from memory that is mapped for it. `None` if the driver maps no more, or a physical page is more than the
+    /// budget: then a block of its own may do.
+    fn grow_elastic_or_fail(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        lane: &Arc<Lane>,
+        request: Request,
+    ) -> Result<Option<(Place, bool)>, Error> {
+        let mut is_flushed = false;
+        loop {
+            let refusal = match self.grow_elastic(growing, lane, request)? {
+                Elastic::Placed(place, is_fresh) => return Ok(Some((place, is_fresh))),
+                Elastic::NoMappings => return Ok(None),
+                Elastic::Short(refusal) => refusal,
+            };
+            // Before anything fails, what caches keep must merge, however often that has been done.
+            if !std::mem::replace(&mut is_flushed, true) {
+                if let Some(place) = self.flush_and_allocate(growing, lane, request) {
+                    return Ok(Some((place, false)));
+                }
+                continue;
+            }
+            let budget_bytes = self.ledgers[growing.heap_index].budget_bytes();
+            if budget_bytes < self.backend.properties().physical_page_bytes {
+                return Ok(None);
+            }
+            let (message, source) = match refusal {
+                Shortage::Budget(bytes) => {
+                    let advice = "free something, trim, or raise the budget";
+                    (self.why_spent(advice, growing.heap_index, bytes)?, None)
+                }
+                Shortage::Driver(refusal) => (format!("the driver has no more: {refusal}"), Some(refusal)),
+            };
+            let error = self.out_of_memory(ErrorKind::OutOfMemory, message, growing.heap_index, request);
+            return Err(match source {
+                Some(source) => error.with_source(source),
+                None => error,
+            });
+        }
+    }
+
     fn block_sizes(&self, growing: &mut Growing<'_, B::Block>, request: Request) -> BlockSizes {
         let Properties { block_granularity_bytes: granularity, block_bytes_max, .. } =
             *self.backend.properties();
@@ -286,29 +333,59 @@ impl<B: Backend> Shared<B> {
         request: Request,
         bytes: u64,
     ) -> Result<B::Block, Error> {
-        if !self.charge_block(growing) {
-            self.ledgers[growing.heap_index].refund(bytes);
-            return Err(Error::new(ErrorKind::OutOfMemory, "create_block", self.too_many_blocks()));
-        }
         let dedicated_to = self.dedicated_to(request, bytes);
         let desc = BlockDesc {
             dedicated_to: dedicated_to.as_deref(),
             ..BlockDesc::new(bytes, request.memory_type())
         };
-        match self.backend.create_block(&desc) {
+        self.create_with(growing, &desc, "create_block", B::create_block)
+    }
+
+    /// Calls the driver for memory that has been charged; refunds it if the driver refuses.
+    pub(super) fn create_with(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        desc: &BlockDesc<'_>,
+        call: &'static str,
+        create: impl FnOnce(&B, &BlockDesc<'_>) -> Result<B::Block, Error>,
+    ) -> Result<B::Block, Error> {
+        if !self.charge_block(growing) {
+            self.ledgers[growing.heap_index].refund(desc.bytes);
+            return Err(Error::new(ErrorKind::OutOfMemory, call, self.too_many_blocks()));
+        }
+        let answer = create(&self.backend, desc);
+        self.count_call(growing, call, desc.bytes, &self.calls.create, answer.as_ref().err());
+        match answer {
             Ok(block) => {
-                self.calls.create.fetch_add(1, Ordering::Relaxed);
-                growing.log.done("create_block", desc.bytes);
                 let reserved_bytes = self.ledgers[growing.heap_index].reserved_bytes();
                 self.pressure.growth.grew(growing.heap_index, reserved_bytes);
                 Ok(block)
             }
             Err(refusal) => {
-                self.calls.failed.fetch_add(1, Ordering::Relaxed);
                 self.block_count.refund();
                 self.ledgers[growing.heap_index].refund(desc.bytes);
-                growing.log.refused("create_block", desc.bytes, &refusal);
                 Err(refusal)
+            }
+        }
+    }
+
+    /// Counts a call of the driver's and notes it for the log.
+    pub(super) fn count_call(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        call: &'static str,
+        bytes: u64,
+        counter: &AtomicU64,
+        refusal: Option<&Error>,
+    ) {
+        match refusal {
+            None => {
+                counter.fetch_add(1, Ordering::Relaxed);
+                growing.log.done(call, bytes);
+            }
+            Some(refusal) => {
+                self.calls.failed.fetch_add(1, Ordering::Relaxed);
+                growing.log.refused(call, bytes, refusal);
             }
         }
     }
@@ -320,7 +397,7 @@ impl<B: Backend> Shared<B> {
 
     /// Counts a block to be made, of all pools together. If there are as many as the driver makes, one that holds nothing goes
     /// first.
-    fn charge_block(&self, growing: &mut Growing<'_, B::Block>) -> bool {
+    pub(super) fn charge_block(&self, growing: &mut Growing<'_, B::Block>) -> bool {
         if self.block_count.charge() {
             return true;
         }

@@ -5,6 +5,7 @@ mod buffer;
 mod builder;
 mod closing;
 mod config;
+mod elastic;
 mod growth;
 mod import;
 mod imported_blocks;

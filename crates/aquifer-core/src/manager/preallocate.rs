@@ -1,5 +1,6 @@
 //! Making memory ready before it is asked for. See [`MemoryPool::preallocate`](super::MemoryPool::preallocate).
 
+use super::elastic::{Composed, Shortage};
 use super::ladder::InFlight;
 use super::options::MemoryOptions;
 use super::purgeable::Recover;
@@ -181,6 +182,9 @@ impl<B: Backend> Shared<B> {
         missing: usize,
         found: &mut Found,
     ) -> Result<(), Error> {
+        if growing.is_elastic && self.compose_places(growing, request, missing, found)? {
+            return Ok(());
+        }
         let Some(blocks) = self.charge_blocks(growing, request, missing, &mut found.places)? else {
             return Ok(());
         };
@@ -209,6 +213,45 @@ impl<B: Backend> Shared<B> {
         }
         ledger.refund(charged);
         Ok(())
+    }
+
+    /// Puts addresses with memory together for the places that are missing, or for some of them. False if the driver maps no more.
+    fn compose_places(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        missing: usize,
+        found: &mut Found,
+    ) -> Result<bool, Error> {
+        let bytes = growing.pool.bytes(request);
+        let part_bytes = growing.pool.range_bytes(request);
+        let left = (missing - found.places.len()) as u64;
+        let parts = left.div_ceil(part_bytes / bytes);
+        let run_bytes = part_bytes * parts.min((SHARED_BLOCK_BYTES_MAX / part_bytes).max(1));
+        let mut outcome = Composed::NoMappings;
+        for run_bytes in [run_bytes, part_bytes, bytes] {
+            let mut made = Vec::new();
+            let answer = self.compose(growing, request, run_bytes, &mut made);
+            found.created_bytes += made.iter().map(|&index| growing.pool.physical_bytes(index)).sum::<u64>();
+            found.blocks.append(&mut made);
+            outcome = answer?;
+            if !matches!(outcome, Composed::Short(_)) {
+                break;
+            }
+        }
+        match outcome {
+            Composed::Done(_) => {
+                growing.pool.find_places(request, &mut found.places, missing);
+                Ok(true)
+            }
+            Composed::NoMappings => Ok(false),
+            Composed::Short(Shortage::Driver(refusal)) => Err(refusal),
+            Composed::Short(Shortage::Budget(bytes)) => {
+                let advice = "ask for fewer, free something, or raise the budget";
+                let message = self.why_spent(advice, growing.heap_index, bytes)?;
+                Err(Error::new(ErrorKind::OutOfMemory, OPERATION, message))
+            }
+        }
     }
 
     /// The blocks for `count` requests: with room for others at the end, and as small as can be.

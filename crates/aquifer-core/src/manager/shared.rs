@@ -4,6 +4,7 @@
 use super::block_count::BlockCount;
 use super::buffer::Buffer;
 use super::config::{Config, ZeroPolicy};
+use super::elastic::{RemappingCounters, is_elastic};
 use super::imported_blocks::ImportedBlocks;
 use super::kinds::{KindTypes, MemoryKind};
 use super::ladder::InFlight;
@@ -31,12 +32,15 @@ use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use crate::trace::lasting_sink;
 use crate::transfer::Engine;
-use aquifer_backend::{Backend, Error, ErrorKind};
+use aquifer_backend::{Backend, Error, ErrorKind, MemoryFlags};
 use std::sync::{Arc, OnceLock};
 
 #[derive(Debug, Default)]
 pub(super) struct CallCounters {
     pub(super) create: AtomicU64,
+    pub(super) reserve: AtomicU64,
+    pub(super) map: AtomicU64,
+    pub(super) unmap: AtomicU64,
     pub(super) destroy: AtomicU64,
     pub(super) release: AtomicU64,
     pub(super) purge: AtomicU64,
@@ -74,6 +78,9 @@ pub(crate) struct Shared<B: Backend> {
     pub(crate) ledgers: Box<[Ledger]>,
     /// Of all pools, and imported ones.
     pub(super) block_count: BlockCount,
+    /// How many mappings behind sparse blocks there are, of all pools.
+    pub(super) mapping_count: BlockCount,
+    pub(super) remapping: RemappingCounters,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: Arc<TagNames>,
     pub(crate) sub_budgets: Arc<SubBudgets>,
@@ -107,13 +114,15 @@ impl<B: Backend> Shared<B> {
         let tally = Arc::new(Tally::default());
         let tags = Arc::new(TagNames::default());
         let bell = Arc::new(Bell::new(ANSWER_WITHIN.as_millis() as u64));
+        let is_elastic = is_elastic(config.policy, properties)?;
         let pools: Box<[_]> = properties
             .memory_types
             .iter()
             .map(|memory_type| {
                 let pool =
                     Pool::new(config.layout, config.clock.clone(), Arc::clone(&tally), Arc::clone(&bell));
-                TypedPool::new(pool, memory_type.heap_index)
+                let is_elastic = is_elastic && memory_type.flags.contains(MemoryFlags::SPARSE);
+                TypedPool::new(pool, memory_type.heap_index, is_elastic)
             })
             .collect();
         let observers = Observers::new(config.tracking);
@@ -128,6 +137,8 @@ impl<B: Backend> Shared<B> {
             request_bytes_max: properties.block_bytes_max.min(isize::MAX as u64 / 2)
                 & !(properties.block_granularity_bytes - 1),
             block_count: BlockCount::new(properties.block_count_max),
+            mapping_count: BlockCount::new(properties.mapping_count_max),
+            remapping: RemappingCounters::default(),
             finish_later: OnceLock::new(),
             keepers: Keepers::new(pools.len()),
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },
@@ -258,6 +269,9 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn driver_calls(&self) -> DriverCalls {
         DriverCalls {
             create: self.calls.create.load(Ordering::Relaxed),
+            reserve: self.calls.reserve.load(Ordering::Relaxed),
+            map: self.calls.map.load(Ordering::Relaxed),
+            unmap: self.calls.unmap.load(Ordering::Relaxed),
             destroy: self.calls.destroy.load(Ordering::Relaxed),
             release: self.calls.release.load(Ordering::Relaxed),
             purge: self.calls.purge.load(Ordering::Relaxed),

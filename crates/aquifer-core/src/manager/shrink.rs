@@ -44,6 +44,9 @@ impl<B: Backend> Shared<B> {
             }
         }
         if are_destroyed {
+            if growing.is_elastic {
+                self.remove_empty_sparse(growing);
+            }
             self.backend.flush_destroyed();
         }
         bytes
@@ -51,17 +54,23 @@ impl<B: Backend> Shared<B> {
 
     /// Destroys a block and takes it off the books; false if the driver refused, and the block stays.
     fn destroy_one(&self, growing: &mut Growing<'_, B::Block>, idle: &IdleBlock) -> bool {
-        match destroy_block(&self.backend, growing.take_block(idle.block)) {
+        let is_physical = growing.is_elastic && growing.pool.is_physical(idle.block);
+        if is_physical && !self.unmap_everywhere(growing, idle.block, idle.bytes) {
+            return false;
+        }
+        let answer = destroy_block(&self.backend, growing.take_block(idle.block));
+        let refusal = answer.as_ref().err().map(|DestroyError { error, .. }| error);
+        self.count_call(growing, "destroy_block", idle.reserved_bytes, &self.calls.destroy, refusal);
+        match answer {
             Ok(()) => {
-                self.calls.destroy.fetch_add(1, Ordering::Relaxed);
                 self.block_count.refund();
                 self.ledgers[growing.heap_index].refund(idle.reserved_bytes);
-                growing.log.done("destroy_block", idle.reserved_bytes);
+                if is_physical {
+                    growing.pool.forget_physical(idle.block);
+                }
                 true
             }
-            Err(DestroyError { block, error }) => {
-                self.calls.failed.fetch_add(1, Ordering::Relaxed);
-                growing.log.refused("destroy_block", idle.reserved_bytes, &error);
+            Err(DestroyError { block, .. }) => {
                 growing.put_block(idle.block, block);
                 false
             }

@@ -12,14 +12,16 @@ use tracing::{debug, warn};
 pub(crate) struct TypedPool<T> {
     pub(crate) pool: Arc<Pool>,
     pub(crate) heap_index: usize,
+    /// Whether its memory is mapped behind addresses, where that can be.
+    pub(super) is_elastic: bool,
     blocks: RwLock<Vec<Option<Arc<T>>>>,
     growth: Mutex<PurgeableBlocks>,
 }
 
 impl<T> TypedPool<T> {
-    pub(super) fn new(pool: Arc<Pool>, heap_index: usize) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, heap_index: usize, is_elastic: bool) -> Self {
         let growth = Mutex::new(Rank::Growth, PurgeableBlocks::default());
-        Self { pool, heap_index, blocks: RwLock::new(Vec::new()), growth }
+        Self { pool, heap_index, is_elastic, blocks: RwLock::new(Vec::new()), growth }
     }
 
     /// The block of a live allocation, or one that is set aside.

@@ -10,7 +10,7 @@ impl Pool {
     pub(crate) fn set_idle_aside(&self, mut wants_more: impl FnMut(&IdleBlock) -> bool) -> Vec<IdleBlock> {
         let mut state = self.state.lock();
         let mut aside = Vec::new();
-        while let Some(idle) = state.ranges.longest_idle()
+        while let Some(idle) = state.ranges.longest_idle_with_addresses()
             && wants_more(&idle)
         {
             state.ranges.set_aside(idle.block);

@@ -21,6 +21,7 @@
 mod aside;
 mod caches;
 mod depot;
+mod elastic;
 mod growth;
 mod in_flight;
 mod lane;

@@ -60,6 +60,10 @@ impl Ranges {
                     self.holes.insert(self.key(rest));
                 }
                 self.set_bound(index, Bound { queue, value: bound.value });
+                if bound.is_none() && self.is_sparse(self.nodes[index as usize].block) {
+                    let Node { block, offset, bytes, .. } = self.nodes[index as usize];
+                    self.claim(block, offset, bytes);
+                }
                 if joined == NONE {
                     joined = index;
                 } else {
@@ -80,7 +84,7 @@ impl Ranges {
             && owner == queue
             && bound_to <= value
         {
-            let block = self.nodes[index as usize].block;
+            let Node { block, offset, bytes, .. } = self.nodes[index as usize];
             if self.blocks[block as usize].as_ref().expect("a range's block exists").idle_for.is_some() {
                 self.make_busy(block);
             } else {
@@ -89,6 +93,9 @@ impl Ranges {
             self.set_bound(index, Bound::NONE);
             let merged = self.merge_free(index);
             self.place_free(merged, time_ms);
+            if self.is_sparse(block) {
+                self.unclaim(block, offset, bytes, time_ms);
+            }
         }
     }
 

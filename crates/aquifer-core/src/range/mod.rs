@@ -25,8 +25,14 @@
 
 mod aside;
 mod bound;
+mod compose;
+mod remap;
 
+use remap::Remap;
 use std::collections::BTreeSet;
+
+pub(crate) use compose::Composition;
+pub(crate) use remap::Mapping;
 
 /// Every range starts at a multiple of this many bytes and is as many long, and so is every allocation: the smallest class,
 /// the step between the smallest classes, and the alignment that is always given.
@@ -91,6 +97,8 @@ enum RangeState {
     Used,
     Free,
     Released,
+    /// Of a sparse block: the memory behind it is in use under another address.
+    Elsewhere,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -103,12 +111,18 @@ struct Block {
     idle_since: Moment,
     /// The queue that it is idle for, if it is idle.
     idle_for: Option<QueueIndex>,
+    /// It has no memory of its own, so it is never idle ([`remap`]).
+    is_sparse: bool,
 }
 
 impl Block {
     /// The bytes that the driver has not got back.
     fn reserved_bytes(&self) -> u64 {
         self.bytes - self.released_bytes
+    }
+
+    fn is_unused_sparse(&self) -> bool {
+        self.is_sparse && self.used_bytes == 0 && self.bound_bytes == 0
     }
 }
 
@@ -148,6 +162,7 @@ pub(crate) struct Ranges {
     /// Blocks that are set aside, and their bytes.
     aside_count: usize,
     aside_bytes: u64,
+    remap: Remap,
     reserved_bytes: u64,
     reserved_bytes_peak: u64,
     used_bytes: u64,
@@ -161,6 +176,13 @@ impl Ranges {
     ///
     /// If the index is taken: the caller's table and this one would disagree.
     pub(crate) fn add_block(&mut self, block: BlockIndex, bytes: u64, time_ms: u64) {
+        self.insert_block(block, bytes, RangeState::Free, false);
+        self.count_reserved(bytes);
+        self.make_idle(block, NO_QUEUE, time_ms);
+    }
+
+    /// Enters a block of one range.
+    fn insert_block(&mut self, block: BlockIndex, bytes: u64, state: RangeState, is_sparse: bool) {
         let place = block as usize;
         if self.blocks.len() <= place {
             self.blocks.resize(place + 1, None);
@@ -172,7 +194,7 @@ impl Ranges {
             block,
             previous: NONE,
             next: NONE,
-            state: RangeState::Free,
+            state,
             bound: Bound::NONE,
         });
         self.blocks[place] = Some(Block {
@@ -183,14 +205,25 @@ impl Ranges {
             first,
             idle_since: Moment::default(),
             idle_for: None,
+            is_sparse,
         });
+    }
+
+    fn count_reserved(&mut self, bytes: u64) {
         self.reserved_bytes += bytes;
         self.reserved_bytes_peak = self.reserved_bytes_peak.max(self.reserved_bytes);
-        self.make_idle(block, NO_QUEUE, time_ms);
+    }
+
+    fn moment(&mut self, time_ms: u64) -> Moment {
+        self.sequence += 1;
+        Moment { time_ms, sequence: self.sequence }
     }
 
     /// Takes back in a block that was removed, as one that waits to be removed again.
     pub(crate) fn restore_block(&mut self, idle: IdleBlock) {
+        if self.restore_physical(idle.block) {
+            return;
+        }
         self.add_block(idle.block, idle.bytes, idle.since.time_ms);
         let released = idle.bytes - idle.reserved_bytes;
         if released == 0 {
@@ -213,6 +246,9 @@ impl Ranges {
 
     /// Forgets a block if it is idle, and not set aside, and says how many bytes of it the driver has yet to get back.
     pub(crate) fn remove_block(&mut self, block: BlockIndex) -> Option<u64> {
+        if self.is_physical(block) {
+            return self.remove_physical(block);
+        }
         let owner = (*self.blocks.get(block as usize)?)?;
         if owner.idle_for != Some(NO_QUEUE) {
             return None;
@@ -308,12 +344,18 @@ impl Ranges {
     /// Makes a free range, which the caller has taken out of its set, a used one, cut to what was asked.
     fn take(&mut self, index: RangeIndex, bytes: u64, alignment: u64) -> Range {
         let offset = self.nodes[index as usize].offset;
+        let was_bound = !self.nodes[index as usize].bound.is_none();
         let range = self.cut(index, offset.next_multiple_of(alignment) - offset, bytes);
         self.set_bound(range.index, Bound::NONE);
         self.nodes[range.index as usize].state = RangeState::Used;
-        self.blocks[range.block as usize].as_mut().expect("a range's block exists").used_bytes += bytes;
+        let owner = self.blocks[range.block as usize].as_mut().expect("a range's block exists");
+        owner.used_bytes += bytes;
+        let is_claimed_now = owner.is_sparse && !was_bound;
         self.used_bytes += bytes;
         self.used_bytes_peak = self.used_bytes_peak.max(self.used_bytes);
+        if is_claimed_now {
+            self.claim(range.block, range.offset, bytes);
+        }
         range
     }
 
@@ -335,21 +377,26 @@ impl Ranges {
 
     /// Frees a used range, bound to a queue or not, and merges it with free neighbours that are bound alike.
     pub(crate) fn free(&mut self, index: RangeIndex, bound: Bound, time_ms: u64) {
-        let Node { bytes, block, state, .. } = self.nodes[index as usize];
+        let Node { offset, bytes, block, state, .. } = self.nodes[index as usize];
         debug_assert_eq!(state, RangeState::Used, "range {index} freed twice");
         self.used_bytes -= bytes;
-        self.blocks[block as usize].as_mut().expect("a range's block exists").used_bytes -= bytes;
+        let owner = self.blocks[block as usize].as_mut().expect("a range's block exists");
+        owner.used_bytes -= bytes;
+        let is_unclaimed = owner.is_sparse && bound.is_none();
         self.nodes[index as usize].state = RangeState::Free;
         self.set_bound(index, bound);
         let merged = self.merge_free(index);
         self.place_free(merged, time_ms);
+        if is_unclaimed {
+            self.unclaim(block, offset, bytes, time_ms);
+        }
     }
 
     /// Enters a free range that is in no set yet: as a hole, or with its block, if that has become idle.
     fn place_free(&mut self, index: RangeIndex, time_ms: u64) {
         let Node { block, bytes, bound, .. } = self.nodes[index as usize];
         let owner = self.blocks[block as usize].as_ref().expect("a range's block exists");
-        if owner.used_bytes > 0 {
+        if owner.used_bytes > 0 || owner.is_sparse {
             self.holes.insert(self.key(index));
         } else if owner.bound_bytes == 0 || bytes == owner.bytes {
             self.make_idle(block, bound.queue, time_ms);
@@ -385,7 +432,7 @@ impl Ranges {
         let mut released = Vec::new();
         for (_, bytes, block, offset, index) in large {
             let (start, end) = (offset.next_multiple_of(granule), (offset + bytes) / granule * granule);
-            if start >= end {
+            if start >= end || self.is_sparse(block) {
                 continue;
             }
             self.holes.remove(&(NO_QUEUE, bytes, block, offset, index));
@@ -427,8 +474,7 @@ impl Ranges {
 
     /// Enters a block whose last used range was freed. None of its free ranges is a hole any more.
     fn make_idle(&mut self, block: BlockIndex, queue: QueueIndex, time_ms: u64) {
-        self.sequence += 1;
-        let since = Moment { time_ms, sequence: self.sequence };
+        let since = self.moment(time_ms);
         let owner = self.blocks[block as usize].as_mut().expect("the block exists");
         owner.idle_since = since;
         owner.idle_for = Some(queue);
@@ -461,12 +507,22 @@ impl Ranges {
 
     /// The block that has been idle longest.
     pub(crate) fn longest_idle(&self) -> Option<IdleBlock> {
+        let block = self.idle_by_age.first().copied();
+        let (_, first) = [block, self.remap.longest_free()].into_iter().flatten().min()?;
+        self.idle_block(first)
+    }
+
+    /// As [`Ranges::longest_idle`], but no physical block.
+    pub(crate) fn longest_idle_with_addresses(&self) -> Option<IdleBlock> {
         let &(_, block) = self.idle_by_age.first()?;
         self.idle_block(block)
     }
 
     /// A block, if it is idle and bound to no queue.
     pub(crate) fn idle_block(&self, block: BlockIndex) -> Option<IdleBlock> {
+        if self.is_physical(block) {
+            return self.idle_physical(block);
+        }
         let owner = (*self.blocks.get(block as usize)?)?;
         (owner.idle_for == Some(NO_QUEUE)).then_some(IdleBlock {
             block,
@@ -477,7 +533,7 @@ impl Ranges {
     }
 
     pub(crate) fn idle_bytes(&self) -> u64 {
-        self.idle_bytes
+        self.idle_bytes + self.remap.free_bytes()
     }
 
     pub(crate) fn reserved_bytes(&self) -> u64 {
@@ -513,7 +569,9 @@ impl Ranges {
     }
 
     pub(crate) fn block_count(&self) -> usize {
-        self.blocks.iter().flatten().count() + self.aside_count
+        self.blocks.iter().flatten().filter(|block| !block.is_sparse).count()
+            + self.physical_count()
+            + self.aside_count
     }
 
     fn is_free(&self, index: RangeIndex) -> bool {
@@ -549,8 +607,12 @@ impl Ranges {
         let first = &mut self.nodes[index as usize];
         first.bytes = bytes;
         first.next = second;
-        if !first.bound.is_none() {
-            self.bound.insert((first.bound.queue, first.bound.value, second));
+        let Node { block, bound, .. } = *first;
+        if !bound.is_none() {
+            self.bound.insert((bound.queue, bound.value, second));
+        }
+        if self.is_sparse(block) {
+            self.remap.note_range(block, self.nodes[second as usize].offset, second);
         }
         second
     }
@@ -559,7 +621,10 @@ impl Ranges {
     /// bound up to the higher value.
     fn merge_with_next(&mut self, index: RangeIndex) {
         let gone = self.nodes[index as usize].next;
-        let Node { bytes, next, bound, .. } = self.nodes[gone as usize];
+        let Node { block, offset, bytes, next, bound, .. } = self.nodes[gone as usize];
+        if self.is_sparse(block) {
+            self.remap.forget_range(block, offset);
+        }
         let kept_bound = self.nodes[index as usize].bound;
         if !bound.is_none() {
             self.bound.remove(&(bound.queue, bound.value, gone));
@@ -581,3 +646,5 @@ impl Ranges {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(test)]
+mod trace_probe;

@@ -484,6 +484,24 @@ pub(crate) fn destroy_block<B: Backend>(
     unsafe { backend.destroy_block(block) }
 }
 
+/// Maps a physical block of the pool's behind a part of a sparse block of the pool's.
+pub(crate) fn map<B: Backend>(
+    backend: &B,
+    sparse: BlockRange<'_, B::Block>,
+    physical: &B::Block,
+) -> Result<(), Error> {
+    // SAFETY: the pool's books say where nothing is mapped, and how long a physical block is; the growth lock is held, so they
+    // stay true. A physical block is unmapped everywhere before it is destroyed.
+    unsafe { backend.map(sparse, physical) }
+}
+
+/// Takes the physical block away from behind a part of a sparse block of the pool's.
+pub(crate) fn unmap<B: Backend>(backend: &B, sparse: BlockRange<'_, B::Block>) -> Result<(), Error> {
+    // SAFETY: the pool's books say that a physical block was mapped there, as long as the range, and the growth lock is held. The
+    // pool has taken the addresses out of all free ranges, none of which was used or bound to a queue.
+    unsafe { backend.unmap(sparse) }
+}
+
 /// Puts the marker for a value that was claimed into a queue of the manager's. The caller holds what lets one thread do that at a time.
 pub(crate) fn signal<B: Backend>(backend: &B, queue: &B::Queue, value: u64) -> Result<(), Error> {
     // SAFETY: the core's queues are signalled here alone.

@@ -68,6 +68,12 @@ pub struct ByteCounter {
 pub struct DriverCalls {
     /// Calls that made a block, of memory that a user brought too.
     pub create: u64,
+    /// Calls that reserved addresses without memory.
+    pub reserve: u64,
+    /// Calls that mapped a physical block behind addresses.
+    pub map: u64,
+    /// Calls that took such a mapping away.
+    pub unmap: u64,
     /// Calls that gave a block back.
     pub destroy: u64,
     /// Calls that gave a part of a block back.
@@ -84,7 +90,7 @@ impl DriverCalls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.create + self.destroy + self.release + self.purge + self.signal + self.failed
+        self.create + self.reserve + self.map + self.unmap + self.destroy + self.release + self.purge + self.signal + self.failed
     }
 }
 

@@ -1,0 +1,409 @@
+//! Growing a pool whose memory is mapped behind addresses: a run of addresses is put together from free memory, and memory is
+//! made for what is missing.
+//!
+//! Everything here happens under the pool's growth lock. Allocations that need no mapping go on meanwhile, and may take what is
+//! being put together; then it is tried again.
+
+use super::config::Policy;
+use super::growth::ATTEMPTS_MAX;
+use super::shared::Shared;
+use super::typed_pool::Growing;
+use crate::pool::{Lane, Place, Request};
+use crate::range::{BlockIndex, Composition, Mapping};
+use crate::raw::allocation::{destroy_block, map, unmap};
+use crate::sync::{AtomicU64, Ordering};
+use aquifer_backend::{Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, Properties};
+use std::ops::Range;
+
+/// New memory comes in physical blocks of this many bytes, or of a physical page if that is more. A call costs the same whatever the
+/// size, so 2 MiB take twice as long to map; from 8 MiB on more memory is lost in blocks that are used in part (ARCHITECTURE.md has
+/// the figures).
+const PHYSICAL_BYTES: u64 = 4 << 20;
+/// What a large request needs comes in no more than so many physical blocks.
+const PIECES_MAX: u64 = 256;
+/// Mappings that no address is used of are kept until there are so many for each physical block, and so many besides.
+const MAPPINGS_PER_PHYSICAL: usize = 8;
+const MAPPINGS_SPARE: usize = 1024;
+
+/// What remapping came to.
+#[derive(Debug, Default)]
+pub(super) struct RemappingCounters {
+    pub(super) compositions: AtomicU64,
+    pub(super) mapped_bytes: AtomicU64,
+}
+
+/// Whether the pools of memory types that can be sparse are elastic.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`] if they are to be and cannot.
+pub(super) fn is_elastic(policy: Policy, properties: &Properties) -> Result<bool, Error> {
+    let page_bytes = properties.physical_page_bytes;
+    let lack = if !properties.capabilities.contains(Capabilities::SPARSE_BLOCKS) {
+        "has no sparse blocks".to_owned()
+    } else if !page_bytes.is_power_of_two() || page_bytes % properties.block_granularity_bytes != 0 {
+        format!("has physical pages of {page_bytes} bytes, which is no power of two, or not whole granules of blocks")
+    } else {
+        return Ok(policy == Policy::Elastic || policy == Policy::Automatic && properties.mapping_costs.is_some());
+    };
+    if policy != Policy::Elastic {
+        return Ok(false);
+    }
+    let message = format!(
+        "the {} backend {lack} on {}; use Policy::Automatic or Policy::Blocks",
+        properties.backend, properties.device
+    );
+    Err(Error::new(ErrorKind::Unsupported, "Policy::Elastic", message))
+}
+
+/// What memory is short of.
+#[derive(Debug)]
+pub(super) enum Shortage {
+    /// So many bytes are not left of the budget.
+    Budget(u64),
+    /// The driver has no more.
+    Driver(Error),
+}
+
+/// What came of an attempt to put a run together.
+pub(super) enum Composed {
+    /// It is there; what part of which sparse block is memory that was just made.
+    Done(Option<(BlockIndex, Range<u64>)>),
+    Short(Shortage),
+    /// The driver has no more addresses or mappings.
+    NoMappings,
+}
+
+/// What came of an attempt to serve a request from a pool whose memory is mapped.
+#[derive(Debug)]
+pub(super) enum Elastic {
+    /// Here it is; whether it is memory fresh from the driver, and cleared.
+    Placed(Place, bool),
+    Short(Shortage),
+    /// The driver has no more addresses or mappings.
+    NoMappings,
+}
+
+impl<B: Backend> Shared<B> {
+    /// Serves a request from memory that is mapped for it, unless memory or mappings are short.
+    pub(super) fn grow_elastic(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        lane: &Lane,
+        request: Request,
+    ) -> Result<Elastic, Error> {
+        let (slab_bytes, bytes) = (growing.pool.range_bytes(request), growing.pool.bytes(request));
+        let mut outcome = self.grow_elastic_for(growing, lane, request, slab_bytes)?;
+        if slab_bytes > bytes && !matches!(outcome, Elastic::Placed(..)) {
+            outcome = self.grow_elastic_for(growing, lane, request, bytes)?;
+        }
+        Ok(outcome)
+    }
+
+    fn grow_elastic_for(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        lane: &Lane,
+        request: Request,
+        bytes: u64,
+    ) -> Result<Elastic, Error> {
+        for _ in 0..ATTEMPTS_MAX {
+            let fresh = match self.compose(growing, request, bytes, &mut Vec::new())? {
+                Composed::Done(fresh) => fresh,
+                Composed::Short(shortage) => return Ok(Elastic::Short(shortage)),
+                Composed::NoMappings => return Ok(Elastic::NoMappings),
+            };
+            // Another thread may have been there first.
+            if let Some(place) = growing.pool.allocate_composed(lane, request) {
+                let end = place.offset + growing.pool.bytes(request);
+                let is_fresh = fresh.is_some_and(|(block, range)| {
+                    place.block() == block && range.start <= place.offset && end <= range.end
+                });
+                let is_zeroed = self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);
+                return Ok(Elastic::Placed(place, is_fresh && is_zeroed));
+            }
+        }
+        Ok(Elastic::NoMappings)
+    }
+
+    /// Puts a run of `bytes` bytes together for a request, as far as budget and driver allow. What has been mapped, and the physical
+    /// blocks that have been `made`, stay in any case.
+    pub(super) fn compose(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        bytes: u64,
+        made: &mut Vec<BlockIndex>,
+    ) -> Result<Composed, Error> {
+        let page_bytes = self.backend.properties().physical_page_bytes;
+        let way = growing.pool.compose(request, bytes, page_bytes);
+        let ledger = &self.ledgers[growing.heap_index];
+        if way.new_bytes > 0 && !ledger.charge(way.new_bytes) {
+            return Ok(Composed::Short(Shortage::Budget(way.new_bytes)));
+        }
+        let mut pending = way.new_bytes;
+        let outcome = self.carry_out(growing, request, &way, &mut pending, made);
+        ledger.refund(pending);
+        outcome
+    }
+
+    /// Makes the memory and the mappings. `pending` is what has been charged and not been made yet.
+    fn carry_out(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        way: &Composition,
+        pending: &mut u64,
+        made: &mut Vec<BlockIndex>,
+    ) -> Result<Composed, Error> {
+        if let Err(refusal) = self.make_physical(growing, request, pending, made) {
+            return match refusal.kind() {
+                ErrorKind::OutOfMemory => Ok(Composed::Short(Shortage::Driver(refusal))),
+                _ => Err(refusal),
+            };
+        }
+        let mapping_count = way.mapped.len() + made.len() + usize::from(way.last.is_some());
+        let sparse = match self.sparse_for(growing, request, way, mapping_count) {
+            Ok(sparse) => sparse,
+            Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => return Ok(Composed::NoMappings),
+            Err(refusal) => return Err(refusal),
+        };
+        let mut fresh = None;
+        for (physical, is_new) in way
+            .mapped
+            .iter()
+            .map(|&index| (index, false))
+            .chain(made.iter().map(|&index| (index, true)))
+            .chain(way.last.map(|index| (index, false)))
+        {
+            match self.map_physical(growing, sparse, physical) {
+                Ok(range) if is_new => {
+                    let start = fresh.map_or(range.start, |(_, fresh): (BlockIndex, Range<u64>)| fresh.start);
+                    fresh = Some((sparse, start..range.end));
+                }
+                Ok(_) => {}
+                Err(refusal) if refusal.kind() == ErrorKind::DeviceLost => return Err(refusal),
+                Err(refusal) => return Ok(Composed::NoMappings),
+            }
+        }
+        self.remapping.compositions.fetch_add(1, Ordering::Relaxed);
+        Ok(Composed::Done(fresh))
+    }
+
+    /// Makes physical blocks of all that is pending.
+    fn make_physical(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        pending: &mut u64,
+        made: &mut Vec<BlockIndex>,
+    ) -> Result<(), Error> {
+        let properties = self.backend.properties();
+        let page_bytes = properties.physical_page_bytes;
+        let most = properties.block_bytes_max / page_bytes * page_bytes;
+        let size = PHYSICAL_BYTES.max(*pending / PIECES_MAX).next_multiple_of(page_bytes).min(most);
+        while *pending > 0 {
+            let bytes = size.min(*pending);
+            // What is refused is refunded there.
+            *pending -= bytes;
+            let block = self.create_physical(growing, request, bytes)?;
+            self.ledgers[growing.heap_index].confirm_beside(bytes, *pending);
+            let index = growing.insert_block(block);
+            growing.pool.add_physical(index, bytes);
+            made.push(index);
+        }
+        Ok(())
+    }
+
+    fn create_physical(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        bytes: u64,
+    ) -> Result<B::Block, Error> {
+        let desc = BlockDesc::new(bytes, request.memory_type());
+        self.create_with(growing, &desc, "create_physical_block", B::create_physical_block)
+    }
+
+    /// The sparse block that a composition goes to, with room for it, and for so many more mappings.
+    fn sparse_for(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        way: &Composition,
+        mapping_count: usize,
+    ) -> Result<BlockIndex, Error> {
+        self.make_room_for_mappings(growing, way.sparse, mapping_count);
+        if let Some(sparse) = way.sparse {
+            return Ok(sparse);
+        }
+        let properties = self.backend.properties();
+        let page_bytes = properties.physical_page_bytes;
+        let most = properties.block_bytes_max / page_bytes * page_bytes;
+        let least = growing.pool.composition_bytes(way).max(mapping_count as u64 * page_bytes);
+        let heap_bytes = properties.heaps[growing.heap_index].size_bytes;
+        let budget_bytes = self.ledgers[growing.heap_index].budget_bytes();
+        // All memory that there may be fits behind one.
+        let roomy = heap_bytes.min(budget_bytes).min(most / 2).next_multiple_of(page_bytes).max(least);
+        let mut create = |growing: &mut Growing<'_, B::Block>, bytes| {
+            let block = self.create_sparse(growing, request, bytes)?;
+            let index = growing.insert_block(block);
+            growing.pool.add_sparse(index, bytes);
+            Ok(index)
+        };
+        create(growing, roomy).or_else(|refusal: Error| {
+            if refusal.kind() != ErrorKind::OutOfMemory {
+                return Err(refusal);
+            }
+            self.remove_unused_sparse(growing, None, usize::MAX);
+            create(growing, least)
+        })
+    }
+
+    fn create_sparse(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        bytes: u64,
+    ) -> Result<B::Block, Error> {
+        if !self.charge_block(growing) {
+            return Err(Error::new(ErrorKind::OutOfMemory, "create_sparse_block", self.too_many_blocks()));
+        }
+        let desc = BlockDesc::new(bytes, request.memory_type());
+        let answer = self.backend.create_sparse_block(&desc);
+        self.count_call(growing, "create_sparse_block", bytes, &self.calls.reserve, answer.as_ref().err());
+        if answer.is_err() {
+            self.block_count.refund();
+        }
+        answer
+    }
+
+    /// Removes mappings that are of no use now if there would be too many.
+    fn make_room_for_mappings(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        kept: Option<BlockIndex>,
+        mapping_count: usize,
+    ) {
+        let (mappings, physical) = growing.pool.mapping_and_physical_count();
+        let most = (MAPPINGS_PER_PHYSICAL * physical + MAPPINGS_SPARE)
+            .min(usize::try_from(self.mapping_count.most()).unwrap_or(usize::MAX));
+        let others = usize::try_from(self.mapping_count.count()).unwrap_or(usize::MAX).saturating_sub(mappings);
+        let excess = (mappings + others + mapping_count).saturating_sub(most);
+        if excess > 0 {
+            // Half as many again, so that this comes seldom.
+            self.remove_unused_sparse(growing, kept, excess.max(most / 4));
+        }
+    }
+
+    /// Maps a physical block behind the end of a sparse one; answers where.
+    fn map_physical(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        sparse: BlockIndex,
+        physical: BlockIndex,
+    ) -> Result<Range<u64>, Error> {
+        if !self.mapping_count.charge() {
+            let message = format!("there are {} mappings; the driver makes no more", self.mapping_count.count());
+            return Err(Error::new(ErrorKind::OutOfMemory, "map", message));
+        }
+        let (offset, bytes) = growing.pool.next_mapping(sparse, physical);
+        let (block, memory) = (growing.block(sparse), growing.block(physical));
+        let answer = map(&self.backend, BlockRange { block: &block, offset, bytes }, &memory);
+        drop((block, memory));
+        self.count_call(growing, "map", bytes, &self.calls.map, answer.as_ref().err());
+        match answer {
+            Ok(()) => {
+                growing.pool.add_mapping(sparse, physical);
+                self.remapping.mapped_bytes.fetch_add(bytes, Ordering::Relaxed);
+                Ok(offset..offset + bytes)
+            }
+            Err(refusal) => {
+                self.mapping_count.refund();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Removes sparse blocks that nobody uses an address of, unused for longest first, until so many mappings are gone.
+    fn remove_unused_sparse(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        kept: Option<BlockIndex>,
+        mapping_count: usize,
+    ) {
+        let mut left = mapping_count;
+        for (sparse, count) in growing.pool.unused_sparse() {
+            if left == 0 {
+                break;
+            }
+            if Some(sparse) != kept {
+                self.remove_sparse(growing, sparse);
+                left = left.saturating_sub(count);
+            }
+        }
+    }
+
+    /// Removes a sparse block if nobody uses an address of it.
+    fn remove_sparse(&self, growing: &mut Growing<'_, B::Block>, sparse: BlockIndex) {
+        let bytes = growing.pool.sparse_bytes(sparse);
+        // From here on nobody finds an address of it.
+        let Some(mut mapped) = growing.pool.remove_sparse(sparse) else { return };
+        mapped.retain(|&(physical, at)| {
+            let bytes = growing.pool.physical_bytes(physical);
+            !self.unmap_at(growing, (sparse, at), bytes)
+        });
+        if mapped.is_empty() && self.destroy_sparse(growing, sparse) {
+            return;
+        }
+        growing.pool.restore_sparse(sparse, bytes, &mapped);
+    }
+
+    fn destroy_sparse(&self, growing: &mut Growing<'_, B::Block>, sparse: BlockIndex) -> bool {
+        let answer = destroy_block(&self.backend, growing.take_block(sparse));
+        let refusal = answer.as_ref().err().map(|DestroyError { error, .. }| error);
+        self.count_call(growing, "destroy_block", 0, &self.calls.destroy, refusal);
+        match answer {
+            Ok(()) => {
+                self.block_count.refund();
+                true
+            }
+            Err(DestroyError { block, .. }) => {
+                growing.put_block(sparse, block);
+                false
+            }
+        }
+    }
+
+    /// Removes a mapping that nobody uses an address of; false if the driver refused.
+    fn unmap_at(&self, growing: &mut Growing<'_, B::Block>, (sparse, offset): Mapping, bytes: u64) -> bool {
+        let block = growing.block(sparse);
+        let answer = unmap(&self.backend, BlockRange { block: &block, offset, bytes });
+        drop(block);
+        self.count_call(growing, "unmap", bytes, &self.calls.unmap, answer.as_ref().err());
+        if answer.is_ok() {
+            self.mapping_count.refund();
+        }
+        answer.is_ok()
+    }
+
+    /// Takes away all mappings of a physical block that the pool has let go; false if the driver refused one.
+    pub(super) fn unmap_everywhere(&self, growing: &mut Growing<'_, B::Block>, physical: BlockIndex, bytes: u64) -> bool {
+        growing.pool.mappings(physical).into_iter().all(|mapping| {
+            let is_unmapped = self.unmap_at(growing, mapping, bytes);
+            if is_unmapped {
+                growing.pool.remove_mapping(physical, mapping);
+            }
+            is_unmapped
+        })
+    }
+
+    /// Removes the sparse blocks behind which nothing is mapped any more.
+    pub(super) fn remove_empty_sparse(&self, growing: &mut Growing<'_, B::Block>) {
+        for (sparse, count) in growing.pool.unused_sparse() {
+            if count == 0 {
+                self.remove_sparse(growing, sparse);
+            }
+        }
+    }
+}

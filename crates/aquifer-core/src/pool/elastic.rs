@@ -1,0 +1,100 @@
+//! A pool whose memory is mapped behind addresses: what the manager asks and tells about it, under its growth lock.
+
+use super::growth::Fit;
+use super::{Lane, Place, Pool, Request};
+use crate::range::{BlockIndex, Composition, GRANULE_BYTES, Mapping};
+
+impl Pool {
+    /// How a run of `bytes` bytes for a request can be put together. New memory is made in multiples of `page_bytes`.
+    pub(crate) fn compose(&self, request: Request, bytes: u64, page_bytes: u64) -> Composition {
+        let surely = bytes + request.alignment().saturating_sub(GRANULE_BYTES);
+        self.state.lock().ranges.compose(surely, page_bytes)
+    }
+
+    /// How many bytes of addresses a composition needs.
+    pub(crate) fn composition_bytes(&self, way: &Composition) -> u64 {
+        self.state.lock().ranges.composition_bytes(way)
+    }
+
+    /// Takes in a new sparse block.
+    pub(crate) fn add_sparse(&self, sparse: BlockIndex, bytes: u64) {
+        self.state.lock().ranges.add_sparse(sparse, bytes);
+    }
+
+    /// Takes in a new physical block, mapped nowhere yet.
+    pub(crate) fn add_physical(&self, physical: BlockIndex, bytes: u64) {
+        let now = self.clock.now_ms();
+        self.state.lock().ranges.add_physical(physical, bytes, now);
+    }
+
+    /// Where in a sparse block the next mapping goes, and how long it is.
+    pub(crate) fn next_mapping(&self, sparse: BlockIndex, physical: BlockIndex) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.ranges.mapped_end(sparse), state.ranges.physical_bytes(physical))
+    }
+
+    /// Notes that a physical block has been mapped there.
+    pub(crate) fn add_mapping(&self, sparse: BlockIndex, physical: BlockIndex) {
+        self.state.lock().ranges.add_mapping(sparse, physical);
+    }
+
+    pub(crate) fn physical_bytes(&self, physical: BlockIndex) -> u64 {
+        self.state.lock().ranges.physical_bytes(physical)
+    }
+
+    pub(crate) fn sparse_bytes(&self, sparse: BlockIndex) -> u64 {
+        self.state.lock().ranges.sparse_bytes(sparse)
+    }
+
+    pub(crate) fn is_physical(&self, block: BlockIndex) -> bool {
+        self.state.lock().ranges.is_physical(block)
+    }
+
+    /// Where a physical block is mapped.
+    pub(crate) fn mappings(&self, physical: BlockIndex) -> Vec<Mapping> {
+        self.state.lock().ranges.mappings(physical)
+    }
+
+    /// Notes that a physical block, which the pool has let go, is mapped there no more.
+    pub(crate) fn remove_mapping(&self, physical: BlockIndex, mapping: Mapping) {
+        self.state.lock().ranges.remove_mapping(physical, mapping);
+    }
+
+    /// Forgets a physical block that is destroyed.
+    pub(crate) fn forget_physical(&self, physical: BlockIndex) {
+        self.state.lock().ranges.forget_physical(physical);
+    }
+
+    /// The sparse blocks that nobody uses an address of, unused for longest first, and how many mappings each has.
+    pub(crate) fn unused_sparse(&self) -> Vec<(BlockIndex, usize)> {
+        self.state.lock().ranges.unused_sparse()
+    }
+
+    /// Takes out a sparse block if nobody uses an address of it: what is still mapped there, physical blocks and ranges.
+    pub(crate) fn remove_sparse(&self, sparse: BlockIndex) -> Option<Vec<(BlockIndex, u64)>> {
+        self.state.lock().ranges.remove_sparse(sparse)
+    }
+
+    /// Takes back a sparse block that the driver has not, with what is still mapped there. Nothing more will be.
+    pub(crate) fn restore_sparse(&self, sparse: BlockIndex, bytes: u64, mapped: &[(BlockIndex, u64)]) {
+        self.state.lock().ranges.restore_sparse(sparse, bytes, mapped);
+    }
+
+    /// How many mappings there are, and physical blocks.
+    pub(crate) fn mapping_and_physical_count(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.ranges.mapping_count(), state.ranges.physical_count())
+    }
+
+    /// Serves a request that a run has just been put together for, unless another thread was there first.
+    pub(crate) fn allocate_composed(&self, lane: &Lane, request: Request) -> Option<Place> {
+        let bytes = request.bytes(&self.layout);
+        let mut state = self.state.lock();
+        let place = state.allocate(lane.queue, request, bytes, Fit::Any)?;
+        state.allowance.count_miss();
+        state.classes[request.class()].misses += 1;
+        drop(state);
+        self.count_rise(request, bytes);
+        Some(place)
+    }
+}
