@@ -117,18 +117,13 @@ pub(crate) enum TraceCommand {
     Info(TraceInfoArguments),
 }
 
+/// The manager that a trace is replayed through.
 #[derive(Debug, Args)]
-#[command(after_help = REPLAY_EXAMPLES)]
-pub(crate) struct ReplayArguments {
+pub(crate) struct ManagerArguments {
     /// Where memory comes from: pages remapped as needed, blocks that stay as they are, or blocks with one class for each power
     /// of two [default: elastic where the backend can]; replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["elastic", "blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
-
-    /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit on the host, since the memory is never
-    /// touched; what a Metal device recommends; all of a simulated device's]
-    #[arg(long, value_name = "BYTES", value_parser = size)]
-    pub(crate) budget: Option<u64>,
 
     /// Whose memory: this machine's, a Metal device's, or a simulated device's, with the costs of an NVIDIA H200
     #[arg(long, value_name = "NAME", value_enum, default_value_t = BackendName::Host)]
@@ -137,6 +132,18 @@ pub(crate) struct ReplayArguments {
     /// The simulated device's memory, such as 24G [default: 140G]; only with `--backend sim`
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) device_memory: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = REPLAY_EXAMPLES)]
+pub(crate) struct ReplayArguments {
+    #[command(flatten)]
+    pub(crate) manager: ManagerArguments,
+
+    /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit on the host, since the memory is never
+    /// touched; what a Metal device recommends; all of a simulated device's]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) budget: Option<u64>,
 
     /// On how many threads; the order of the trace is kept, so more threads show what changing threads costs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=THREADS_MAX))]
@@ -167,8 +174,8 @@ impl Arguments {
 
     fn checked(self) -> Result<Self, clap::Error> {
         if let Command::Replay(replay) = &self.command
-            && replay.backend != BackendName::Sim
-            && replay.device_memory.is_some()
+            && replay.manager.backend != BackendName::Sim
+            && replay.manager.device_memory.is_some()
         {
             let message =
                 "--device-memory is the size of a simulated device; add --backend sim, or use --budget";
@@ -257,7 +264,7 @@ mod tests {
             let arguments =
                 Arguments::try_parse_from(["aquifer", "replay", "--policy", policy, "x"]).unwrap();
             let Command::Replay(replay) = arguments.command else { panic!("{arguments:?}") };
-            assert!(Config::default().with_policy(&replay.policy.expect("it was given")).is_some());
+            assert!(Config::default().with_policy(&replay.manager.policy.expect("it was given")).is_some());
         }
     }
 }

@@ -10,6 +10,7 @@ mod args;
 mod bandwidth;
 mod error;
 mod info;
+mod job;
 mod metal;
 mod output;
 mod progress;

@@ -15,15 +15,15 @@ mod here {
     use crate::bandwidth::{self, Measured, devices::measure};
     use crate::error::CliError;
     use crate::info::{self, Device};
-    use crate::replay::{Job, Replayed, replay_on_device};
+    use crate::job::{Failed, Job, Replayed};
 
     pub(crate) fn devices() -> Result<Vec<Device>, CliError> {
         Metal::all()?.iter().map(info::device).collect()
     }
 
-    pub(crate) fn replay(job: &Job<'_>) -> Result<Replayed, CliError> {
+    pub(crate) fn replay(job: &Job<'_>) -> Result<Replayed, Failed> {
         let config = MetalReplay.configure(job.config.clone());
-        replay_on_device(job, Metal::default_device()?, config, &MetalReplay)
+        job.replay_on(Metal::default_device()?, config, &MetalReplay)
     }
 
     /// Of the default device, and between it and the next, if there is one.
@@ -41,22 +41,22 @@ mod elsewhere {
     use crate::bandwidth::{self, Measured};
     use crate::error::CliError;
     use crate::info::Device;
-    use crate::replay::{Job, Replayed};
+    use crate::job::{Failed, Job, Replayed};
 
     pub(crate) fn devices() -> Result<Vec<Device>, CliError> {
         Ok(Vec::new())
     }
 
-    pub(crate) fn replay(_job: &Job<'_>) -> Result<Replayed, CliError> {
-        Err(no_metal("replay"))
+    pub(crate) fn replay(_job: &Job<'_>) -> Result<Replayed, Failed> {
+        Err(no_metal("replay").into())
     }
 
     pub(crate) fn bandwidth(_job: &bandwidth::Job<'_>) -> Result<Measured, CliError> {
-        Err(no_metal("bandwidth"))
+        Err(no_metal("bandwidth").into())
     }
 
-    fn no_metal(operation: &'static str) -> CliError {
+    fn no_metal(operation: &'static str) -> Error {
         let message = "this system has no Metal, only Apple's have; use --backend host or --backend sim";
-        Error::new(ErrorKind::Unsupported, operation, message).into()
+        Error::new(ErrorKind::Unsupported, operation, message)
     }
 }

@@ -4,19 +4,13 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use aquifer::sim::SimDesc;
-use aquifer::trace::{
-    ReplayDevice, ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on,
-};
-use aquifer::{
-    BucketLayout, Config, DriverCalls, ErrorKind, Host, HostReplay, MemoryBucket, MemoryManager, SimReplay,
-    Statistics, SyncBackend, ZeroPolicy,
-};
+use aquifer::trace::{ReplayError, ReplayOptions, ReplayOutcome, Trace};
+use aquifer::{Config, DriverCalls, MemoryBucket, Statistics};
 use serde::Serialize;
 
 use crate::args::{BackendName, ReplayArguments};
-use crate::error::{CliError, Status, hint};
-use crate::metal;
+use crate::error::{CliError, LESS_ROUNDING, Status, hint};
+use crate::job::{Failed, Job, Replayed, configure, is_power_of_two, is_too_little};
 use crate::output::{
     self, NO_LIMIT, Stream, bucket_in_words, bytes_in_words, count_in_words, percent_in_words,
 };
@@ -112,42 +106,9 @@ impl From<MemoryBucket> for Bucket {
 
 /// Replays every trace; tells of those that fail and goes on.
 pub(crate) fn run(arguments: &ReplayArguments) -> Result<Status, CliError> {
-    let config = configure(arguments)?;
+    let config = configure(&arguments.manager, arguments.budget)?;
     let replay_one = |path: &Path| replay_one(path, &config, arguments);
     for_each_trace(&arguments.traces, arguments.json, replay_one, print)
-}
-
-/// The environment's settings, and the options' over them.
-fn configure(arguments: &ReplayArguments) -> Result<Config, CliError> {
-    let mut config = Config::default().with_environment()?;
-    // What is replayed has been recorded already.
-    config.record_to = None;
-    if let Some(name) = &arguments.policy {
-        // The parser has let only known names pass.
-        config = config.clone().with_policy(name).unwrap_or(config);
-    }
-    config.budget_bytes = arguments.budget.or(config.budget_bytes);
-    let is_host = arguments.backend == BackendName::Host;
-    if is_host && config.budget_bytes.is_none() && config.zero_policy == ZeroPolicy::OnRequest {
-        // Nothing is touched, so this machine's memory is no limit. Clearing would touch it.
-        config.budget_bytes = Some(NO_LIMIT);
-    }
-    Ok(config)
-}
-
-/// A trace and how to replay it.
-pub(crate) struct Job<'a> {
-    trace: &'a Trace,
-    summary: TraceSummary,
-    pub(crate) config: &'a Config,
-    options: ReplayOptions,
-}
-
-/// What a replay came to.
-pub(crate) struct Replayed {
-    backend: &'static str,
-    outcome: ReplayOutcome,
-    costs: Option<Costs>,
 }
 
 fn replay_one(path: &Path, config: &Config, arguments: &ReplayArguments) -> Result<Row, CliError> {
@@ -155,61 +116,37 @@ fn replay_one(path: &Path, config: &Config, arguments: &ReplayArguments) -> Resu
     let trace = Trace::open(path)?;
     let threads = NonZeroUsize::new(arguments.threads as usize).unwrap_or(NonZeroUsize::MIN);
     let options = ReplayOptions::default().threads(threads).progress(progress.done());
-    let job = Job { trace: &trace, summary: trace.summary(), config, options };
-    let replayed = progress.replaying(trace.name(), job.summary.event_count, || match arguments.backend {
-        BackendName::Host => {
-            replay_on_device(&job, Host::new()?, HostReplay.configure(config.clone()), &HostReplay)
-        }
-        BackendName::Metal => metal::replay(&job),
-        BackendName::Sim => replay_on_sim(&job, &simulation::desc(arguments.device_memory)),
+    let job = Job::new(&trace, config, options, &arguments.manager);
+    let replayed = progress.replaying(trace.name(), job.summary.event_count, || {
+        job.replay().map_err(|failed| match failed {
+            Failed::Manager(error) => CliError::Manager(error),
+            Failed::Replay(error) => stopped(&job, error),
+        })
     });
     drop(progress);
     Ok(row(&job, arguments, replayed?))
 }
 
-fn is_power_of_two(config: &Config) -> bool {
-    config.layout == BucketLayout::power_of_two()
-}
-
-/// Replays on a real device, which has no clock that the trace drives.
-pub(crate) fn replay_on_device<B: SyncBackend>(
-    job: &Job<'_>,
-    backend: B,
-    config: Config,
-    device: &impl ReplayDevice<B>,
-) -> Result<Replayed, CliError> {
-    let manager = MemoryManager::with_config(backend, config)?;
-    match replay_on(&manager, job.trace, &job.options, device) {
-        Ok(outcome) => Ok(Replayed { backend: manager.properties().backend, outcome, costs: None }),
-        Err(error) => Err(CliError::Replay {
-            hint: hint(&error, job.summary.live_bytes_peak, is_power_of_two(job.config)),
-            error,
-            does_not_fit: None,
-        }),
+/// What to say of a replay that stopped.
+fn stopped(job: &Job<'_>, error: ReplayError) -> CliError {
+    if job.backend == BackendName::Sim {
+        return does_not_fit(job, error);
     }
-}
-
-fn replay_on_sim(job: &Job<'_>, desc: &SimDesc) -> Result<Replayed, CliError> {
-    let device = SimReplay::new(desc.clone());
-    let config = device.configure(job.config.clone());
-    let manager = MemoryManager::with_config(device.sim().clone(), config)?;
-    match replay_on(&manager, job.trace, &job.options, &device) {
-        Ok(outcome) => {
-            let costs = Costs::new(&device, desc, job.summary.duration_us);
-            Ok(Replayed { backend: manager.properties().backend, outcome, costs: Some(costs) })
-        }
-        Err(error) => Err(does_not_fit(job, desc, error)),
-    }
+    let hint = hint(
+        &error,
+        "--budget (or AQUIFER_BUDGET)",
+        job.summary.live_bytes_peak,
+        is_power_of_two(&job.config),
+    );
+    CliError::Replay { hint, error, does_not_fit: None }
 }
 
 /// The answer if a trace stopped on a simulated device: with how much memory it would not have.
-fn does_not_fit(job: &Job<'_>, desc: &SimDesc, error: ReplayError) -> CliError {
-    let ReplayError::Allocation { error: refusal, .. } = &error else {
-        return CliError::Replay { error, hint: String::new(), does_not_fit: None };
-    };
-    if !matches!(refusal.kind(), ErrorKind::OutOfMemory | ErrorKind::CanNeverFit) {
+fn does_not_fit(job: &Job<'_>, error: ReplayError) -> CliError {
+    if !is_too_little(&error) {
         return CliError::Replay { error, hint: String::new(), does_not_fit: None };
     }
+    let desc = &job.sim;
     let budget_bytes = job.config.budget_bytes.unwrap_or(desc.memory_bytes);
     let enough_bytes = enough_bytes(job);
     let is_device = budget_bytes >= desc.memory_bytes;
@@ -227,8 +164,8 @@ fn does_not_fit(job: &Job<'_>, desc: &SimDesc, error: ReplayError) -> CliError {
         ),
         None => format!("a larger {option}: the trace has {peak} live at most, and needs some more"),
     };
-    if is_power_of_two(job.config) {
-        hint.push_str("; or --policy blocks, which rounds less");
+    if is_power_of_two(&job.config) {
+        hint.push_str(LESS_ROUNDING);
     }
     let row = DoesNotFit {
         trace: job.trace.name().to_owned(),
@@ -245,12 +182,9 @@ fn does_not_fit(job: &Job<'_>, desc: &SimDesc, error: ReplayError) -> CliError {
 /// How much memory is enough for a trace: what it reserves where there is no limit, in whole MiB, if it fits in that.
 fn enough_bytes(job: &Job<'_>) -> Option<u64> {
     let reserved_peak = |memory_bytes: u64| {
-        let device = SimReplay::new(simulation::desc(Some(memory_bytes)));
-        let mut config = device.configure(job.config.clone());
-        config.budget_bytes = None;
-        let manager = MemoryManager::with_config(device.sim().clone(), config).ok()?;
-        let outcome = replay_on(&manager, job.trace, &job.options, &device).ok()?;
-        Some(outcome.statistics.reserved.peak)
+        let sim = simulation::desc(Some(memory_bytes));
+        let replayed = Job { sim, ..job.with_budget(None) }.replay().ok()?;
+        Some(replayed.outcome.statistics.reserved.peak)
     };
     let bytes = reserved_peak(UNLIMITED_BYTES)?.checked_next_multiple_of(1 << 20)?;
     reserved_peak(bytes).map(|_| bytes)
@@ -260,13 +194,13 @@ fn enough_bytes(job: &Job<'_>) -> Option<u64> {
 const UNLIMITED_BYTES: u64 = 1 << 46;
 
 fn row(job: &Job<'_>, arguments: &ReplayArguments, replayed: Replayed) -> Row {
-    let Replayed { backend, outcome, costs } = replayed;
+    let Replayed { backend, policy, outcome, costs, .. } = replayed;
     let Job { trace, summary, config, .. } = job;
     let ReplayOutcome { statistics, .. } = &outcome;
     Row {
         trace: trace.name().to_owned(),
         backend,
-        policy: if is_power_of_two(config) { "power-of-two" } else { "blocks" },
+        policy,
         sub_classes: config.layout.sub_classes(),
         budget_bytes: Some(statistics.budget_bytes).filter(|&bytes| bytes != NO_LIMIT),
         threads: arguments.threads,
@@ -312,8 +246,8 @@ fn print(rows: &[Row]) -> io::Result<()> {
 
 fn figures(row: &Row) -> Vec<(&'static str, String)> {
     let policy = match row.policy {
-        "blocks" => format!("blocks, {} sub-classes", row.sub_classes),
-        policy => policy.to_owned(),
+        "power-of-two" => row.policy.to_owned(),
+        policy => format!("{policy}, {} sub-classes", row.sub_classes),
     };
     let mut figures = vec![("backend", row.backend.to_owned())];
     figures.extend(row.costs.iter().flat_map(Costs::head));
