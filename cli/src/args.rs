@@ -21,6 +21,7 @@ Examples:
   aquifer replay --policy power-of-two --budget 8G --threads 4 run1.csv.gz run2.csv.gz
   aquifer replay --backend sim --device-memory 80G run1.csv.gz
   aquifer replay --json *.csv.gz | jq '.reserved_over_requested'
+  aquifer fit traces/moe_train_start.csv.gz
   aquifer trace info traces/moe_train_start.csv.gz
   aquifer bandwidth --plot transfers.svg
   aquifer watch --group /dev/shm/trainers
@@ -46,6 +47,31 @@ not fit.
 
 The variables AQUIFER_BUDGET, AQUIFER_POLICY and so on (`aquifer info` lists them) hold where no option says otherwise.
 A trace that fails does not keep the others from being replayed; the exit code is then 2.";
+
+const FIT_EXAMPLES: &str = "\
+Examples:
+  aquifer fit traces/moe_train_start.csv.gz
+  aquifer fit --policy power-of-two run1.csv.gz run2.csv.gz
+  aquifer fit --backend sim --device-memory 80G run1.csv.gz
+  aquifer fit --json *.csv.gz | jq '.over_peak'
+
+The answer is a budget in which the whole trace was replayed, on one thread, while memory ran out
+in the one a step below, or there is none to try: the least is what the program asked for at most
+at once, in whole blocks of the device. It is found by bisection, from what is reserved where there
+is no limit. More need not do where less did, since what the manager does depends on what is left
+of the budget: so a smaller budget that was not tried may do too, and a larger one may not.
+`aquifer replay --budget` with the same options shows what becomes of any budget.
+
+The host can take back parts of a block that are free, and so needs less than most devices: ask
+`--backend sim` what a GPU needs.
+
+Stalls and the time waited are those of the replay in the smallest budget: allocations that were
+served only when completions had been waited for. Waits of the whole device are not told apart.
+
+AQUIFER_BUDGET is the most that is tried (else: no limit on the host, what a Metal device recommends,
+all of a simulated device's), and AQUIFER_BUDGET_GROUP has no part in it. The other variables hold
+(`aquifer info` lists them). A trace that completes in no budget, or fails otherwise, does not keep
+the others from being done; the exit code is then 2.";
 
 const TRACE_INFO_EXAMPLES: &str = "\
 Examples:
@@ -79,7 +105,7 @@ Examples:
   aquifer info --json
   AQUIFER_BUDGET=2G aquifer info";
 
-/// Aquifer, a GPU memory manager: replay recorded allocation traces, describe them, and see what memory there is.
+/// Aquifer, a GPU memory manager: replay recorded allocation traces, see how little memory they need, and what there is.
 #[derive(Debug, Parser)]
 #[command(name = "aquifer", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Arguments {
@@ -95,6 +121,11 @@ pub(crate) enum Command {
     /// they are served. The memory is reserved but never touched (unless AQUIFER_ZERO=reuse has it cleared), so a trace
     /// may be larger than this machine.
     Replay(ReplayArguments),
+    /// Find the smallest budget in which the replay of a trace completes
+    ///
+    /// Tells it in bytes, and as a multiple of the trace's peak of requested bytes; of several traces also the geometric mean
+    /// of these multiples.
+    Fit(FitArguments),
     /// Look at allocation traces
     #[command(subcommand)]
     Trace(TraceCommand),
@@ -158,6 +189,26 @@ pub(crate) struct ReplayArguments {
     pub(crate) traces: Vec<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = FIT_EXAMPLES)]
+pub(crate) struct FitArguments {
+    #[command(flatten)]
+    pub(crate) manager: ManagerArguments,
+
+    /// In which steps budgets are tried, in whole blocks of the device [default: 2M, or a thousandth of the trace's peak if that
+    /// is less]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub(crate) precision: Option<u64>,
+
+    /// Print one JSON object per trace and line, and no progress
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Trace files, plain or compressed with gzip
+    #[arg(required = true, value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+}
+
 /// Whose memory it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
@@ -173,12 +224,14 @@ impl Arguments {
     }
 
     fn checked(self) -> Result<Self, clap::Error> {
-        if let Command::Replay(replay) = &self.command
-            && replay.manager.backend != BackendName::Sim
-            && replay.manager.device_memory.is_some()
-        {
+        let (manager, budget) = match &self.command {
+            Command::Replay(replay) => (&replay.manager, "use --budget"),
+            Command::Fit(fit) => (&fit.manager, "set AQUIFER_BUDGET"),
+            _ => return Ok(self),
+        };
+        if manager.backend != BackendName::Sim && manager.device_memory.is_some() {
             let message =
-                "--device-memory is the size of a simulated device; add --backend sim, or use --budget";
+                format!("--device-memory is the size of a simulated device; add --backend sim, or {budget}");
             return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         }
         Ok(self)

@@ -44,6 +44,13 @@ pub(crate) enum CliError {
         /// What `--json` says of a trace that does not fit on a simulated device.
         does_not_fit: Option<Box<DoesNotFit>>,
     },
+    #[error("no budget{} is enough: {}{}", up_to(.error), .error, Cause(.error))]
+    NoBudget {
+        /// Of the replay in as much as there may be.
+        error: ReplayError,
+        /// What to try.
+        hint: String,
+    },
     #[error("{}: the plot cannot be written ({error}); check the folder, its rights and the free space", .path.display())]
     Plot { path: PathBuf, error: io::Error },
     #[error("nothing was measured: {reason}")]
@@ -59,6 +66,24 @@ pub(crate) enum CliError {
 /// The manager's error without its report, which is printed as a table.
 fn manager_in_words(error: &aquifer::Error) -> String {
     format!("{}: {}", error.kind().as_str(), error.message())
+}
+
+/// What was there when memory ran out, if that is why a replay stopped.
+fn report_of(error: &ReplayError) -> Option<&OutOfMemoryReport> {
+    match error {
+        ReplayError::Allocation { error, .. } => error.out_of_memory(),
+        _ => None,
+    }
+}
+
+/// The budget that was not enough, if there was one.
+fn up_to(error: &ReplayError) -> String {
+    match report_of(error) {
+        Some(report) if report.budget_bytes != output::NO_LIMIT => {
+            format!(" up to {}", bytes_in_words(report.budget_bytes))
+        }
+        _ => String::new(),
+    }
 }
 
 /// Prints what a replay's error was caused by.
@@ -85,9 +110,19 @@ impl CliError {
 
     fn out_of_memory(&self) -> Option<&OutOfMemoryReport> {
         match self {
-            Self::Replay { error: ReplayError::Allocation { error, .. }, .. } | Self::Manager(error) => {
-                error.out_of_memory()
+            Self::Replay { error, .. } | Self::NoBudget { error, .. } => report_of(error),
+            Self::Manager(error) => error.out_of_memory(),
+            _ => None,
+        }
+    }
+
+    /// What to try, where that is more than the error says.
+    fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Replay { hint, does_not_fit, .. } => {
+                (does_not_fit.is_some() || self.out_of_memory().is_some()).then_some(hint)
             }
+            Self::NoBudget { hint, .. } => Some(hint),
             _ => None,
         }
     }
@@ -97,13 +132,10 @@ impl CliError {
     /// What cannot be written is lost: there is no other place to tell it.
     pub(crate) fn report(&self, to: &mut impl Write) {
         let _ = writeln!(to, "error: {self}");
-        let report = self.out_of_memory();
-        if let Some(report) = report {
+        if let Some(report) = self.out_of_memory() {
             let _ = writeln!(to, "\n{}", report_table(report));
         }
-        if let Self::Replay { hint, .. } = self
-            && (report.is_some() || self.json_row().is_some())
-        {
+        if let Some(hint) = self.hint() {
             let _ = writeln!(to, "To try: {hint}");
         }
     }

@@ -66,6 +66,7 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Replayed {
     pub(crate) backend: &'static str,
     pub(crate) policy: &'static str,
+    pub(crate) block_granularity_bytes: u64,
     pub(crate) outcome: ReplayOutcome,
     /// Of a simulated device.
     pub(crate) costs: Option<Costs>,
@@ -139,6 +140,7 @@ impl<'a> Job<'a> {
         Ok(Replayed {
             backend: properties.backend,
             policy: policy_name(manager.config()),
+            block_granularity_bytes: properties.block_granularity_bytes,
             outcome,
             costs: None,
         })

@@ -1,5 +1,5 @@
-//! The `aquifer` command: replays allocation traces, describes them, measures transfers, watches how short memory is, and tells
-//! what memory there is.
+//! The `aquifer` command: replays allocation traces, finds how little memory they need, describes them, measures transfers, watches
+//! how short memory is, and tells what memory there is.
 //!
 //! Exit code 0 means that everything asked for was done; 2 stands for every error, and each is told in a line on the
 //! standard error output.
@@ -9,6 +9,7 @@
 mod args;
 mod bandwidth;
 mod error;
+mod fit;
 mod info;
 mod job;
 mod metal;
@@ -58,6 +59,7 @@ fn print_answer(answer: &clap::Error) -> Result<Status, CliError> {
 fn run(arguments: &Arguments) -> Result<Status, CliError> {
     match &arguments.command {
         Command::Replay(arguments) => replay::run(arguments),
+        Command::Fit(arguments) => fit::run(arguments),
         Command::Trace(TraceCommand::Info(arguments)) => trace_info::run(arguments),
         Command::Bandwidth(arguments) => bandwidth::run(arguments),
         Command::Watch(arguments) => watch::run(arguments),

@@ -35,13 +35,15 @@ impl Progress {
         Arc::clone(&self.done)
     }
 
-    /// Shows how many of `event_count` events are done while `work` runs. Another thread draws, so that the work's
-    /// time is its own.
+    /// Shows how many of `event_count` events are done while `work` runs, from none. Another thread draws, so that the
+    /// work's time is its own.
     pub(crate) fn replaying<T>(&self, name: &str, event_count: usize, work: impl FnOnce() -> T) -> T {
         if self.bar.is_hidden() {
             return work();
         }
+        self.done.store(0, Ordering::Relaxed);
         self.bar.disable_steady_tick();
+        self.bar.set_position(0);
         self.bar.set_length(event_count as u64);
         self.bar.set_message(format!("replaying {name}"));
         if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} events") {

@@ -52,6 +52,10 @@ impl Costs {
         }
     }
 
+    pub(crate) fn waited_seconds(&self) -> f64 {
+        self.waited_seconds
+    }
+
     /// Rows of the table: what stands first,
     pub(crate) fn head(&self) -> Vec<(&'static str, String)> {
         let memory = bytes_in_words(self.device_memory_bytes);

@@ -27,12 +27,13 @@ fn file(name: &str, content: &[u8]) -> (TempDir, String) {
     (folder, path)
 }
 
-/// What replaying and describing a file say is wrong with it. Both must say the same.
+/// What replaying, fitting and describing a file say is wrong with it. All must say the same.
 #[track_caller]
 fn refusal(name: &str, content: &[u8]) -> String {
     let (_folder, path) = file(name, content);
     let replayed = run(&["replay", &path]);
     assert_eq!(failure(&run(&["trace", "info", &path])), failure(&replayed));
+    assert_eq!(failure(&run(&["fit", &path])), failure(&replayed));
     assert_eq!(text(&replayed.stdout), "");
     failure(&replayed).strip_prefix(&format!("error: {path}")).unwrap().trim_end().to_owned()
 }
@@ -144,6 +145,7 @@ fn help_has_examples() {
     for arguments in [
         &["--help"][..],
         &["replay", "--help"],
+        &["fit", "--help"],
         &["trace", "info", "--help"],
         &["bandwidth", "--help"],
         &["info", "-h"],
@@ -209,8 +211,10 @@ fn missing_files_and_folders_are_refused() {
     let missing = folder.path().join("none.csv.gz");
     let output = run(&["replay", missing.to_str().unwrap()]);
     assert!(failure(&output).contains("there is no such file"));
-    let output = run(&["replay", folder.path().to_str().unwrap()]);
-    assert!(failure(&output).contains("reading failed"));
+    for command in ["replay", "fit"] {
+        let output = run(&[command, folder.path().to_str().unwrap()]);
+        assert!(failure(&output).contains("reading failed"));
+    }
 }
 
 #[test]
@@ -286,6 +290,15 @@ fn wrong_usage_is_refused() {
         &["replay", "--backend", "sim", "--device-memory", "lots", path],
         &["replay", "--backend", "sim", "--device-memory", "1.5G", path],
         &["replay", "--backend", "sim", "--device-memory", "99999999999999999999", path],
+        &["fit"],
+        &["fit", "--policy", "best", path],
+        &["fit", "--budget", "1G", path],
+        &["fit", "--threads", "2", path],
+        &["fit", "--precision", "0", path],
+        &["fit", "--precision", "-1", path],
+        &["fit", "--precision", "0.001", path],
+        &["fit", "--device-memory", "8G", path],
+        &["fit", "--backend", "sim", "--device-memory", "0", path],
         &["trace", "info"],
         &["replay", "--speed", path],
         &["rewind"],
@@ -313,13 +326,15 @@ fn a_closed_output_hides_no_failure() {
 fn a_replay_records_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.csv.gz");
-    let output = aquifer()
-        .args(["replay", shipped().to_str().unwrap()])
-        .env("AQUIFER_RECORD", &path)
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    assert!(!path.exists());
+    for command in ["replay", "fit"] {
+        let output = aquifer()
+            .args([command, shipped().to_str().unwrap()])
+            .env("AQUIFER_RECORD", &path)
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        assert!(!path.exists());
+    }
 }
 
 #[test]
@@ -329,7 +344,7 @@ fn nonsense_in_the_environment_is_refused() {
     // Any name of a file makes sense.
     for (name, _) in aquifer::ENVIRONMENT_VARIABLES.into_iter().filter(|&(name, _)| name != "AQUIFER_RECORD")
     {
-        for arguments in [&["replay", path][..], &["info"]] {
+        for arguments in [&["replay", path][..], &["fit", path], &["info"]] {
             let output = aquifer().args(arguments).env(name, "nonsense").output().unwrap();
             let errors = failure(&output);
             assert!(errors.contains("invalid configuration") && errors.contains(name), "{errors}");
@@ -342,7 +357,13 @@ fn nonsense_in_the_environment_is_refused() {
 fn output_that_cannot_be_written_is_an_error() {
     let path = shipped();
     let path = path.to_str().unwrap();
-    let all = [&["replay", path][..], &["replay", "--json", path], &["trace", "info", path], &["info"]];
+    let all = [
+        &["replay", path][..],
+        &["replay", "--json", path],
+        &["fit", path],
+        &["trace", "info", path],
+        &["info"],
+    ];
     for arguments in all.into_iter().chain([&["--help"][..]]) {
         let full = fs::File::options().write(true).open("/dev/full").unwrap();
         let output = aquifer().args(arguments).stdout(full).stderr(Stdio::piped()).output().unwrap();
@@ -354,7 +375,9 @@ fn output_that_cannot_be_written_is_an_error() {
 fn a_reader_that_has_seen_enough_is_no_error() {
     let path = shipped();
     let path = path.to_str().unwrap();
-    for arguments in [&["replay", "--json", path][..], &["replay", path], &["info"], &["--help"]] {
+    for arguments in
+        [&["replay", "--json", path][..], &["replay", path], &["fit", path], &["info"], &["--help"]]
+    {
         let mut child =
             aquifer().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());

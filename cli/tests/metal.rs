@@ -36,6 +36,21 @@ mod here {
     }
 
     #[test]
+    fn traces_fit_on_metal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("three.csv");
+        let bytes = 129 << 20;
+        let events = format!("0,a,1,{bytes},0\n1,a,2,{bytes},0\n2,f,1,0,0\n3,a,3,{bytes},0\n");
+        std::fs::write(&path, format!("t_us,op,id,bytes,stream\n{events}")).unwrap();
+        let output = run(&["fit", "--json", "--backend", "metal", path.to_str().unwrap()]);
+        let row: Value = serde_json::from_str(success(&output)).unwrap();
+        assert_eq!(
+            (&row["backend"], row["smallest_budget_bytes"].as_u64()),
+            (&"metal".into(), Some(2 * bytes))
+        );
+    }
+
+    #[test]
     fn streams_are_queues_of_metal() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("streams.csv");
@@ -102,6 +117,8 @@ mod here {
 fn systems_without_metal_say_so() {
     let path = shipped();
     let output = run(&["replay", "--backend", "metal", path.to_str().unwrap()]);
+    assert!(failure(&output).contains("--backend host"), "{}", failure(&output));
+    let output = run(&["fit", "--backend", "metal", path.to_str().unwrap()]);
     assert!(failure(&output).contains("--backend host"), "{}", failure(&output));
     let output = run(&["bandwidth", "--backend", "metal"]);
     assert!(failure(&output).contains("--backend host"), "{}", failure(&output));
