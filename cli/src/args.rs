@@ -68,7 +68,7 @@ The host can take back parts of a block that are free, and so needs less than mo
 Stalls and the time waited are those of the replay in the smallest budget: allocations that were
 served only when completions had been waited for. Waits of the whole device are not told apart.
 
-AQUIFER_BUDGET is the most that is tried (else: no limit on the host, what a Metal device recommends,
+AQUIFER_BUDGET is the most that is tried (else: no limit on the host, what a Metal device advises,
 all of a simulated device's), and AQUIFER_BUDGET_GROUP has no part in it. The other variables hold
 (`aquifer info` lists them). A trace that completes in no budget, or fails otherwise, does not keep
 the others from being done; the exit code is then 2.";

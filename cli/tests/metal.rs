@@ -39,7 +39,7 @@ mod here {
     fn traces_fit_on_metal() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("three.csv");
-        let bytes = 129 << 20;
+        let bytes = 130 << 20;
         let events = format!("0,a,1,{bytes},0\n1,a,2,{bytes},0\n2,f,1,0,0\n3,a,3,{bytes},0\n");
         std::fs::write(&path, format!("t_us,op,id,bytes,stream\n{events}")).unwrap();
         let output = run(&["fit", "--json", "--backend", "metal", path.to_str().unwrap()]);
