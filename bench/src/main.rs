@@ -127,9 +127,19 @@ struct ReplayArgs {
     /// top. Lifetimes stay. What is tuned to the trace's sizes does worse on them.
     #[arg(long, default_value_t = 0)]
     variants: u64,
+    /// Only in budgets of so many times the trace's peak of requested bytes, such as 1.01,1.05: which peers complete? Without
+    /// it there is no limit.
+    #[arg(long, value_name = "RATIO,...", value_delimiter = ',', value_parser = ratio)]
+    budget_over_peak: Vec<f64>,
     /// Traces: CSV, gzip-compressed if the name ends in .gz.
     #[arg(required = true)]
     traces: Vec<PathBuf>,
+}
+
+/// A budget in peaks. Above a thousand it is a slip of the pen.
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse().ok().filter(|ratio| (0.0..=1000.0).contains(ratio));
+    ratio.ok_or_else(|| "use a number from 0 to 1000, such as 1.05".to_owned())
 }
 
 fn main() -> ExitCode {

@@ -118,6 +118,8 @@ pub(crate) struct ReplayRow {
     pub(crate) events: usize,
     pub(crate) allocations: usize,
     pub(crate) peak_requested_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) budget_over_peak: Option<f64>,
     pub(crate) peak_reserved_bytes: Option<u64>,
     pub(crate) reserved_over_requested: Option<f64>,
     /// Of the median repetition.
@@ -201,6 +203,7 @@ pub(crate) fn replay_table(rows: &[ReplayRow]) -> Table {
             "trace",
             "peer",
             "requested MiB",
+            "budget / requested",
             "reserved MiB",
             "reserved / requested",
             "ns per pair",
@@ -215,6 +218,7 @@ pub(crate) fn replay_table(rows: &[ReplayRow]) -> Table {
             row.trace.clone(),
             row.peer.to_owned(),
             (row.peak_requested_bytes >> 20).to_string(),
+            dash(row.budget_over_peak.map(|ratio| ratio.to_string())),
             row.skipped
                 .clone()
                 .unwrap_or_else(|| dash(row.peak_reserved_bytes.map(|bytes| (bytes >> 20).to_string()))),

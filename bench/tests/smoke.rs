@@ -76,5 +76,29 @@ fn a_trace_is_replayed_by_every_policy() -> Result<(), Box<dyn Error>> {
     assert_eq!(reserved("offset-allocator"), Some(10 * MIB + 512));
     assert_eq!(reserved("pytorch-like"), Some(22 * MIB));
     assert_eq!(reserved("loop"), None);
+    for peer in ["aquifer", "aquifer-blocks", "aquifer-power-of-two", "aquifer-on-host"] {
+        assert!(reserved(peer) >= Some(6 * MIB + 100), "{peer}: {:?}", reserved(peer));
+    }
+    Ok(())
+}
+
+#[test]
+fn budgets_bind_every_peer() -> Result<(), Box<dyn Error>> {
+    let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/small.csv");
+    let lines = lines(&["replay", "--quick", "--json", "--budget-over-peak=0.5,1.7,4", trace])?;
+    let completes = |peer: &str| -> Vec<bool> {
+        let rows = lines.iter().filter(|line| line["peer"] == peer);
+        rows.map(|row| row["skipped"].is_null()).collect()
+    };
+    assert_eq!(completes("loop"), [true; 3]);
+    // 10 MiB and 512 bytes, and 22 MiB, of 6 MiB and 100 bytes.
+    assert_eq!(completes("best-fit-one-range"), [false, true, true]);
+    assert_eq!(completes("pytorch-like"), [false, false, true]);
+    for peer in
+        ["aquifer", "aquifer-blocks", "aquifer-power-of-two", "aquifer-on-host", "offset-allocator", "vk-mem"]
+    {
+        let completes = completes(peer);
+        assert_eq!((completes[0], completes[2]), (false, true), "{peer}");
+    }
     Ok(())
 }

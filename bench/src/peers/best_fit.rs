@@ -9,8 +9,9 @@ use super::Replayer;
 
 const ROUND_BYTES: u64 = 512;
 
-#[derive(Default)]
 pub(crate) struct BestFit {
+    /// The range grows no further.
+    budget_bytes: u64,
     /// Offset to size.
     holes: BTreeMap<u64, u64>,
     /// (size, offset) of the same holes.
@@ -26,6 +27,10 @@ pub(crate) struct Part {
 }
 
 impl BestFit {
+    pub(crate) fn new(budget_bytes: u64) -> Self {
+        Self { budget_bytes, holes: BTreeMap::new(), by_size: BTreeSet::new(), end: 0 }
+    }
+
     fn insert(&mut self, offset: u64, bytes: u64) {
         self.holes.insert(offset, bytes);
         self.by_size.insert((bytes, offset));
@@ -49,13 +54,14 @@ impl Replayer for BestFit {
             }
             return Some(Part { offset, bytes });
         }
-        let offset = match self.holes.last_key_value() {
-            Some((&offset, &hole)) if offset + hole == self.end => {
-                self.remove(offset, hole);
-                offset
-            }
-            _ => self.end,
-        };
+        let at_end = self.holes.last_key_value().filter(|&(offset, hole)| offset + hole == self.end);
+        let (offset, hole) = at_end.map_or((self.end, 0), |(&offset, &hole)| (offset, hole));
+        if bytes > self.budget_bytes.saturating_sub(offset) {
+            return None;
+        }
+        if hole > 0 {
+            self.remove(offset, hole);
+        }
         self.end = offset + bytes;
         Some(Part { offset, bytes })
     }
@@ -78,5 +84,24 @@ impl Replayer for BestFit {
     /// The range never shrinks.
     fn reserved_bytes_peak(&self) -> Option<u64> {
         Some(self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_range_grows_up_to_the_budget_and_no_further() {
+        let mut allocator = BestFit::new(4096);
+        let first = allocator.allocate(1024, 0).expect("it is empty");
+        let last = allocator.allocate(2048, 0).expect("there is room");
+        assert!(allocator.allocate(1025, 0).is_none());
+        allocator.free(first);
+        assert!(allocator.allocate(1025, 0).is_none(), "the hole is too small, and so is the end");
+        allocator.free(last);
+        assert!(allocator.allocate(4097, 0).is_none());
+        assert!(allocator.allocate(4096, 0).is_some(), "from the hole at the end");
+        assert_eq!(allocator.reserved_bytes_peak(), Some(4096));
     }
 }

@@ -21,7 +21,6 @@ pub(crate) use offset_allocator::OffsetAllocator;
 pub(crate) use pytorch_like::PytorchLike;
 pub(crate) use vk_mem::VkMem;
 
-use ::aquifer::BucketLayout;
 use floor::Floor;
 use locked::Locked;
 use rlsf::Rlsf;
@@ -66,7 +65,7 @@ pub(crate) trait RangePeer: Peer {
 pub(crate) trait Replayer {
     type Handle;
 
-    /// At least `bytes` bytes, first used on `stream`; none if there is no room.
+    /// At least `bytes` bytes, first used on `stream`; none if there is no room within the budget.
     fn allocate(&mut self, bytes: u64, stream: u64) -> Option<Self::Handle>;
 
     fn free(&mut self, handle: Self::Handle);
@@ -102,7 +101,7 @@ pub(crate) struct Entry {
 pub(crate) const PAIRS: &[Entry] = &[
     Entry { name: LOOP, bare: false, in_band: false, lanes: |plan| together(LoopOnly, plan) },
     Entry { name: FLOOR, bare: false, in_band: false, lanes: |plan| together(Floor, plan) },
-    Entry { name: "aquifer", bare: false, in_band: false, lanes: |plan| together(Aquifer::new(BucketLayout::default()), plan) },
+    Entry { name: "aquifer", bare: false, in_band: false, lanes: |plan| together(Aquifer::new(), plan) },
     Entry { name: "aquifer-on-queue", bare: false, in_band: false, lanes: |plan| together(AquiferOnQueue::new(), plan) },
     Entry { name: "aquifer-in-sub-budget", bare: false, in_band: false, lanes: |plan| together(Aquifer::in_sub_budget(1), plan) },
     Entry { name: "aquifer-in-3-sub-budgets", bare: false, in_band: false, lanes: |plan| together(Aquifer::in_sub_budget(3), plan) },

@@ -6,8 +6,11 @@
 //!   split if the rest is at least 512 bytes (small pool) or above 1 MiB (large pool), else it is handed out whole.
 //! - If none fits a segment is allocated: 2 MiB for the small pool, 20 MiB for sizes below 10 MiB, else the size itself
 //!   rounded up to 2 MiB.
-//! - A freed block is joined with free neighbours in its segment. Segments are kept; giving them back when the device is
-//!   out of memory is not modelled, and neither are expandable segments.
+//! - A freed block is joined with free neighbours in its segment. Segments are kept until a new one finds no memory: then all
+//!   that are wholly free, of all streams and sizes, are given back, and it is tried once more.
+//!
+//! Expandable segments, limits on splitting, rounding to powers of two and garbage collection are not modelled; all are off by
+//! default.
 //!
 //! Each segment lies below the one before it: addresses decide between blocks of equal size, and falling ones give the
 //! figures that PyTorch itself recorded for our traces (rising ones are up to 2 % off).
@@ -67,13 +70,22 @@ pub(crate) struct PytorchLike {
     free: HashMap<Pool, BTreeSet<(u64, u64, usize)>>,
     /// Of the last segment.
     address: u64,
+    budget_bytes: u64,
     reserved_bytes: u64,
+    reserved_bytes_peak: u64,
 }
 
 impl PytorchLike {
-    pub(crate) fn new() -> Self {
-        let (blocks, unused, free) = (Vec::new(), Vec::new(), HashMap::new());
-        Self { blocks, unused, free, address: 1 << 62, reserved_bytes: 0 }
+    pub(crate) fn new(budget_bytes: u64) -> Self {
+        Self {
+            blocks: Vec::new(),
+            unused: Vec::new(),
+            free: HashMap::new(),
+            address: 1 << 62,
+            budget_bytes,
+            reserved_bytes: 0,
+            reserved_bytes_peak: 0,
+        }
     }
 
     fn add(&mut self, block: Block) -> usize {
@@ -101,11 +113,32 @@ impl PytorchLike {
         Some(best.2)
     }
 
-    fn add_segment(&mut self, pool: Pool, bytes: u64) -> usize {
+    /// Allocates a segment, if need be after giving back what is free; none if the budget is too small for it even so.
+    fn add_segment(&mut self, pool: Pool, bytes: u64) -> Option<usize> {
         let bytes = pool.segment_bytes(bytes);
+        if self.reserved_bytes + bytes > self.budget_bytes {
+            self.release_free_segments();
+        }
+        if self.reserved_bytes + bytes > self.budget_bytes {
+            return None;
+        }
         self.address -= bytes;
         self.reserved_bytes += bytes;
-        self.add(Block { address: self.address, bytes, pool, free: false, previous: None, next: None })
+        self.reserved_bytes_peak = self.reserved_bytes_peak.max(self.reserved_bytes);
+        Some(self.add(Block { address: self.address, bytes, pool, free: false, previous: None, next: None }))
+    }
+
+    fn release_free_segments(&mut self) {
+        for list in self.free.values_mut() {
+            list.retain(|&(bytes, _, index)| {
+                let is_part = self.blocks[index].previous.is_some() || self.blocks[index].next.is_some();
+                if !is_part {
+                    self.reserved_bytes -= bytes;
+                    self.unused.push(index);
+                }
+                is_part
+            });
+        }
     }
 
     /// Cuts what is beyond `bytes` off a block that is on no list, and makes it a free block.
@@ -157,7 +190,7 @@ impl Replayer for PytorchLike {
         let pool = Pool { stream, small: bytes <= SMALL_BYTES_MAX };
         let index = match self.take_best(pool, bytes) {
             Some(index) => index,
-            None => self.add_segment(pool, bytes),
+            None => self.add_segment(pool, bytes)?,
         };
         self.blocks[index].free = false;
         if pool.splits(self.blocks[index].bytes - bytes) {
@@ -181,9 +214,8 @@ impl Replayer for PytorchLike {
         self.free_blocks(pool).insert(entry);
     }
 
-    /// Segments are never given back.
     fn reserved_bytes_peak(&self) -> Option<u64> {
-        Some(self.reserved_bytes)
+        Some(self.reserved_bytes_peak)
     }
 }
 
@@ -200,7 +232,7 @@ mod tests {
             (10 * MIB, 10 * MIB),
             (11 * MIB - 3, 12 * MIB),
         ] {
-            let mut allocator = PytorchLike::new();
+            let mut allocator = PytorchLike::new(u64::MAX);
             allocator.allocate(bytes, 0);
             assert_eq!(allocator.reserved_bytes_peak(), Some(segment), "{bytes}");
         }
@@ -208,7 +240,7 @@ mod tests {
 
     #[test]
     fn freed_neighbours_are_joined_and_streams_do_not_mix() {
-        let mut allocator = PytorchLike::new();
+        let mut allocator = PytorchLike::new(u64::MAX);
         let parts: Vec<_> = (0..4).filter_map(|_| allocator.allocate(5 * MIB, 0)).collect();
         assert_eq!(allocator.reserved_bytes_peak(), Some(20 * MIB));
         for index in [0, 2, 1, 3] {
@@ -219,5 +251,46 @@ mod tests {
         allocator.allocate(512, 0);
         allocator.allocate(512, 1);
         assert_eq!(allocator.reserved_bytes_peak(), Some(24 * MIB));
+    }
+
+    #[test]
+    fn what_is_split_off_follows_the_pools_rules() {
+        // 512 bytes are left of a small segment and used; 1 MiB is left of a large one, and is not cut off.
+        let mut allocator = PytorchLike::new(u64::MAX);
+        allocator.allocate(MIB, 0);
+        allocator.allocate(MIB - 512, 0);
+        allocator.allocate(512, 0);
+        assert_eq!(allocator.reserved_bytes_peak(), Some(2 * MIB));
+        let mut allocator = PytorchLike::new(u64::MAX);
+        let parts: Vec<_> = [9, 9].into_iter().filter_map(|mib| allocator.allocate(mib * MIB, 0)).collect();
+        assert_eq!(allocator.reserved_bytes_peak(), Some(20 * MIB));
+        allocator.free(parts[1]);
+        allocator.allocate(10 * MIB, 0);
+        assert_eq!(allocator.reserved_bytes_peak(), Some(20 * MIB), "the rest of 11 MiB");
+        allocator.allocate(MIB + 1, 0);
+        assert_eq!(allocator.reserved_bytes_peak(), Some(40 * MIB), "1 MiB too much was handed out whole");
+    }
+
+    #[test]
+    fn segments_that_are_wholly_free_go_when_the_budget_is_spent() {
+        let mut allocator = PytorchLike::new(40 * MIB);
+        let used = allocator.allocate(5 * MIB, 0);
+        let unused: Vec<_> = [(12 * MIB, 1), (512, 2)]
+            .into_iter()
+            .filter_map(|(bytes, stream)| allocator.allocate(bytes, stream))
+            .collect();
+        assert_eq!(allocator.reserved_bytes, 34 * MIB);
+        for index in unused {
+            allocator.free(index);
+        }
+        assert_eq!(allocator.reserved_bytes, 34 * MIB, "they are kept");
+        assert!(allocator.allocate(22 * MIB, 0).is_none(), "what is partly used stays");
+        assert_eq!(allocator.reserved_bytes, 20 * MIB);
+        let large = allocator.allocate(20 * MIB, 3).expect("there is just room");
+        assert_eq!((allocator.reserved_bytes, allocator.reserved_bytes_peak()), (40 * MIB, Some(40 * MIB)));
+        allocator.free(large);
+        allocator.free(used.expect("there was room"));
+        assert!(allocator.allocate(40 * MIB, 0).is_some());
+        assert_eq!((allocator.reserved_bytes, allocator.blocks.len()), (40 * MIB, 5));
     }
 }

@@ -58,5 +58,5 @@ fn best_fit_never_overlaps() {
             part.offset
         }
     }
-    check(Ranged(BestFit::default()));
+    check(Ranged(BestFit::new(SPACE.range_bytes)));
 }
