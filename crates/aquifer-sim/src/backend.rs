@@ -1,39 +1,19 @@
 //! The backend itself.
 
 use crate::SimDesc;
-use crate::blocks::{Placed, Side};
-use crate::content::Content;
 use crate::faults::Call;
 use crate::queue::SimQueue;
 use crate::schedule::Submission;
-use crate::sim::{Sim, SimBlock, is_host_side};
-use crate::state::State;
+use crate::sim::{BlockKind, Sim, SimBlock};
 use aquifer_backend::{
     Backend, BlockDesc, BlockRange, Capabilities, Command, CopyEnd, DefaultDevice, DestroyError, Error,
-    ErrorKind, HeapBudget, MemoryFlags, Properties, Ticket,
+    ErrorKind, HeapBudget, Properties, Ticket,
 };
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Sim {
-    /// Every block starts at a multiple of this many addresses, and has as many behind it that are nobody's.
-    fn address_unit(&self) -> u64 {
-        let properties = self.device_properties();
-        properties.block_granularity_bytes.max(properties.alignment_bytes_min)
-    }
-
-    /// What is behind a block; `None` if the device has no content.
-    fn make_content(&self, bytes: u64) -> Result<Option<Arc<Content>>, Error> {
-        if !self.has_content() {
-            return Ok(None);
-        }
-        let content = Content::new(bytes, self.device_properties().alignment_bytes_min);
-        let message = || format!("the host has no {bytes} bytes to be behind a simulated block");
-        let content = content.ok_or_else(|| Error::new(ErrorKind::OutOfMemory, "create_block", message()))?;
-        Ok(Some(Arc::new(content)))
-    }
-
     /// Runs a command that is waited for.
     fn run_now(&self, call: Call, command: &Command<'_, SimBlock>) -> Result<(), Error> {
         let mut state = self.state();
@@ -46,35 +26,16 @@ impl Sim {
     }
 }
 
-impl State<'_> {
-    /// Whether a block of so many bytes may be made; if not, it is out of memory.
-    fn find_room(&mut self, bytes: u64, heap_index: usize, properties: &Properties) -> Result<(), Error> {
-        let live_blocks = self.own().books.live_blocks;
-        if live_blocks < properties.block_count_max && self.make_room(bytes, heap_index) {
-            return Ok(());
-        }
-        Err(self.no_room(bytes, heap_index, properties))
-    }
-
-    fn no_room(&mut self, bytes: u64, heap_index: usize, properties: &Properties) -> Error {
-        let own = self.own_mut();
-        own.books.failed_calls += 1;
-        let message = format!(
-            "{bytes} bytes of {} that are left, {} blocks of at most {}; destroy some first",
-            own.available_bytes(heap_index),
-            own.books.live_blocks,
-            properties.block_count_max
-        );
-        Error::new(ErrorKind::OutOfMemory, "create_block", message)
-    }
-}
-
-/// Refuses what pinned memory cannot do: the system leaves it where it is, all of it, until it is destroyed.
-fn check_not_host_side(block: &SimBlock, operation: &'static str) -> Result<(), Error> {
-    if !block.is_host_side() {
+/// Refuses what only ordinary blocks can do, and no pinned ones: that memory the system leaves where it is, all of it, until it
+/// is destroyed.
+fn check_can_shrink(block: &SimBlock, operation: &'static str) -> Result<(), Error> {
+    let message = if block.kind != BlockKind::Ordinary {
+        "memory that is mapped behind sparse blocks is given back as whole physical blocks only"
+    } else if block.is_host_side() {
+        "pinned memory of the host is given back as a whole only, by destroying the block"
+    } else {
         return Ok(());
-    }
-    let message = "pinned memory of the host is given back as a whole only, by destroying the block";
+    };
     Err(Error::new(ErrorKind::Driver, operation, message))
 }
 
@@ -107,74 +68,28 @@ unsafe impl Backend for Sim {
     }
 
     fn create_block(&self, desc: &BlockDesc<'_>) -> Result<SimBlock, Error> {
-        let operation = "create_block";
-        let properties = self.device_properties();
-        let mut state = self.state();
-        let ns = state.own().costs.create.ns(desc.bytes);
-        state.enter(Call::Create, operation, ns)?;
-        let BlockDesc { bytes, memory_type_index, .. } = *desc;
-        if bytes == 0
-            || !bytes.is_multiple_of(properties.block_granularity_bytes)
-            || bytes > properties.block_bytes_max
-            || memory_type_index >= properties.memory_types.len()
-        {
-            let message = format!("create_block of {bytes} bytes of memory type {memory_type_index}");
-            state.schedule.breach(message.clone());
-            return Err(Error::new(ErrorKind::Driver, operation, message));
-        }
-        let memory_type = &properties.memory_types[memory_type_index];
-        let (heap_index, flags) = (memory_type.heap_index, memory_type.flags);
-        state.find_room(bytes, heap_index, properties)?;
-        let content = self.make_content(bytes)?;
-        let Some(address) = state.take_address(bytes, self.address_unit()) else {
-            return Err(state.no_room(bytes, heap_index, properties));
-        };
-        let device = state.device;
-        state.schedule.checker.add_block(address, bytes);
-        state.own_mut().books.live_blocks += 1;
-        state.own_mut().add_live_bytes(heap_index, bytes);
-        let block = SimBlock { address, bytes, device, heap_index, flags, content };
-        state.blocks.add(
-            address,
-            Placed {
-                end: address + bytes,
-                side: if is_host_side(flags) { Side::Host } else { Side::Device(device) },
-                content: block.content.clone(),
-                host_address: self.host_pointer(&block).map(|start| start.addr().get()),
-            },
-        );
-        Ok(block)
+        self.create(desc, BlockKind::Ordinary)
     }
 
     /// On a lost device this succeeds, at no cost.
     unsafe fn destroy_block(&self, block: SimBlock) -> Result<(), DestroyError<SimBlock>> {
-        let mut state = self.state();
-        match state.enter(Call::Destroy, "destroy_block", 0) {
-            Err(error) if error.kind() != ErrorKind::DeviceLost => {
-                let ns = state.own().costs.destroy.base_ns;
-                state.charge(ns);
-                return Err(DestroyError { block, error });
-            }
-            Ok(()) | Err(_) => {}
-        }
-        // The check is made before the driver waits: not every driver does.
-        let start_ns = state.schedule.now_ns();
-        let released_bytes = state.schedule.checker.remove_block(start_ns, block.address);
-        let kept_bytes = block.bytes - released_bytes - state.forget_purgeable(block.address);
-        if !state.is_lost() {
-            if state.own().costs.destroy_waits_for_all_queues {
-                let device = state.device;
-                state.schedule.finish_all(device);
-            }
-            state.note_driver_ns(start_ns);
-            let ns = state.own().costs.destroy.ns(kept_bytes);
-            state.charge(ns);
-        }
-        state.blocks.remove(block.address);
-        state.own_mut().books.live_blocks -= 1;
-        state.own_mut().remove_live_bytes(block.heap_index, kept_bytes);
-        state.give_address(block.address, block.bytes, self.address_unit());
-        Ok(())
+        self.destroy(block)
+    }
+
+    fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<SimBlock, Error> {
+        self.create(desc, BlockKind::Sparse)
+    }
+
+    fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<SimBlock, Error> {
+        self.create(desc, BlockKind::Physical)
+    }
+
+    unsafe fn map(&self, sparse: BlockRange<'_, SimBlock>, physical: &SimBlock) -> Result<(), Error> {
+        self.map_behind(sparse, physical)
+    }
+
+    unsafe fn unmap(&self, sparse: BlockRange<'_, SimBlock>) -> Result<(), Error> {
+        self.unmap_behind(sparse)
     }
 
     unsafe fn release_range(&self, range: BlockRange<'_, SimBlock>) -> Result<(), Error> {
@@ -187,7 +102,7 @@ unsafe impl Backend for Sim {
         let ns = state.own().costs.release.ns(range.bytes);
         state.enter(Call::Release, operation, 0)?;
         let BlockRange { block, offset, bytes } = range;
-        check_not_host_side(block, operation)?;
+        check_can_shrink(block, operation)?;
         let granularity_bytes = self.device_properties().block_granularity_bytes;
         let is_whole = offset.is_multiple_of(granularity_bytes) && bytes.is_multiple_of(granularity_bytes);
         if !is_whole || offset.checked_add(bytes).is_none_or(|end| end > block.bytes) {
@@ -209,7 +124,7 @@ unsafe impl Backend for Sim {
         let mut state = self.state();
         let ns = state.own().costs.purge_ns;
         state.enter(Call::MakePurgeable, operation, ns)?;
-        check_not_host_side(block, operation)?;
+        check_can_shrink(block, operation)?;
         let released_bytes = state.schedule.checker.released_bytes(block.address);
         state.make_purgeable(block.address, block.bytes - released_bytes, block.heap_index);
         Ok(())
@@ -232,8 +147,7 @@ unsafe impl Backend for Sim {
     }
 
     fn host_pointer(&self, block: &SimBlock) -> Option<NonNull<u8>> {
-        let is_visible = block.flags.contains(MemoryFlags::HOST_VISIBLE);
-        block.content.as_ref().filter(|_| is_visible).map(|content| content.start())
+        block.host_pointer()
     }
 
     unsafe fn copy(
@@ -252,7 +166,7 @@ unsafe impl Backend for Sim {
     }
 
     fn device_address(&self, block: &SimBlock) -> Option<u64> {
-        Some(block.address)
+        (block.kind != BlockKind::Physical).then_some(block.address)
     }
 
     fn create_queue(&self) -> Result<SimQueue, Error> {

@@ -7,11 +7,13 @@
 //! Costs: an access looks up its block, its claim and its place among the used ranges, each in a tree; a beginning access is
 //! also compared with those that run at that moment, of which there are a few for each busy queue.
 
+mod mappings;
 mod purge;
 mod ranges;
 
 use crate::violation::{Violation, ViolationKind};
 use crate::{Access, AccessKind, ClaimId, QueueId};
+use mappings::Sparse;
 use purge::Purge;
 use ranges::{LastUse, Ranges, overlapping};
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,6 +89,7 @@ struct Block {
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     blocks: BTreeMap<u64, Block>,
+    sparse: BTreeMap<u64, Sparse>,
     /// What runs now, in no order.
     running: Vec<Unfinished>,
     /// Claims of nothing, and those that were refused with a violation each: giving them up is no second one.

@@ -1,5 +1,7 @@
 //! What a driver's calls and a device's transfers cost in time.
 
+use aquifer_backend::MappingCosts;
+
 /// A time that grows with the size of what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Linear {
@@ -37,6 +39,19 @@ pub struct Costs {
     pub destroy_waits_for_all_queues: bool,
     /// [`release_range`](aquifer_backend::Backend::release_range).
     pub release: Linear,
+    /// [`create_sparse_block`](aquifer_backend::Backend::create_sparse_block), in nanoseconds.
+    pub create_sparse_ns: u64,
+    /// Destroying a sparse block, in nanoseconds, besides [`Costs::unmap_ns`] for each mapping that is left in it. It waits for
+    /// nothing.
+    pub destroy_sparse_ns: u64,
+    /// [`create_physical_block`](aquifer_backend::Backend::create_physical_block), in nanoseconds.
+    pub create_physical_ns: u64,
+    /// Destroying a physical block. It waits for nothing.
+    pub destroy_physical: Linear,
+    /// [`map`](aquifer_backend::Backend::map), in nanoseconds, until the device sees it.
+    pub map_ns: u64,
+    /// [`unmap`](aquifer_backend::Backend::unmap), in nanoseconds.
+    pub unmap_ns: u64,
     /// [`make_purgeable`](aquifer_backend::Backend::make_purgeable) and
     /// [`make_nonpurgeable`](aquifer_backend::Backend::make_nonpurgeable), in nanoseconds each.
     pub purge_ns: u64,
@@ -87,6 +102,17 @@ impl Costs {
         destroy_waits_for_all_queues: true,
         // cuMemUnmap and cuMemRelease: 17 + 11 us for 2 MiB, 42 + 374 us for 1 GiB.
         release: Linear { base_ns: 28_000, gib_ns: 388_000 },
+        // cuMemAddressReserve and cuMemAddressFree. Chosen, not measured: what they do is done on the host alone.
+        create_sparse_ns: 2_000,
+        destroy_sparse_ns: 2_000,
+        // cuMemCreate: 8 to 13 us, of whatever size.
+        create_physical_ns: 11_000,
+        // cuMemRelease: 11 us for 2 MiB, up to 47 us for 128 MiB, and more for more (374 us for 1 GiB in the one series that had it).
+        destroy_physical: Linear { base_ns: 11_000, gib_ns: 288_000 },
+        // cuMemMap: 1 us; cuMemSetAccess: 26 us, of whatever size.
+        map_ns: 27_000,
+        // cuMemUnmap: 19 us.
+        unmap_ns: 19_000,
         // CUDA has no such call. Chosen, not measured: a call into the kernel.
         purge_ns: 5_000,
         // cuMemGetInfo: 4.4 us.
@@ -149,6 +175,12 @@ impl Costs {
         destroy: Linear::ZERO,
         destroy_waits_for_all_queues: false,
         release: Linear::ZERO,
+        create_sparse_ns: 0,
+        destroy_sparse_ns: 0,
+        create_physical_ns: 0,
+        destroy_physical: Linear::ZERO,
+        map_ns: 0,
+        unmap_ns: 0,
         purge_ns: 0,
         budget_ns: 0,
         create_queue_ns: 0,
@@ -169,6 +201,16 @@ impl Costs {
         fill_bytes_per_second: 0,
     };
 
+    /// What mapping costs for physical blocks of so many bytes.
+    pub(crate) fn of_mapping(&self, bytes: u64) -> MappingCosts {
+        MappingCosts {
+            create_ns: self.create_physical_ns,
+            map_ns: self.map_ns,
+            unmap_ns: self.unmap_ns,
+            destroy_ns: self.destroy_physical.ns(bytes),
+        }
+    }
+
     /// How long the device is at a transfer, in nanoseconds.
     pub(crate) fn transfer_ns(&self, bytes: u64, bytes_per_second: u64) -> u64 {
         if bytes_per_second == 0 {
@@ -187,6 +229,8 @@ mod tests {
         let costs = Costs::H200;
         assert_eq!((costs.create.ns(0), costs.create.ns(1 << 30)), (32_000, 95_000));
         assert_eq!((costs.destroy.ns(0), costs.destroy.ns(1 << 30)), (28_000, 322_000));
+        let destroy_ns = costs.destroy_physical;
+        assert_eq!((destroy_ns.ns(0), destroy_ns.ns(128 << 20)), (11_000, 47_000));
         let copy_ns = costs.transfer_ns(1 << 30, costs.copy_bytes_per_second);
         assert!((505_000..520_000).contains(&copy_ns), "{copy_ns}");
         assert_eq!(Costs::FREE.transfer_ns(1 << 40, 0), 0);

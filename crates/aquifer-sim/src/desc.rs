@@ -100,7 +100,15 @@ pub struct SimDesc {
     pub block_granularity_bytes: u64,
     /// Every block starts at a multiple of this many bytes. A power of two, at least 256.
     pub alignment_bytes_min: u64,
-    /// What it promises. It keeps what it can: without content there is nothing to be zero, and all memory is taken at once.
+    /// What is mapped behind a sparse block is a multiple of this many bytes. A power of two, and a multiple of the granularity.
+    pub physical_page_bytes: u64,
+    /// How many mappings behind sparse blocks there may be at once.
+    pub mapping_count_max: u64,
+    /// The size of the address space, in bytes: how many all sparse blocks together may have. They may be larger than
+    /// [`SimDesc::block_bytes_max`].
+    pub sparse_bytes_max: u64,
+    /// What it promises. Sparse blocks ([`Capabilities::SPARSE_BLOCKS`]) can be had of the memory types that are local to the
+    /// device and that the host does not see, if there are any; the properties say so. It keeps what it can: without content there is nothing to be zero, and all memory is taken at once.
     pub capabilities: Capabilities,
     /// Whether [`Sim::history`](crate::Sim::history) is kept, which takes memory for every command.
     pub keeps_history: bool,
@@ -126,23 +134,49 @@ impl Default for SimDesc {
             block_count_max: 1 << 32,
             block_granularity_bytes: 2 << 20,
             alignment_bytes_min: 2 << 20,
-            capabilities: Capabilities::QUEUES | Capabilities::PURGEABLE | Capabilities::SIMULATED,
+            physical_page_bytes: 2 << 20,
+            // Chosen: CUDA names no limit.
+            mapping_count_max: 1 << 32,
+            // The addresses of 47 bits that CUDA shares with the host.
+            sparse_bytes_max: 1 << 47,
+            capabilities: Capabilities::QUEUES
+                | Capabilities::PURGEABLE
+                | Capabilities::SPARSE_BLOCKS
+                | Capabilities::SIMULATED,
             keeps_history: false,
         }
     }
 }
 
-/// Without those that a device with content must not claim.
-fn with_content(capabilities: Capabilities) -> Capabilities {
-    let kept = [
-        Capabilities::ZEROED_BLOCKS,
-        Capabilities::COMMIT_ON_TOUCH,
-        Capabilities::RELEASE_RANGE,
-        Capabilities::QUEUES,
-        Capabilities::PURGEABLE,
-    ];
-    let kept = kept.into_iter().filter(|&one| capabilities.contains(one));
+/// All that a device may claim, as told.
+const CLAIMABLE: [Capabilities; 9] = [
+    Capabilities::ZEROED_BLOCKS,
+    Capabilities::COMMIT_ON_TOUCH,
+    Capabilities::RELEASE_RANGE,
+    Capabilities::QUEUES,
+    Capabilities::SIMULATED,
+    Capabilities::PURGEABLE,
+    Capabilities::IMPORT,
+    Capabilities::SPARSE_BLOCKS,
+    Capabilities::RUNS_ON_HOST,
+];
+
+/// Those of the capabilities that `is_kept` says.
+fn only(capabilities: Capabilities, is_kept: impl Fn(Capabilities) -> bool) -> Capabilities {
+    let kept = CLAIMABLE.into_iter().filter(|&one| capabilities.contains(one) && is_kept(one));
     kept.fold(Capabilities::NONE, |all, one| all | one)
+}
+
+/// Whether a device with content may claim it.
+fn goes_with_content(capability: Capabilities) -> bool {
+    let not = [Capabilities::SIMULATED, Capabilities::IMPORT, Capabilities::RUNS_ON_HOST];
+    !not.contains(&capability)
+}
+
+/// Whether memory of such a type may be had without addresses. What the host sees is not: one pointer cannot be good for
+/// addresses that change what is behind them.
+fn can_be_sparse(flags: MemoryFlags) -> bool {
+    flags.contains(MemoryFlags::DEVICE_LOCAL) && !flags.contains(MemoryFlags::HOST_VISIBLE)
 }
 
 impl SimDesc {
@@ -168,9 +202,10 @@ impl SimDesc {
     }
 
     /// A device with content like an integrated GPU: 4 GiB that are the host's as well, as unified memory, which is pinned too,
-    /// or as memory that the host does not see.
+    /// or as memory that the host does not see. It has no sparse blocks.
     #[must_use]
     pub fn integrated() -> Self {
+        let capabilities = Self::default().capabilities;
         let unified = MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL | MemoryFlags::PINNED;
         Self {
             name: "simulated integrated GPU".to_owned(),
@@ -185,6 +220,7 @@ impl SimDesc {
             block_bytes_max: 4 << 30,
             block_granularity_bytes: 16 << 10,
             alignment_bytes_min: 16 << 10,
+            capabilities: only(capabilities, |one| one != Capabilities::SPARSE_BLOCKS),
             ..Self::default()
         }
     }
@@ -193,6 +229,9 @@ impl SimDesc {
     pub(crate) fn check(&self) {
         assert!(self.block_granularity_bytes.is_power_of_two(), "{self:?}");
         assert!(self.alignment_bytes_min.is_power_of_two() && self.alignment_bytes_min >= 256, "{self:?}");
+        let page_bytes = self.physical_page_bytes;
+        let is_page = page_bytes.is_power_of_two() && page_bytes >= self.block_granularity_bytes;
+        assert!(is_page || !self.has_sparse_blocks(), "{self:?}");
         let heap_count = self.heaps().len();
         assert!(!self.memory_types.is_empty(), "a device needs a memory type: {self:?}");
         for memory_type in &self.memory_types {
@@ -201,6 +240,8 @@ impl SimDesc {
             let is_visible = flags.contains(MemoryFlags::HOST_VISIBLE);
             assert!(self.has_content || !is_visible, "memory that the host sees needs content: {self:?}");
             assert!(is_visible || !flags.contains(MemoryFlags::PINNED), "pinned memory is visible: {self:?}");
+            let is_told = flags.contains(MemoryFlags::SPARSE);
+            assert!(!is_told, "which types are sparse follows from the capabilities: {self:?}");
         }
     }
 
@@ -209,21 +250,45 @@ impl SimDesc {
         [Heap { size_bytes: self.memory_bytes }].into_iter().chain(host).collect()
     }
 
+    fn has_sparse_blocks(&self) -> bool {
+        let has_type = self.memory_types.iter().any(|one| can_be_sparse(one.flags));
+        has_type && self.capabilities.contains(Capabilities::SPARSE_BLOCKS)
+    }
+
+    fn told_capabilities(&self) -> Capabilities {
+        only(self.capabilities, |one| {
+            (one != Capabilities::SPARSE_BLOCKS || self.has_sparse_blocks())
+                && (!self.has_content || goes_with_content(one))
+        })
+    }
+
+    fn told_types(&self) -> Vec<MemoryType> {
+        let has_sparse_blocks = self.has_sparse_blocks();
+        let told = |one: &MemoryType| {
+            let is_sparse = has_sparse_blocks && can_be_sparse(one.flags);
+            let sparse = if is_sparse { MemoryFlags::SPARSE } else { MemoryFlags::NONE };
+            MemoryType { flags: one.flags | sparse, ..*one }
+        };
+        self.memory_types.iter().map(told).collect()
+    }
+
     pub(crate) fn properties(&self) -> Properties {
+        let has_sparse_blocks = self.has_sparse_blocks();
+        let if_sparse = |value| if has_sparse_blocks { value } else { 0 };
         Properties {
             backend: "sim",
             device: self.name.clone(),
             heaps: self.heaps(),
-            memory_types: self.memory_types.clone(),
+            memory_types: self.told_types(),
             block_granularity_bytes: self.block_granularity_bytes,
             block_bytes_max: self.block_bytes_max,
             block_count_max: self.block_count_max,
             alignment_bytes_min: self.alignment_bytes_min,
-            physical_page_bytes: 0,
-            mapping_count_max: 0,
-            mapping_costs: None,
+            physical_page_bytes: if_sparse(self.physical_page_bytes),
+            mapping_count_max: if_sparse(self.mapping_count_max),
+            mapping_costs: has_sparse_blocks.then(|| self.costs.of_mapping(self.physical_page_bytes)),
             import_alignment_bytes: 0,
-            capabilities: if self.has_content { with_content(self.capabilities) } else { self.capabilities },
+            capabilities: self.told_capabilities(),
         }
     }
 }

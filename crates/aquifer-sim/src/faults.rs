@@ -9,7 +9,7 @@ pub enum Call {
     Budget,
     /// [`create_block`](aquifer_backend::Backend::create_block).
     Create,
-    /// [`destroy_block`](aquifer_backend::Backend::destroy_block).
+    /// [`destroy_block`](aquifer_backend::Backend::destroy_block), of any kind.
     Destroy,
     /// [`release_range`](aquifer_backend::Backend::release_range).
     Release,
@@ -29,10 +29,26 @@ pub enum Call {
     MakePurgeable,
     /// [`make_nonpurgeable`](aquifer_backend::Backend::make_nonpurgeable).
     MakeNonpurgeable,
+    /// [`create_sparse_block`](aquifer_backend::Backend::create_sparse_block).
+    CreateSparse,
+    /// [`create_physical_block`](aquifer_backend::Backend::create_physical_block).
+    CreatePhysical,
+    /// [`map`](aquifer_backend::Backend::map).
+    Map,
+    /// [`unmap`](aquifer_backend::Backend::unmap).
+    Unmap,
     /// [`completed`](aquifer_backend::Backend::completed). Fails only with the device.
     Completed,
     /// [`wait`](aquifer_backend::Backend::wait). Fails only with the device.
     Wait,
+}
+
+impl Call {
+    /// Whether the contract lets it fail for want of memory.
+    fn can_lack_memory(self) -> bool {
+        let creates = matches!(self, Self::Create | Self::CreateSparse | Self::CreatePhysical);
+        creates || matches!(self, Self::Map | Self::MakeNonpurgeable)
+    }
 }
 
 /// How many kinds of calls there are.
@@ -43,7 +59,8 @@ pub(crate) const CALL_COUNT: usize = Call::Wait as usize + 1;
 pub enum Fault {
     /// It fails with [`ErrorKind::Driver`] and has done nothing.
     Refuse,
-    /// As `Refuse`, but creating a block and making one nonpurgeable fail with [`ErrorKind::OutOfMemory`].
+    /// As `Refuse`, but creating a block of any kind, mapping one, and making one nonpurgeable fail with
+    /// [`ErrorKind::OutOfMemory`].
     NoMemory,
     /// The device is lost.
     LoseDevice,
@@ -58,7 +75,7 @@ impl Fault {
     pub(crate) fn kind(self, call: Call) -> ErrorKind {
         match self {
             Self::LoseDevice => ErrorKind::DeviceLost,
-            Self::NoMemory if matches!(call, Call::Create | Call::MakeNonpurgeable) => ErrorKind::OutOfMemory,
+            Self::NoMemory if call.can_lack_memory() => ErrorKind::OutOfMemory,
             Self::NoMemory | Self::Refuse => ErrorKind::Driver,
         }
     }
@@ -181,6 +198,8 @@ mod tests {
     fn kinds_are_those_that_the_contract_allows() {
         assert_eq!(Fault::NoMemory.kind(Call::Create), ErrorKind::OutOfMemory);
         assert_eq!(Fault::NoMemory.kind(Call::MakeNonpurgeable), ErrorKind::OutOfMemory);
+        assert_eq!(Fault::NoMemory.kind(Call::Map), ErrorKind::OutOfMemory);
+        assert_eq!(Fault::NoMemory.kind(Call::Unmap), ErrorKind::Driver);
         assert_eq!(Fault::NoMemory.kind(Call::Enqueue), ErrorKind::Driver);
         assert_eq!(Fault::Refuse.kind(Call::Create), ErrorKind::Driver);
         assert_eq!(Fault::LoseDevice.kind(Call::Wait), ErrorKind::DeviceLost);

@@ -82,9 +82,9 @@ impl ClaimId {
 /// What a device has counted. Sizes in bytes, times in nanoseconds of the host's virtual time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Books {
-    /// Blocks that exist.
+    /// Blocks that exist, of any kind.
     pub live_blocks: u64,
-    /// Their bytes that take memory: without what has been released or purged.
+    /// Their bytes that take memory: without what has been released or purged, and without addresses.
     pub live_bytes: u64,
     /// The same, by heap.
     pub live_bytes_by_heap: Vec<u64>,
@@ -94,6 +94,20 @@ pub struct Books {
     pub purgeable_bytes: u64,
     /// Bytes of purgeable blocks whose memory the system has taken. They take no memory.
     pub purged_bytes: u64,
+    /// Bytes of the sparse blocks that exist: addresses, which take no memory.
+    pub sparse_bytes: u64,
+    /// Physical blocks that have been made.
+    pub physical_blocks_made: u64,
+    /// Physical blocks that have been destroyed.
+    pub physical_blocks_destroyed: u64,
+    /// Mappings that have been made.
+    pub mappings_made: u64,
+    /// Mappings that have been removed, those among them that went with their sparse block.
+    pub mappings_removed: u64,
+    /// Mappings that exist.
+    pub live_mappings: u64,
+    /// The bytes of addresses behind which memory is mapped now.
+    pub mapped_bytes: u64,
     /// Calls that failed because they were told to, or because the device had not enough.
     pub failed_calls: u64,
     /// Time spent in all calls but [`wait`](aquifer_backend::Backend::wait).

@@ -63,12 +63,14 @@
 //! # assert_eq!(sim.violations().len(), 1);
 //! ```
 
+mod addresses;
 mod backend;
 mod blocks;
 mod check;
 mod command;
 mod content;
 mod costs;
+mod create;
 mod desc;
 mod faults;
 mod hand;
@@ -78,6 +80,7 @@ mod queue;
 mod random;
 mod schedule;
 mod sim;
+mod sparse;
 mod state;
 mod violation;
 

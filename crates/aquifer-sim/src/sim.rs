@@ -6,6 +6,7 @@ use crate::{QueueId, SimDesc};
 use aquifer_backend::{Capabilities, Error, ErrorKind, MemoryFlags, Properties};
 use parking_lot::Mutex;
 use std::fmt;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// A simulated device. Clones are the same device: one is the manager's backend, another the test's hand on it.
@@ -30,6 +31,17 @@ impl fmt::Debug for Sim {
     }
 }
 
+/// What a block has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlockKind {
+    /// Memory with addresses.
+    Ordinary,
+    /// Addresses only.
+    Sparse,
+    /// Memory only. Its address is the simulation's own name for it, which no program knows.
+    Physical,
+}
+
 /// A block of a [`Sim`]: addresses and, on a device with content, memory of the host behind them.
 ///
 /// Give it to [`destroy_block`](aquifer_backend::Backend::destroy_block) when nothing uses it any more. What is behind one that is
@@ -41,7 +53,9 @@ pub struct SimBlock {
     /// The index of the device that made it.
     pub(crate) device: usize,
     pub(crate) heap_index: usize,
+    pub(crate) memory_type_index: usize,
     pub(crate) flags: MemoryFlags,
+    pub(crate) kind: BlockKind,
     pub(crate) content: Option<Arc<Content>>,
 }
 
@@ -49,6 +63,12 @@ impl SimBlock {
     /// Whether it is memory of the host's, and the device reaches it over the link.
     pub(crate) fn is_host_side(&self) -> bool {
         is_host_side(self.flags)
+    }
+
+    /// Where the host sees it.
+    pub(crate) fn host_pointer(&self) -> Option<NonNull<u8>> {
+        let is_visible = self.flags.contains(MemoryFlags::HOST_VISIBLE);
+        self.content.as_ref().filter(|_| is_visible).map(|content| content.start())
     }
 }
 

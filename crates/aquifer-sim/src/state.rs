@@ -1,18 +1,22 @@
 //! What devices are at the moment: their common schedule and addresses, and each one's books, faults and costs.
 
+use crate::addresses::Addresses;
 use crate::blocks::{Blocks, Side};
 use crate::command::Order;
 use crate::faults::{Call, Fault, Faults};
 use crate::purge::PurgeableBlocks;
 use crate::schedule::{Schedule, Submission};
+use crate::sim::BlockKind;
 use crate::{Access, Books, Costs, SimDesc};
 use aquifer_backend::{Error, ErrorKind};
 use parking_lot::MutexGuard;
-use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 /// Where the first block starts.
 const ADDRESS_MIN: u64 = 0x7f00_0000_0000;
+
+/// Where the first physical block has its name: far beyond all addresses of devices.
+const PHYSICAL_ADDRESS_MIN: u64 = 1 << 63;
 
 /// Devices that share a clock.
 #[derive(Debug)]
@@ -20,9 +24,8 @@ pub(crate) struct Machine {
     pub(crate) schedule: Schedule,
     pub(crate) devices: Vec<Device>,
     pub(crate) blocks: Blocks,
-    next_address: u64,
-    /// Addresses of destroyed blocks by their size and the unit of their device.
-    free_addresses: BTreeMap<(u64, u64), Vec<u64>>,
+    addresses: Addresses,
+    physical_addresses: Addresses,
 }
 
 /// One of them.
@@ -35,6 +38,7 @@ pub(crate) struct Device {
     pub(crate) purgeable: PurgeableBlocks,
     pub(crate) reads_peers: bool,
     heap_sizes: Vec<u64>,
+    sparse_bytes_max: u64,
 }
 
 impl Machine {
@@ -43,8 +47,8 @@ impl Machine {
             schedule: Schedule::new(),
             devices: Vec::new(),
             blocks: Blocks::default(),
-            next_address: ADDRESS_MIN,
-            free_addresses: BTreeMap::new(),
+            addresses: Addresses::from(ADDRESS_MIN),
+            physical_addresses: Addresses::from(PHYSICAL_ADDRESS_MIN),
         }
     }
 
@@ -60,23 +64,17 @@ impl Machine {
             purgeable: PurgeableBlocks::new(desc),
             reads_peers: desc.reads_peers,
             heap_sizes,
+            sparse_bytes_max: desc.sparse_bytes_max,
         });
         self.devices.len() - 1
     }
 
-    /// Addresses for a block: those of a destroyed one, or new ones with a gap behind them.
-    pub(crate) fn take_address(&mut self, bytes: u64, unit: u64) -> Option<u64> {
-        if let Some(address) = self.free_addresses.get_mut(&(bytes, unit)).and_then(Vec::pop) {
-            return Some(address);
+    /// Where blocks of a kind get their addresses.
+    pub(crate) fn addresses_of(&mut self, kind: BlockKind) -> &mut Addresses {
+        match kind {
+            BlockKind::Ordinary | BlockKind::Sparse => &mut self.addresses,
+            BlockKind::Physical => &mut self.physical_addresses,
         }
-        let address = self.next_address.checked_next_multiple_of(unit)?;
-        self.next_address = address.checked_add(bytes)?.checked_add(unit)?;
-        Some(address)
-    }
-
-    /// Keeps the addresses of a destroyed block for another.
-    pub(crate) fn give_address(&mut self, address: u64, bytes: u64, unit: u64) {
-        self.free_addresses.entry((bytes, unit)).or_default().push(address);
     }
 }
 
@@ -90,6 +88,11 @@ impl Device {
     pub(crate) fn budget_bytes(&self, heap_index: usize) -> u64 {
         let other_bytes = if heap_index == 0 { self.other_process_bytes } else { 0 };
         self.heap_sizes[heap_index].saturating_sub(other_bytes)
+    }
+
+    /// How many addresses are left for sparse blocks.
+    pub(crate) fn left_sparse_bytes(&self) -> u64 {
+        self.sparse_bytes_max.saturating_sub(self.books.sparse_bytes)
     }
 
     /// Counts memory that is taken.
