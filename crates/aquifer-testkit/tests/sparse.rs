@@ -6,7 +6,7 @@
 
 use aquifer_backend::{
     Backend, BlockDesc, BlockRange, Capabilities, Command, DestroyError, Error, ErrorKind, HeapBudget,
-    Properties, Ticket,
+    MemoryFlags, MemoryType, Properties, Ticket,
 };
 use aquifer_host::{Host, HostBlock};
 use aquifer_testkit::conformance::sparse;
@@ -25,14 +25,28 @@ const ADDRESS_MIN: u64 = 1 << 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bug {
     None,
-    /// All mappings are of the block's first page.
-    IgnoresOffset,
+    /// All pages of a mapping are the physical block's first one.
+    MapsFirstPage,
     /// What is mapped second to the same place is ignored.
     KeepsFirst,
     /// Unmapping clears the memory.
     ClearsOnUnmap,
     /// All sparse blocks have the same address.
     OneAddress,
+    /// A second memory type can be sparse, which nobody was told.
+    Secret,
+    /// A memory type is sparse, and nothing can be made of it.
+    Boasts,
+    /// Physical blocks are not as new as was promised.
+    DirtyBlocks,
+    /// Released memory stays as it is.
+    ReleasesNothing,
+    /// All of the physical block is cleared when a part is released.
+    ReleasesAll,
+    /// New memory is put behind the addresses, and the other addresses of the old memory keep it.
+    ReleasesAddresses,
+    /// The host sees the memory, and not where it is mapped.
+    Hides,
 }
 
 struct Paged {
@@ -40,14 +54,20 @@ struct Paged {
     properties: Properties,
     next_address: AtomicU64,
     bug: Bug,
+    /// Memory for [`Bug::ReleasesAddresses`].
+    spare: Mutex<Vec<Box<[u8]>>>,
 }
 
 enum Block {
-    Ordinary(HostBlock),
+    Ordinary {
+        block: HostBlock,
+        is_visible: bool,
+    },
+    Physical(HostBlock),
     /// For each page the memory behind it.
     Sparse {
         address: u64,
-        pages: Mutex<Vec<Option<Piece>>>,
+        pages: Mutex<Vec<Option<Page>>>,
     },
 }
 
@@ -58,13 +78,48 @@ struct Piece {
     bytes: u64,
 }
 
+/// A page of a physical block.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    start: NonNull<u8>,
+    /// All of the physical block.
+    whole: Piece,
+}
+
+/// The memory types: one that only the device sees, and the host's.
+const SPARSE: usize = 0;
+
 impl Paged {
     fn new(bug: Bug) -> Self {
         let host = Host::new().expect("the system says how much memory it has");
         let mut properties = host.properties().clone();
-        properties.capabilities = Capabilities::SPARSE_BLOCKS;
+        properties.capabilities =
+            Capabilities::SPARSE_BLOCKS | Capabilities::ZEROED_BLOCKS | Capabilities::RELEASE_RANGE;
         properties.physical_page_bytes = PAGE_BYTES;
-        Self { host, properties, next_address: AtomicU64::new(ADDRESS_MIN), bug }
+        properties.mapping_count_max = 1 << 20;
+        properties.mapping_costs = None;
+        let of_device = MemoryFlags::DEVICE_LOCAL | MemoryFlags::SPARSE;
+        let visible = MemoryFlags::HOST_VISIBLE;
+        let flags = match bug {
+            Bug::Hides => [of_device | visible, visible],
+            Bug::Boasts => [of_device, visible | MemoryFlags::SPARSE],
+            _ => [of_device, visible],
+        };
+        properties.memory_types = flags.map(|flags| MemoryType { heap_index: 0, flags }).into();
+        Self { host, properties, next_address: AtomicU64::new(ADDRESS_MIN), bug, spare: Mutex::default() }
+    }
+
+    fn check_type(&self, desc: &BlockDesc<'_>, operation: &'static str) -> Result<(), Error> {
+        assert!(desc.bytes > 0 && desc.bytes.is_multiple_of(PAGE_BYTES), "{desc:?}");
+        if desc.memory_type_index == SPARSE || self.bug == Bug::Secret {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported, operation, "only the first memory type is sparse"))
+    }
+
+    /// A block of the host's, whatever the memory type.
+    fn memory(&self, desc: &BlockDesc<'_>) -> Result<HostBlock, Error> {
+        self.host.create_block(&BlockDesc { memory_type_index: 0, ..*desc })
     }
 
     /// The memory of a range, piece by piece.
@@ -72,8 +127,9 @@ impl Paged {
         let mut pieces = Vec::new();
         let (mut offset, end) = (range.offset, range.offset + range.bytes);
         while offset < end {
-            let (start, in_piece, rest) = match range.block {
-                Block::Ordinary(block) => {
+            let (start, in_piece, bytes) = match range.block {
+                Block::Physical(_) => panic!("nobody uses a physical block's own addresses"),
+                Block::Ordinary { block, .. } => {
                     (self.host.host_pointer(block).expect("the host sees its own"), offset, end - offset)
                 }
                 Block::Sparse { pages, .. } => {
@@ -84,11 +140,24 @@ impl Paged {
                 }
             };
             // SAFETY: the range lies in its block (the caller's duty), or in a page of one that is mapped as a whole.
-            pieces.push(Piece { start: unsafe { start.add(in_piece as usize) }, bytes: rest });
-            offset += rest;
+            pieces.push(Piece { start: unsafe { start.add(in_piece as usize) }, bytes });
+            offset += bytes;
         }
         pieces
     }
+}
+
+/// The pages of a sparse block that are in a range of whole pages.
+fn with_pages(range: BlockRange<'_, Block>, mut each: impl FnMut(usize, &mut Option<Page>)) {
+    let Block::Sparse { pages, .. } = range.block else { panic!("only sparse blocks are mapped") };
+    assert!(range.offset.is_multiple_of(PAGE_BYTES) && range.bytes.is_multiple_of(PAGE_BYTES), "whole pages");
+    let (first, count) = ((range.offset / PAGE_BYTES) as usize, (range.bytes / PAGE_BYTES) as usize);
+    pages.lock()[first..first + count].iter_mut().enumerate().for_each(|(index, page)| each(index, page));
+}
+
+fn clear(piece: Piece) {
+    // SAFETY: the piece is memory of a block that its only user, the case, does not use meanwhile.
+    unsafe { piece.start.write_bytes(0, piece.bytes as usize) };
 }
 
 // SAFETY: ordinary blocks are the host's, which keeps the contract; sparse ones have no host pointer. With a bug of those above
@@ -106,15 +175,19 @@ unsafe impl Backend for Paged {
     }
 
     fn create_block(&self, desc: &BlockDesc<'_>) -> Result<Block, Error> {
-        self.host.create_block(desc).map(Block::Ordinary)
+        let flags = self.properties.memory_types[desc.memory_type_index].flags;
+        let is_visible = flags.contains(MemoryFlags::HOST_VISIBLE);
+        self.memory(desc).map(|block| Block::Ordinary { block, is_visible })
     }
 
     unsafe fn destroy_block(&self, block: Block) -> Result<(), DestroyError<Block>> {
         match block {
-            Block::Ordinary(block) => {
+            Block::Ordinary { block, .. } | Block::Physical(block) => {
                 // SAFETY: the caller's duty.
-                unsafe { self.host.destroy_block(block) }.map_err(|DestroyError { block, error }| {
-                    DestroyError { block: Block::Ordinary(block), error }
+                let destroyed = unsafe { self.host.destroy_block(block) };
+                destroyed.map_err(|DestroyError { block, error }| DestroyError {
+                    block: Block::Physical(block),
+                    error,
                 })
             }
             Block::Sparse { .. } => Ok(()),
@@ -122,52 +195,70 @@ unsafe impl Backend for Paged {
     }
 
     fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<Block, Error> {
-        assert!(desc.bytes > 0 && desc.bytes.is_multiple_of(PAGE_BYTES), "{desc:?}");
+        self.check_type(desc, "create_sparse_block")?;
         let step = if self.bug == Bug::OneAddress { 0 } else { desc.bytes };
         let address = self.next_address.fetch_add(step, Ordering::Relaxed);
         let pages = vec![None; (desc.bytes / PAGE_BYTES) as usize];
         Ok(Block::Sparse { address, pages: Mutex::new(pages) })
     }
 
-    unsafe fn map(&self, sparse: BlockRange<'_, Block>, memory: BlockRange<'_, Block>) -> Result<(), Error> {
-        let (Block::Sparse { pages, .. }, Block::Ordinary(_)) = (sparse.block, memory.block) else {
-            panic!("memory of an ordinary block is mapped into a sparse one");
-        };
-        for offset in [sparse.offset, sparse.bytes, memory.offset, memory.bytes] {
-            assert!(offset.is_multiple_of(PAGE_BYTES), "{offset} is not whole pages");
+    fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<Block, Error> {
+        self.check_type(desc, "create_physical_block")?;
+        let block = self.memory(desc)?;
+        if self.bug == Bug::DirtyBlocks {
+            let all = BlockRange { block: &block, offset: desc.bytes - 1, bytes: 1 };
+            // SAFETY: the block is new.
+            unsafe { self.host.fill(all, 1) }?;
         }
-        assert_eq!(sparse.bytes, memory.bytes);
-        let offset = if self.bug == Bug::IgnoresOffset { 0 } else { memory.offset };
-        let [whole] = self.pieces(BlockRange { offset, ..memory })[..] else { panic!("one piece") };
-        let pages = &mut pages.lock()[(sparse.offset / PAGE_BYTES) as usize..];
-        for (index, page) in pages.iter_mut().take((sparse.bytes / PAGE_BYTES) as usize).enumerate() {
-            let is_kept = self.bug == Bug::KeepsFirst;
-            assert!(page.is_none() || is_kept, "a page is mapped twice");
-            // SAFETY: within the piece.
-            let start = unsafe { whole.start.add(index * PAGE_BYTES as usize) };
-            page.get_or_insert(Piece { start, bytes: PAGE_BYTES });
-        }
+        Ok(Block::Physical(block))
+    }
+
+    unsafe fn map(&self, sparse: BlockRange<'_, Block>, physical: &Block) -> Result<(), Error> {
+        let Block::Physical(block) = physical else { panic!("only physical blocks are mapped") };
+        let start = self.host.host_pointer(block).expect("the host sees its own");
+        let whole = Piece { start, bytes: sparse.bytes };
+        with_pages(sparse, |index, page| {
+            assert!(page.is_none() || self.bug == Bug::KeepsFirst, "a page is mapped twice");
+            let index = if self.bug == Bug::MapsFirstPage { 0 } else { index };
+            // SAFETY: the block is as long as the range (the caller's duty).
+            let start = unsafe { start.add(index * PAGE_BYTES as usize) };
+            page.get_or_insert(Page { start, whole });
+        });
         Ok(())
     }
 
     unsafe fn unmap(&self, sparse: BlockRange<'_, Block>) -> Result<(), Error> {
-        if self.bug == Bug::KeepsFirst {
-            return Ok(());
-        }
         if self.bug == Bug::ClearsOnUnmap {
-            // SAFETY: nobody uses the range.
-            unsafe { self.fill(sparse, 0) }?;
+            self.pieces(sparse).into_iter().for_each(clear);
         }
-        let Block::Sparse { pages, .. } = sparse.block else { panic!("only sparse blocks are mapped") };
-        let first = (sparse.offset / PAGE_BYTES) as usize;
-        pages.lock()[first..first + (sparse.bytes / PAGE_BYTES) as usize].fill(None);
+        if self.bug != Bug::KeepsFirst {
+            with_pages(sparse, |_, page| assert!(page.take().is_some(), "what is not mapped is unmapped"));
+        }
+        Ok(())
+    }
+
+    unsafe fn release_range(&self, range: BlockRange<'_, Block>) -> Result<(), Error> {
+        let of_page = |page: &Page| Piece { start: page.start, bytes: PAGE_BYTES };
+        with_pages(range, |_, page| {
+            let page = page.as_mut().expect("only memory is released");
+            match self.bug {
+                Bug::ReleasesNothing => (),
+                Bug::ReleasesAll => clear(page.whole),
+                Bug::ReleasesAddresses => {
+                    let mut new = vec![0; PAGE_BYTES as usize].into_boxed_slice();
+                    page.start = NonNull::from(&mut new[0]);
+                    self.spare.lock().push(new);
+                }
+                _ => clear(of_page(page)),
+            }
+        });
         Ok(())
     }
 
     fn host_pointer(&self, block: &Block) -> Option<NonNull<u8>> {
         match block {
-            Block::Ordinary(block) => self.host.host_pointer(block),
-            Block::Sparse { .. } => None,
+            Block::Ordinary { block, is_visible: true } => self.host.host_pointer(block),
+            Block::Ordinary { .. } | Block::Physical(_) | Block::Sparse { .. } => None,
         }
     }
 
@@ -203,7 +294,7 @@ unsafe impl Backend for Paged {
 
     fn device_address(&self, block: &Block) -> Option<u64> {
         match block {
-            Block::Ordinary(block) => self.host.device_address(block),
+            Block::Ordinary { block, .. } | Block::Physical(block) => self.host.device_address(block),
             Block::Sparse { address, .. } => Some(*address),
         }
     }
@@ -249,19 +340,31 @@ fn the_cases_pass_on_a_device_that_keeps_the_contract() {
     let make = || Paged::new(Bug::None);
     sparse::there_are_sparse_blocks_exactly_where_promised(make);
     sparse::sparse_blocks_have_addresses_of_their_own(make);
-    sparse::memory_is_seen_through_two_parts(make);
+    sparse::memory_is_seen_through_several_parts(make);
+    sparse::physical_blocks_of_all_sizes_are_apart(make);
     sparse::unmapped_memory_keeps_what_it_holds(make);
     sparse::sparse_blocks_are_destroyed_mapped_or_not(make);
+    sparse::new_physical_blocks_are_zero(make);
+    sparse::released_memory_comes_back_zeroed(make);
+    sparse::the_host_sees_mapped_memory(make);
 }
 
 #[test]
 fn the_cases_find_a_device_that_does_not() {
-    let broken: [(Case, fn() -> Paged); 5] = [
+    let broken: [(Case, fn() -> Paged); 13] = [
+        (sparse::there_are_sparse_blocks_exactly_where_promised, || Paged::new(Bug::Secret)),
+        (sparse::there_are_sparse_blocks_exactly_where_promised, || Paged::new(Bug::Boasts)),
         (sparse::sparse_blocks_have_addresses_of_their_own, || Paged::new(Bug::OneAddress)),
-        (sparse::memory_is_seen_through_two_parts, || Paged::new(Bug::IgnoresOffset)),
+        (sparse::memory_is_seen_through_several_parts, || Paged::new(Bug::MapsFirstPage)),
+        (sparse::physical_blocks_of_all_sizes_are_apart, || Paged::new(Bug::MapsFirstPage)),
         (sparse::unmapped_memory_keeps_what_it_holds, || Paged::new(Bug::KeepsFirst)),
         (sparse::unmapped_memory_keeps_what_it_holds, || Paged::new(Bug::ClearsOnUnmap)),
         (sparse::sparse_blocks_are_destroyed_mapped_or_not, || Paged::new(Bug::ClearsOnUnmap)),
+        (sparse::new_physical_blocks_are_zero, || Paged::new(Bug::DirtyBlocks)),
+        (sparse::released_memory_comes_back_zeroed, || Paged::new(Bug::ReleasesNothing)),
+        (sparse::released_memory_comes_back_zeroed, || Paged::new(Bug::ReleasesAll)),
+        (sparse::released_memory_comes_back_zeroed, || Paged::new(Bug::ReleasesAddresses)),
+        (sparse::the_host_sees_mapped_memory, || Paged::new(Bug::Hides)),
     ];
     for (index, (case, make)) in broken.into_iter().enumerate() {
         let outcome = catch_unwind(AssertUnwindSafe(|| case(make)));

@@ -46,8 +46,12 @@ pub enum Need {
     ReleaseRange,
     /// Idle memory can be left to the system.
     Purgeable,
-    /// There are sparse blocks, and some memory that the host sees.
+    /// There are sparse blocks.
     SparseBlocks,
+    /// There are sparse blocks with something behind them, and some memory that the host sees.
+    MappedMemory,
+    /// As [`Need::MappedMemory`], and the memory of a part of a block can be given back.
+    ReleaseMapped,
     /// There are queues.
     Queues,
     /// It has queues that really move bytes.
@@ -88,14 +92,17 @@ impl Need {
                 "only whole blocks can be given back, or the host cannot see them",
             ),
             Self::Purgeable => (has(Capabilities::PURGEABLE), "no memory can be purgeable"),
-            Self::SparseBlocks => (
+            Self::SparseBlocks => (has(Capabilities::SPARSE_BLOCKS), "there are no sparse blocks"),
+            Self::MappedMemory => (
                 has(Capabilities::SPARSE_BLOCKS)
-                    && properties
-                        .memory_types
-                        .iter()
-                        .any(|memory_type| memory_type.flags.contains(MemoryFlags::HOST_VISIBLE)),
-                "there are no sparse blocks, or no memory that the host sees",
+                    && !has(Capabilities::SIMULATED)
+                    && has_type(MemoryFlags::HOST_VISIBLE),
+                "there are no sparse blocks, or they are simulated, or the host sees no memory",
             ),
+            Self::ReleaseMapped => {
+                Self::MappedMemory.is_met(properties)?;
+                (has(Capabilities::RELEASE_RANGE), "only whole blocks can be given back")
+            }
             Self::Queues => (has(Capabilities::QUEUES), "the device has no queues"),
             Self::WorkingQueues => (
                 has(Capabilities::QUEUES) && !has(Capabilities::SIMULATED),
@@ -284,9 +291,13 @@ macro_rules! conformance {
             sparse {
                 there_are_sparse_blocks_exactly_where_promised: Nothing,
                 sparse_blocks_have_addresses_of_their_own: SparseBlocks,
-                memory_is_seen_through_two_parts: SparseBlocks,
-                unmapped_memory_keeps_what_it_holds: SparseBlocks,
-                sparse_blocks_are_destroyed_mapped_or_not: SparseBlocks,
+                memory_is_seen_through_several_parts: MappedMemory,
+                physical_blocks_of_all_sizes_are_apart: MappedMemory,
+                unmapped_memory_keeps_what_it_holds: MappedMemory,
+                sparse_blocks_are_destroyed_mapped_or_not: MappedMemory,
+                new_physical_blocks_are_zero: MappedMemory,
+                released_memory_comes_back_zeroed: ReleaseMapped,
+                the_host_sees_mapped_memory: MappedMemory,
             }
             pinned {
                 pinned_memory_is_host_visible: Nothing,
