@@ -1,9 +1,8 @@
 //! Which blocks there are, by the device's addresses and by the host's.
 
 use crate::Access;
-use crate::content::{Content, Span};
+use crate::span::{Memory, Span};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// On which side of the link a block's memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub(crate) enum Side {
 pub(crate) struct Placed {
     pub(crate) end: u64,
     pub(crate) side: Side,
-    pub(crate) content: Option<Arc<Content>>,
+    pub(crate) content: Option<Memory>,
     /// Where the host sees it.
     pub(crate) host_address: Option<usize>,
 }

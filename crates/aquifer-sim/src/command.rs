@@ -1,9 +1,10 @@
 //! Commands, as the contract gives them: what they touch, which way they go, how long they take, and which bytes they move.
 
 use crate::blocks::Side;
-use crate::content::{Motion, Span};
+use crate::content::Motion;
 use crate::schedule::Direction;
 use crate::sim::SimBlock;
+use crate::span::Span;
 use crate::state::State;
 use crate::{Access, Costs};
 use aquifer_backend::{BlockRange, Command, CopyEnd};

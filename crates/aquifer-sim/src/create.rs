@@ -4,6 +4,7 @@ use crate::blocks::{Placed, Side};
 use crate::content::Content;
 use crate::faults::Call;
 use crate::sim::{BlockKind, Sim, SimBlock, is_host_side};
+use crate::span::{Mapped, Memory};
 use crate::state::State;
 use aquifer_backend::{BlockDesc, DestroyError, Error, ErrorKind, MemoryFlags, Properties};
 use std::sync::Arc;
@@ -49,15 +50,18 @@ impl Sim {
     }
 
     /// What is behind a block; `None` if the device has no content.
-    fn make_content(&self, bytes: u64, kind: BlockKind) -> Result<Option<Arc<Content>>, Error> {
-        if !self.has_content() || kind == BlockKind::Sparse {
+    fn make_content(&self, bytes: u64, kind: BlockKind) -> Result<Option<Memory>, Error> {
+        if !self.has_content() {
             return Ok(None);
+        }
+        if kind == BlockKind::Sparse {
+            return Ok(Some(Memory::Mapped(Arc::new(Mapped::new(bytes)))));
         }
         let content = Content::new(bytes, self.device_properties().alignment_bytes_min);
         let message = || format!("the host has no {bytes} bytes to be behind a simulated block");
         let content =
             content.ok_or_else(|| Error::new(ErrorKind::OutOfMemory, kind.operation(), message()))?;
-        Ok(Some(Arc::new(content)))
+        Ok(Some(Memory::Own(Arc::new(content))))
     }
 
     /// See [`create_block`](aquifer_backend::Backend::create_block) and those for the other kinds.
@@ -230,6 +234,9 @@ impl State<'_> {
             let unmap_ns = self.own().costs.unmap_ns.saturating_mul(removed.count);
             let ns = self.destroy_ns(block.kind, 0).saturating_add(unmap_ns);
             self.charge(ns);
+        }
+        if let Some(Memory::Mapped(mapped)) = &block.content {
+            mapped.clear();
         }
         self.blocks.remove(block.address);
         self.own_mut().books.remove_mappings(removed.count, removed.bytes);

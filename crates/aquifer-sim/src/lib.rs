@@ -80,6 +80,7 @@ mod queue;
 mod random;
 mod schedule;
 mod sim;
+mod span;
 mod sparse;
 mod state;
 mod violation;

@@ -1,9 +1,10 @@
 //! Kernels with a program: what they read and write when they end, and who sees bytes that are out of date.
 
 use crate::check::Who;
-use crate::content::{Motion, Span};
+use crate::content::Motion;
 use crate::schedule::Submission;
 use crate::sim::Sim;
+use crate::span::Span;
 use crate::violation::ViolationKind;
 use crate::{Access, AccessKind, Kernel, QueueId};
 use aquifer_backend::{Error, ErrorKind};

@@ -2,6 +2,7 @@
 
 use crate::random::Random;
 use crate::sim::Sim;
+use crate::span::Memory;
 use crate::state::{Machine, State};
 use crate::{Purging, SimDesc};
 use std::collections::BTreeMap;
@@ -109,7 +110,8 @@ impl State<'_> {
             taken_bytes += block.bytes;
             own.books.live_bytes_by_heap[block.heap_index] -= block.bytes;
             schedule.checker.purge(address);
-            if let Some(content) = blocks.get(address).and_then(|placed| placed.content.as_ref()) {
+            let content = blocks.get(address).and_then(|placed| placed.content.as_ref());
+            if let Some(Memory::Own(content)) = content {
                 // SAFETY: who made the block purgeable vouches that nobody uses it until it is not any more.
                 unsafe { content.spoil() };
             }

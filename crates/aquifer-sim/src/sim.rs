@@ -1,6 +1,6 @@
 //! The device, as the manager and the test hold it.
 
-use crate::content::Content;
+use crate::span::Memory;
 use crate::state::{Machine, State};
 use crate::{QueueId, SimDesc};
 use aquifer_backend::{Capabilities, Error, ErrorKind, MemoryFlags, Properties};
@@ -42,7 +42,7 @@ pub(crate) enum BlockKind {
     Physical,
 }
 
-/// A block of a [`Sim`]: addresses and, on a device with content, memory of the host behind them.
+/// A block of a [`Sim`]: addresses, memory, or both. On a device with content the memory is memory of the host.
 ///
 /// Give it to [`destroy_block`](aquifer_backend::Backend::destroy_block) when nothing uses it any more. What is behind one that is
 /// only dropped stays until all devices that share the clock are gone.
@@ -56,7 +56,7 @@ pub struct SimBlock {
     pub(crate) memory_type_index: usize,
     pub(crate) flags: MemoryFlags,
     pub(crate) kind: BlockKind,
-    pub(crate) content: Option<Arc<Content>>,
+    pub(crate) content: Option<Memory>,
 }
 
 impl SimBlock {
@@ -68,7 +68,10 @@ impl SimBlock {
     /// Where the host sees it.
     pub(crate) fn host_pointer(&self) -> Option<NonNull<u8>> {
         let is_visible = self.flags.contains(MemoryFlags::HOST_VISIBLE);
-        self.content.as_ref().filter(|_| is_visible).map(|content| content.start())
+        match self.content.as_ref().filter(|_| is_visible)? {
+            Memory::Own(content) => Some(content.start()),
+            Memory::Mapped(_) => None,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::Books;
 use crate::faults::Call;
 use crate::sim::{BlockKind, Sim, SimBlock};
+use crate::span::Memory;
 use crate::state::State;
 use aquifer_backend::{BlockRange, Capabilities, Error, ErrorKind, Properties};
 
@@ -54,6 +55,11 @@ impl Sim {
         if let Err(breach) = state.schedule.checker.map(block.address, place, physical.address) {
             return Err(state.refuse(operation, breach));
         }
+        if let (Some(Memory::Mapped(mapped)), Some(Memory::Own(content))) =
+            (&block.content, &physical.content)
+        {
+            mapped.map(offset, content);
+        }
         state.own_mut().books.add_mapping(bytes);
         Ok(())
     }
@@ -71,6 +77,9 @@ impl Sim {
         // What is still queued is looked at now: the driver does not wait for it.
         if let Err(breach) = state.schedule.checker.unmap(now_ns, block.address, place) {
             return Err(state.refuse(operation, breach));
+        }
+        if let Some(Memory::Mapped(mapped)) = &block.content {
+            mapped.unmap(offset);
         }
         state.own_mut().books.remove_mappings(1, bytes);
         state.charge(ns);
