@@ -4,16 +4,23 @@
 //! run. Owners are numbered as they appear: each claim is one, and so is each access to memory that nobody has claimed (a
 //! manager clearing it, say). The rule, for every byte: all that older owners do ends before a newer one begins.
 //!
+//! Memory may be behind several addresses, or now behind these and then behind those. The bytes that count are those of memory:
+//! addresses of sparse blocks are translated to what is mapped there when an access is queued or a claim is made, and as long as
+//! either lasts the mapping must stay.
+//!
 //! Costs: an access looks up its block, its claim and its place among the used ranges, each in a tree; a beginning access is
 //! also compared with those that run at that moment, of which there are a few for each busy queue.
 
+mod claims;
+mod given_back;
 mod mappings;
 mod purge;
 mod ranges;
 
 use crate::violation::{Violation, ViolationKind};
-use crate::{Access, AccessKind, ClaimId, QueueId};
-use mappings::Sparse;
+use crate::{Access, AccessKind, QueueId};
+use claims::Claim;
+use mappings::{Physical, Place, Sparse};
 use purge::Purge;
 use ranges::{LastUse, Ranges, overlapping};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,9 +56,18 @@ pub(crate) struct Touch {
     block_number: u64,
     start: u64,
     end: u64,
+    /// The address by which the first byte was named.
+    seen: u64,
     owner: u64,
     kind: AccessKind,
     number: u64,
+}
+
+impl Touch {
+    /// The addresses and the length, as a violation names them.
+    fn seen_place(&self) -> (u64, u64) {
+        (self.seen, self.end - self.start)
+    }
 }
 
 /// A [`Touch`] that has been queued and has not ended.
@@ -68,12 +84,6 @@ impl Unfinished {
 }
 
 #[derive(Debug)]
-struct Claim {
-    end: u64,
-    owner: u64,
-}
-
-#[derive(Debug)]
 struct Block {
     number: u64,
     end: u64,
@@ -82,7 +92,11 @@ struct Block {
     purge: Purge,
     /// By the number of the touch.
     unfinished: BTreeMap<u64, Unfinished>,
+    /// What runs now, in no order.
+    running: Vec<Unfinished>,
     uses: Ranges,
+    /// `None`: its addresses are its own.
+    physical: Option<Physical>,
 }
 
 /// See the module.
@@ -90,19 +104,13 @@ struct Block {
 pub(crate) struct Checker {
     blocks: BTreeMap<u64, Block>,
     sparse: BTreeMap<u64, Sparse>,
-    /// What runs now, in no order.
-    running: Vec<Unfinished>,
+    /// Where those claims are that are not where their addresses say, by owner.
+    mapped_claims: BTreeMap<u64, Vec<Place>>,
     /// Claims of nothing, and those that were refused with a violation each: giving them up is no second one.
     refused_claims: BTreeSet<u64>,
     next_owner: u64,
     next_number: u64,
     pub(crate) violations: Vec<Violation>,
-}
-
-impl Block {
-    fn released_bytes(&self) -> u64 {
-        self.released.iter().map(|(start, end)| end - start).sum()
-    }
 }
 
 impl Checker {
@@ -121,13 +129,18 @@ impl Checker {
         self.next_owner
     }
 
-    /// The address of the block in which a range lies wholly.
+    /// The address of the ordinary block in which a range lies wholly.
     fn block_of(&self, address: u64, bytes: u64) -> Option<u64> {
         let (&start, block) = self.blocks.range(..=address).next_back()?;
-        (address < block.end && address.checked_add(bytes)? <= block.end).then_some(start)
+        let has_addresses = block.physical.is_none();
+        (has_addresses && address < block.end && address.checked_add(bytes)? <= block.end).then_some(start)
     }
 
     pub(crate) fn add_block(&mut self, address: u64, bytes: u64) {
+        self.insert_block(address, bytes, None);
+    }
+
+    fn insert_block(&mut self, address: u64, bytes: u64, physical: Option<Physical>) {
         let number = self.number();
         let block = Block {
             number,
@@ -136,143 +149,56 @@ impl Checker {
             released: BTreeMap::new(),
             purge: Purge::No,
             unfinished: BTreeMap::new(),
+            running: Vec::new(),
             uses: Ranges::default(),
+            physical,
         };
         let old = self.blocks.insert(address, block);
         assert!(old.is_none(), "two blocks at {address:#x}");
     }
 
-    /// Forgets a block, after a look at whether it may go: how many of its bytes have been released.
-    pub(crate) fn remove_block(&mut self, at_ns: u64, address: u64) -> u64 {
-        let Some(end) = self.blocks.get(&address).map(|block| block.end) else { return 0 };
-        self.check_given_back(at_ns, address, (address, end), "destroy_block");
-        let block = self.blocks.remove(&address);
-        block.map_or(0, |block| block.released_bytes())
-    }
-
-    /// How many bytes of a block have been released.
-    pub(crate) fn released_bytes(&self, address: u64) -> u64 {
-        self.blocks.get(&address).map_or(0, Block::released_bytes)
-    }
-
-    /// Notes that a part of a block has no memory any more, after a look at whether it may go: how many bytes that were.
-    pub(crate) fn release(&mut self, at_ns: u64, block_address: u64, start: u64, bytes: u64) -> u64 {
-        let end = start + bytes;
-        self.check_given_back(at_ns, block_address, (start, end), "release_range");
-        let Some(block) = self.blocks.get_mut(&block_address) else { return 0 };
-        if overlapping(&block.released, start, end, |&end| end).next().is_some() {
-            let message = "release_range of what has been released already".to_owned();
-            self.report(ViolationKind::Contract, at_ns, (start, bytes), message);
-            return 0;
-        }
-        block.released.insert(start, end);
-        bytes
-    }
-
-    fn check_given_back(&mut self, at_ns: u64, block_address: u64, place: (u64, u64), call: &str) {
-        let (start, end) = place;
-        let Some(block) = self.blocks.get(&block_address) else { return };
-        let used = block.unfinished.values().find(|unfinished| unfinished.overlaps(start, end)).map(|used| {
-            let count = block.unfinished.values().filter(|other| other.overlaps(start, end)).count();
-            let words = format!(
-                "{call} while {count} queued accesses have not ended, the first by {} for owner {}",
-                used.who, used.touch.owner
-            );
-            ((used.touch.start, used.touch.end - used.touch.start), words)
-        });
-        let claimed =
-            overlapping(&block.claims, start, end, |claim| claim.end).next().map(|(&start, claim)| {
-                ((start, claim.end - start), format!("{call} under the live claim of owner {}", claim.owner))
-            });
-        if let Some((place, message)) = used {
-            self.report(ViolationKind::GivenBackWhileUsed, at_ns, place, message);
-        }
-        if let Some((place, message)) = claimed {
-            self.report(ViolationKind::GivenBackWhileClaimed, at_ns, place, message);
-        }
-    }
-
-    /// What speaks against a claim, if anything.
-    fn claim_obstacle(
-        &self,
-        block_address: Option<u64>,
-        place: (u64, u64),
-    ) -> Option<(ViolationKind, String)> {
-        let Some(block) = block_address.and_then(|address| self.blocks.get(&address)) else {
-            return Some((ViolationKind::OutOfBlock, String::new()));
-        };
-        let (start, end) = (place.0, place.0 + place.1);
-        if let Some((&other_start, other)) = overlapping(&block.claims, start, end, |claim| claim.end).next()
-        {
-            let bytes = other.end - other_start;
-            let words = format!(" on what owner {} holds, {bytes} bytes at {other_start:#x}", other.owner);
-            return Some((ViolationKind::ClaimsOverlap, words));
-        }
-        if let Some(words) = block.purge.obstacle() {
-            return Some((ViolationKind::PurgeableMemoryUsed, words.to_owned()));
-        }
-        let is_released = overlapping(&block.released, start, end, |&end| end).next().is_some();
-        is_released.then(|| (ViolationKind::ReleasedMemoryUsed, String::new()))
-    }
-
-    pub(crate) fn claim(&mut self, at_ns: u64, address: u64, bytes: u64) -> ClaimId {
-        let owner = self.new_owner();
-        let block_address = self.block_of(address, bytes);
-        let obstacle = self.claim_obstacle(block_address, (address, bytes));
-        let block = block_address.and_then(|address| self.blocks.get_mut(&address));
-        match block.filter(|_| obstacle.is_none() && bytes > 0) {
-            Some(block) => {
-                block.claims.insert(address, Claim { end: address + bytes, owner });
-            }
-            None => {
-                self.refused_claims.insert(owner);
-            }
-        }
-        if let Some((kind, words)) = obstacle {
-            self.report(kind, at_ns, (address, bytes), format!("claim of owner {owner}{words}"));
-        }
-        ClaimId { owner, address }
-    }
-
-    pub(crate) fn give_up(&mut self, at_ns: u64, claim: ClaimId) {
-        let ClaimId { owner, address } = claim;
-        if self.refused_claims.remove(&owner) {
-            return;
-        }
-        let block = self.blocks.range_mut(..=address).next_back().map(|(_, block)| block);
-        if let Some(block) = block
-            && block.claims.get(&address).is_some_and(|claim| claim.owner == owner)
-        {
-            block.claims.remove(&address);
-            return;
-        }
-        let message = format!("owner {owner} gives up a claim that is not there any more");
-        self.report(ViolationKind::NotClaimed, at_ns, (address, 0), message);
-    }
-
-    /// The parts of an access by their owners. Empty, with a violation, if it lies in no block.
+    /// The parts of an access by their blocks and owners. What names no memory is left out, with a violation.
     fn split(&mut self, at_ns: u64, who: Who, access: Access, touches: &mut Vec<Touch>) {
         let Access { address, bytes, kind } = access;
         if bytes == 0 {
             return;
         }
-        let Some(block_address) = self.block_of(address, bytes) else {
-            self.report(ViolationKind::OutOfBlock, at_ns, (address, bytes), format!("access by {who}"));
-            return;
-        };
-        let end = address + bytes;
-        let block = &self.blocks[&block_address];
-        let (block_number, purge) = (block.number, block.purge);
-        let is_released = overlapping(&block.released, address, end, |&end| end).next().is_some();
+        let mut places = Vec::new();
+        if let Some(hole) = self.places(address, bytes, &mut places) {
+            let message = format!("access by {who}{}", hole.words());
+            self.report(hole.kind(), at_ns, (address, bytes), message);
+        }
         let first = touches.len();
+        let nobody = self.next_owner + 1;
+        for place in places {
+            self.split_place(at_ns, who, place, (kind, nobody), touches);
+        }
+        if touches[first..].iter().any(|touch| touch.owner == nobody) {
+            self.next_owner = nobody;
+        }
+    }
+
+    /// The parts of a place by their owners: whoever claims it, or `nobody`.
+    fn split_place(
+        &mut self,
+        at_ns: u64,
+        who: Who,
+        place: Place,
+        (kind, nobody): (AccessKind, u64),
+        touches: &mut Vec<Touch>,
+    ) {
+        let Place { block_address, block_number, start: first, end, .. } = place;
+        let block = &self.blocks[&block_address];
+        let purge = block.purge;
+        let is_released = overlapping(&block.released, first, end, |&end| end).next().is_some();
         let mut number = self.next_number;
         let mut add = |start, end, owner| {
             number += 1;
-            touches.push(Touch { block_address, block_number, start, end, owner, kind, number });
+            let seen = place.seen + (start - first);
+            touches.push(Touch { block_address, block_number, start, end, seen, owner, kind, number });
         };
-        let nobody = self.next_owner + 1;
-        let mut cursor = address;
-        for (&start, claim) in overlapping(&block.claims, address, end, |claim| claim.end) {
+        let mut cursor = first;
+        for (&start, claim) in overlapping(&block.claims, first, end, |claim| claim.end) {
             if cursor < start {
                 add(cursor, start, nobody);
             }
@@ -283,16 +209,14 @@ impl Checker {
             add(cursor, end, nobody);
         }
         self.next_number = number;
-        if touches[first..].iter().any(|touch| touch.owner == nobody) {
-            self.next_owner = nobody;
-        }
+        let seen_place = (place.seen, end - first);
         if let Some(words) = purge.obstacle() {
             let message = format!("access by {who}{words}");
-            self.report(ViolationKind::PurgeableMemoryUsed, at_ns, (address, bytes), message);
+            self.report(ViolationKind::PurgeableMemoryUsed, at_ns, seen_place, message);
         }
         if is_released {
             let message = format!("access by {who}");
-            self.report(ViolationKind::ReleasedMemoryUsed, at_ns, (address, bytes), message);
+            self.report(ViolationKind::ReleasedMemoryUsed, at_ns, seen_place, message);
         }
     }
 
@@ -313,21 +237,18 @@ impl Checker {
 
     /// Notes that a queued access begins now.
     pub(crate) fn begin(&mut self, at_ns: u64, who: Who, touch: Touch) {
-        self.running.push(Unfinished { touch, who });
-        let is_older = |other: &Unfinished| {
-            other.touch.block_number == touch.block_number
-                && other.touch.owner < touch.owner
-                && other.overlaps(touch.start, touch.end)
-        };
-        let overlapped = self.running.iter().find(|other| is_older(other)).map(|other| {
+        let Some(block) = self.block_mut(touch) else { return };
+        let is_older =
+            |other: &&Unfinished| other.touch.owner < touch.owner && other.overlaps(touch.start, touch.end);
+        let overlapped = block.running.iter().find(is_older).map(|other| {
             format!(
                 "{who}, for owner {}, began while {}, for the older owner {}, ran",
                 touch.owner, other.who, other.touch.owner
             )
         });
-        let place = (touch.start, touch.end - touch.start);
+        block.running.push(Unfinished { touch, who });
         if let Some(message) = overlapped {
-            self.report(ViolationKind::ReusedWhileUsed, at_ns, place, message);
+            self.report(ViolationKind::ReusedWhileUsed, at_ns, touch.seen_place(), message);
         }
         self.note_use(at_ns, who, touch);
     }
@@ -341,18 +262,16 @@ impl Checker {
                 "{who}, for owner {}, began after {}, for the newer owner {}",
                 touch.owner, newer.who, newer.owner
             );
-            let place = (touch.start, touch.end - touch.start);
-            self.report(ViolationKind::ReusedWhileUsed, at_ns, place, message);
+            self.report(ViolationKind::ReusedWhileUsed, at_ns, touch.seen_place(), message);
         }
     }
 
     /// Notes that a queued access has ended, or never begins.
     pub(crate) fn end(&mut self, touch: Touch) {
-        if let Some(index) = self.running.iter().position(|running| running.touch.number == touch.number) {
-            self.running.swap_remove(index);
-        }
-        if let Some(block) = self.block_mut(touch) {
-            block.unfinished.remove(&touch.number);
+        let Some(block) = self.block_mut(touch) else { return };
+        block.unfinished.remove(&touch.number);
+        if let Some(index) = block.running.iter().position(|running| running.touch.number == touch.number) {
+            block.running.swap_remove(index);
         }
     }
 
@@ -374,8 +293,7 @@ impl Checker {
                     "a {:?} for owner {}, while {}, for owner {}, has not ended",
                     touch.kind, touch.owner, other.who, other.touch.owner
                 );
-                let place = (touch.start, touch.end - touch.start);
-                self.report(ViolationKind::HostTouchedQueued, at_ns, place, message);
+                self.report(ViolationKind::HostTouchedQueued, at_ns, touch.seen_place(), message);
             }
             self.note_use(at_ns, Who::HOST, touch);
         }

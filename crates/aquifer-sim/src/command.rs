@@ -125,7 +125,7 @@ impl State<'_> {
             ));
         }
         let (from, to) = (source.address?, destination.address?);
-        let overlaps = from < to.saturating_add(bytes) && to < from.saturating_add(bytes);
+        let overlaps = self.schedule.checker.share_memory(from, to, bytes);
         overlaps.then(|| format!("copy of {bytes} bytes from {from:#x} to {to:#x}: the ends overlap"))
     }
 

@@ -190,7 +190,8 @@ impl State<'_> {
             }
         }
         match kind {
-            BlockKind::Ordinary | BlockKind::Physical => self.schedule.checker.add_block(address, bytes),
+            BlockKind::Ordinary => self.schedule.checker.add_block(address, bytes),
+            BlockKind::Physical => self.schedule.checker.add_physical(address, bytes),
             BlockKind::Sparse => self.schedule.checker.add_sparse(address, bytes),
         }
         if kind == BlockKind::Physical {

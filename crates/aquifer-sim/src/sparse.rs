@@ -51,8 +51,8 @@ impl Sim {
             return Err(Error::new(ErrorKind::OutOfMemory, operation, message));
         }
         let BlockRange { block, offset, bytes } = sparse;
-        let place = (block.address + offset, bytes);
-        if let Err(breach) = state.schedule.checker.map(block.address, place, physical.address) {
+        let start = block.address + offset;
+        if let Err(breach) = state.schedule.checker.map(block.address, start, bytes, physical.address) {
             return Err(state.refuse(operation, breach));
         }
         if let (Some(Memory::Mapped(mapped)), Some(Memory::Own(content))) =
@@ -73,9 +73,9 @@ impl Sim {
         state.enter(Call::Unmap, operation, 0)?;
         let BlockRange { block, offset, bytes } = sparse;
         let now_ns = state.schedule.now_ns();
-        let place = (block.address.saturating_add(offset), bytes);
+        let start = block.address.saturating_add(offset);
         // What is still queued is looked at now: the driver does not wait for it.
-        if let Err(breach) = state.schedule.checker.unmap(now_ns, block.address, place) {
+        if let Err(breach) = state.schedule.checker.unmap(now_ns, block.address, start, bytes) {
             return Err(state.refuse(operation, breach));
         }
         if let Some(Memory::Mapped(mapped)) = &block.content {

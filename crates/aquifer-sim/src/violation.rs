@@ -12,14 +12,18 @@ pub enum ViolationKind {
     ClaimsOverlap,
     /// A claim or an access outside of every block.
     OutOfBlock,
+    /// A claim or an access in a sparse block where nothing is mapped.
+    UnmappedMemoryUsed,
     /// A claim or an access where the physical memory has been released.
     ReleasedMemoryUsed,
     /// A claim or an access in a block that is purgeable, whether or not the system has taken its memory.
     PurgeableMemoryUsed,
-    /// A block was destroyed or made purgeable, or a part of it released, before queued work on it had ended.
+    /// A block was destroyed or made purgeable, or a part of it released or unmapped, before queued work on it had ended.
     GivenBackWhileUsed,
-    /// A block was destroyed or made purgeable, or a part of it released, under a live claim.
+    /// A block was destroyed or made purgeable, or a part of it released or unmapped, under a live claim.
     GivenBackWhileClaimed,
+    /// A physical block was destroyed that is still behind addresses.
+    GivenBackWhileMapped,
     /// The host touched memory before queued work on it had ended.
     HostTouchedQueued,
     /// A claim was given up twice, or was gone with its block.
@@ -36,10 +40,12 @@ impl ViolationKind {
             Self::ReusedWhileUsed => "memory reused while still used",
             Self::ClaimsOverlap => "two live ranges overlap",
             Self::OutOfBlock => "outside of every block",
+            Self::UnmappedMemoryUsed => "addresses with no memory behind them used",
             Self::ReleasedMemoryUsed => "released memory used",
             Self::PurgeableMemoryUsed => "purgeable memory used",
             Self::GivenBackWhileUsed => "memory given back while still used",
             Self::GivenBackWhileClaimed => "memory given back while held by a user",
+            Self::GivenBackWhileMapped => "memory given back while mapped",
             Self::HostTouchedQueued => "the host touched what queued work still uses",
             Self::NotClaimed => "given up what nobody holds",
             Self::StaleRead => "bytes that are out of date were read",

@@ -27,7 +27,7 @@ impl Checker {
         let Some(block) = self.blocks.get_mut(&address) else { return };
         let end = block.end;
         block.purge = Purge::Purgeable;
-        self.check_given_back(at_ns, address, (address, end), "make_purgeable");
+        self.check_given_back(at_ns, address, (address, end), None, "make_purgeable");
     }
 
     /// Notes that the system has taken a block's memory.
