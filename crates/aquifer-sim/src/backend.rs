@@ -26,16 +26,12 @@ impl Sim {
     }
 }
 
-/// Refuses what only ordinary blocks can do, and no pinned ones: that memory the system leaves where it is, all of it, until it
-/// is destroyed.
+/// Refuses what pinned memory cannot do: the system leaves it where it is, all of it, until it is destroyed.
 fn check_can_shrink(block: &SimBlock, operation: &'static str) -> Result<(), Error> {
-    let message = if block.kind != BlockKind::Ordinary {
-        "memory that is mapped behind sparse blocks is given back as whole physical blocks only"
-    } else if block.is_host_side() {
-        "pinned memory of the host is given back as a whole only, by destroying the block"
-    } else {
+    if !block.is_host_side() {
         return Ok(());
-    };
+    }
+    let message = "pinned memory of the host is given back as a whole only, by destroying the block";
     Err(Error::new(ErrorKind::Driver, operation, message))
 }
 
@@ -106,13 +102,19 @@ unsafe impl Backend for Sim {
         let granularity_bytes = self.device_properties().block_granularity_bytes;
         let is_whole = offset.is_multiple_of(granularity_bytes) && bytes.is_multiple_of(granularity_bytes);
         if !is_whole || offset.checked_add(bytes).is_none_or(|end| end > block.bytes) {
-            let message = format!("release_range of {bytes} bytes at {offset} of {}", block.bytes);
-            state.schedule.breach(message.clone());
-            return Err(Error::new(ErrorKind::Driver, operation, message));
+            return Err(state.refuse(operation, format!("{bytes} bytes at {offset} of {}", block.bytes)));
         }
         let now_ns = state.schedule.now_ns();
-        let address = block.address + offset;
-        let new_bytes = state.schedule.checker.release(now_ns, block.address, address, bytes);
+        let (address, checker) = (block.address + offset, &mut state.schedule.checker);
+        let new_bytes = match block.kind {
+            BlockKind::Ordinary => checker.release(now_ns, block.address, address, bytes),
+            BlockKind::Sparse | BlockKind::Physical => match checker.release_mapped(now_ns, address, bytes) {
+                Ok(new_bytes) => new_bytes,
+                Err(breach) => return Err(state.refuse(operation, breach)),
+            },
+        };
+        // SAFETY: the caller vouches that nobody uses it.
+        unsafe { block.clear_released(offset, bytes) };
         state.own_mut().remove_live_bytes(block.heap_index, new_bytes);
         state.charge(ns);
         Ok(())
@@ -125,6 +127,9 @@ unsafe impl Backend for Sim {
         let ns = state.own().costs.purge_ns;
         state.enter(Call::MakePurgeable, operation, ns)?;
         check_can_shrink(block, operation)?;
+        if block.kind != BlockKind::Ordinary {
+            return Err(state.refuse(operation, format!("a {:?} block", block.kind)));
+        }
         let released_bytes = state.schedule.checker.released_bytes(block.address);
         state.make_purgeable(block.address, block.bytes - released_bytes, block.heap_index);
         Ok(())

@@ -20,6 +20,8 @@ mod ranges;
 use crate::violation::{Violation, ViolationKind};
 use crate::{Access, AccessKind, QueueId};
 use claims::Claim;
+pub(crate) use given_back::Recommitted;
+pub(crate) use mappings::Home;
 use mappings::{Physical, Place, Sparse};
 use purge::Purge;
 use ranges::{LastUse, Ranges, overlapping};
@@ -108,6 +110,7 @@ pub(crate) struct Checker {
     mapped_claims: BTreeMap<u64, Vec<Place>>,
     /// Claims of nothing, and those that were refused with a violation each: giving them up is no second one.
     refused_claims: BTreeSet<u64>,
+    recommitted: Vec<Recommitted>,
     next_owner: u64,
     next_number: u64,
     pub(crate) violations: Vec<Violation>,
@@ -190,7 +193,8 @@ impl Checker {
         let Place { block_address, block_number, start: first, end, .. } = place;
         let block = &self.blocks[&block_address];
         let purge = block.purge;
-        let is_released = overlapping(&block.released, first, end, |&end| end).next().is_some();
+        let is_released =
+            block.physical.is_none() && overlapping(&block.released, first, end, |&end| end).next().is_some();
         let mut number = self.next_number;
         let mut add = |start, end, owner| {
             number += 1;
@@ -209,6 +213,7 @@ impl Checker {
             add(cursor, end, nobody);
         }
         self.next_number = number;
+        self.recommit(&place);
         let seen_place = (place.seen, end - first);
         if let Some(words) = purge.obstacle() {
             let message = format!("access by {who}{words}");

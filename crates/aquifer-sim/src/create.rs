@@ -1,6 +1,7 @@
 //! Blocks of the three kinds, made and given back.
 
 use crate::blocks::{Placed, Side};
+use crate::check::Home;
 use crate::content::Content;
 use crate::faults::Call;
 use crate::sim::{BlockKind, Sim, SimBlock, is_host_side};
@@ -97,7 +98,7 @@ impl Sim {
         };
         let device = state.device;
         let block = SimBlock { address, bytes, device, heap_index, memory_type_index, flags, kind, content };
-        state.add_block(&block);
+        state.add_block(&block, properties.block_granularity_bytes);
         Ok(block)
     }
 
@@ -176,8 +177,8 @@ impl State<'_> {
         Error::new(ErrorKind::OutOfMemory, kind.operation(), message)
     }
 
-    /// Notes a block that has been made.
-    fn add_block(&mut self, block: &SimBlock) {
+    /// Notes a block that has been made on a device with this granularity.
+    fn add_block(&mut self, block: &SimBlock, granularity_bytes: u64) {
         let SimBlock { address, bytes, kind, .. } = *block;
         let own = self.own_mut();
         own.books.live_blocks += 1;
@@ -191,7 +192,11 @@ impl State<'_> {
         }
         match kind {
             BlockKind::Ordinary => self.schedule.checker.add_block(address, bytes),
-            BlockKind::Physical => self.schedule.checker.add_physical(address, bytes),
+            BlockKind::Physical => {
+                let SimBlock { device, heap_index, .. } = *block;
+                let home = Home { device, heap_index, granularity_bytes };
+                self.schedule.checker.add_physical(address, bytes, home);
+            }
             BlockKind::Sparse => self.schedule.checker.add_sparse(address, bytes),
         }
         if kind == BlockKind::Physical {

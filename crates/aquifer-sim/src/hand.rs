@@ -238,7 +238,7 @@ impl Sim {
     #[must_use]
     pub fn books(&self) -> Books {
         let mut state = self.state();
-        state.purge_due();
+        state.catch_up();
         state.own().books.clone()
     }
 }

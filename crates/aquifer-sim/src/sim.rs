@@ -65,6 +65,19 @@ impl SimBlock {
         is_host_side(self.flags)
     }
 
+    /// Zeroes what has been released of the memory behind a sparse block. What is an ordinary block's own does not come again.
+    ///
+    /// # Safety
+    ///
+    /// - Nobody uses it.
+    pub(crate) unsafe fn clear_released(&self, offset: u64, bytes: u64) {
+        let Some(memory @ Memory::Mapped(_)) = &self.content else { return };
+        if let Some(span) = memory.span(offset, bytes) {
+            // SAFETY: the caller vouches for it.
+            unsafe { span.fill(0, bytes as usize) };
+        }
+    }
+
     /// Where the host sees it.
     pub(crate) fn host_pointer(&self) -> Option<NonNull<u8>> {
         let is_visible = self.flags.contains(MemoryFlags::HOST_VISIBLE);

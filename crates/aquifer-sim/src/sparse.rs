@@ -89,7 +89,7 @@ impl Sim {
 
 impl State<'_> {
     /// Notes a breach of the contract by a call, which the driver refuses.
-    fn refuse(&mut self, operation: &'static str, breach: String) -> Error {
+    pub(crate) fn refuse(&mut self, operation: &'static str, breach: String) -> Error {
         self.schedule.breach(format!("{operation} of {breach}"));
         Error::new(ErrorKind::Driver, operation, breach)
     }

@@ -2,6 +2,7 @@
 
 use crate::addresses::Addresses;
 use crate::blocks::{Blocks, Side};
+use crate::check::Recommitted;
 use crate::command::Order;
 use crate::faults::{Call, Fault, Faults};
 use crate::purge::PurgeableBlocks;
@@ -171,11 +172,19 @@ impl State<'_> {
         self.own_mut().books.driver_ns += passed_ns;
     }
 
+    /// Counts the memory that the system has taken or given meanwhile.
+    pub(crate) fn catch_up(&mut self) {
+        self.purge_due();
+        for Recommitted { device, heap_index, bytes } in self.schedule.checker.take_recommitted() {
+            self.devices[device].add_live_bytes(heap_index, bytes);
+        }
+    }
+
     /// Counts a call, lets its time pass, and answers the error that it is to fail with.
     pub(crate) fn enter(&mut self, call: Call, operation: &'static str, ns: u64) -> Result<(), Error> {
         self.own_mut().books.calls[call as usize] += 1;
         self.charge(ns);
-        self.purge_due();
+        self.catch_up();
         self.check_not_lost(operation)?;
         let Some(fault) = self.own_mut().faults.befall(call) else { return Ok(()) };
         self.own_mut().books.failed_calls += 1;

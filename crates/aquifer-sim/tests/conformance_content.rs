@@ -3,12 +3,24 @@
 //! Of the cases with threads one is left out, `values_are_seen_by_other_threads`: it waits for what another thread has yet to
 //! enqueue, and virtual time does not.
 
+use aquifer_backend::Capabilities;
 use aquifer_sim::{Lateness, Sim, SimDesc};
 
 mod discrete {
     use super::*;
 
     aquifer_testkit::conformance!(single_threaded Sim::new(SimDesc::discrete()));
+}
+
+/// Memory of parts of blocks is given back, and behind sparse blocks comes again.
+mod releasing {
+    use super::*;
+
+    aquifer_testkit::conformance!(single_threaded {
+        let desc = SimDesc::discrete();
+        let capabilities = desc.capabilities | Capabilities::RELEASE_RANGE;
+        Sim::new(SimDesc { capabilities, ..desc })
+    });
 }
 
 mod integrated {

@@ -29,7 +29,9 @@ impl Checker {
         if let Some(words) = block.purge.obstacle() {
             return Some((ViolationKind::PurgeableMemoryUsed, words.to_owned()));
         }
-        let is_released = overlapping(&block.released, start, end, |&end| end).next().is_some();
+        // That of a physical block comes again.
+        let is_released =
+            block.physical.is_none() && overlapping(&block.released, start, end, |&end| end).next().is_some();
         is_released.then(|| (ViolationKind::ReleasedMemoryUsed, String::new()))
     }
 

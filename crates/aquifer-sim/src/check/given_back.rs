@@ -1,9 +1,19 @@
 //! Memory that is given back, all or in part: nobody may use it, nor hold it.
 
-use super::ranges::overlapping;
+use super::mappings::{Home, Physical, Place};
+use super::ranges::{carve, overlapping};
 use super::{Block, Checker, Unfinished};
 use crate::violation::ViolationKind;
+use std::mem;
 use std::ops::Range;
+
+/// Memory that had been released, and has come again since it was touched.
+#[derive(Debug)]
+pub(crate) struct Recommitted {
+    pub(crate) device: usize,
+    pub(crate) heap_index: usize,
+    pub(crate) bytes: u64,
+}
 
 impl Block {
     fn released_bytes(&self) -> u64 {
@@ -38,6 +48,44 @@ impl Checker {
         }
         block.released.insert(start, end);
         bytes
+    }
+
+    /// Notes that a part of a physical block, that is behind addresses of a sparse one, has no memory until it is touched, after a
+    /// look at whether it may go: how many bytes that were, or what is wrong.
+    pub(crate) fn release_mapped(&mut self, at_ns: u64, start: u64, bytes: u64) -> Result<u64, String> {
+        let mut places = Vec::new();
+        let hole = self.places(start, bytes, &mut places);
+        let ([place], None) = (&*places, hole) else {
+            return Err(format!("{bytes} bytes at {start:#x}, which are not behind one mapping"));
+        };
+        let (start, end) = (place.start, place.end);
+        self.check_given_back(at_ns, place.block_address, (start, end), None, "release_range");
+        let Some(block) = self.blocks.get_mut(&place.block_address) else { return Ok(0) };
+        let old_bytes = carve(&mut block.released, start, end);
+        block.released.insert(start, end);
+        Ok(bytes - old_bytes)
+    }
+
+    /// Gives what is touched of a physical block its memory back, if it has been released.
+    pub(super) fn recommit(&mut self, place: &Place) {
+        let Some(block) = self.blocks.get_mut(&place.block_address) else { return };
+        let Some(Home { device, heap_index, granularity_bytes }) =
+            block.physical.as_ref().map(Physical::home)
+        else {
+            return;
+        };
+        // A physical block starts at a multiple of it.
+        let start = place.start / granularity_bytes * granularity_bytes;
+        let end = place.end.next_multiple_of(granularity_bytes);
+        let bytes = carve(&mut block.released, start, end);
+        if bytes > 0 {
+            self.recommitted.push(Recommitted { device, heap_index, bytes });
+        }
+    }
+
+    /// What has got its memory back since this was last asked.
+    pub(crate) fn take_recommitted(&mut self) -> Vec<Recommitted> {
+        mem::take(&mut self.recommitted)
     }
 
     /// Reports uses and claims of `place`, from its start to its end, in a block; with `seen`, only those by these addresses.

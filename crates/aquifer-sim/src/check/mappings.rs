@@ -32,6 +32,22 @@ pub(super) struct Sparse {
 pub(super) struct Physical {
     /// Behind which addresses it is, each the first of a mapping.
     mapped_at: BTreeSet<u64>,
+    home: Home,
+}
+
+impl Physical {
+    pub(super) fn home(&self) -> Home {
+        self.home
+    }
+}
+
+/// Of which device's memory a physical block is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) device: usize,
+    pub(crate) heap_index: usize,
+    /// What has been released comes again by so many bytes, a power of two.
+    pub(crate) granularity_bytes: u64,
 }
 
 /// A part of what is named by addresses, all of it in one block of memory.
@@ -84,8 +100,8 @@ impl Checker {
         assert!(old.is_none(), "two sparse blocks at {address:#x}");
     }
 
-    pub(crate) fn add_physical(&mut self, address: u64, bytes: u64) {
-        self.insert_block(address, bytes, Some(Physical { mapped_at: BTreeSet::new() }));
+    pub(crate) fn add_physical(&mut self, address: u64, bytes: u64, home: Home) {
+        self.insert_block(address, bytes, Some(Physical { mapped_at: BTreeSet::new(), home }));
     }
 
     /// Forgets a sparse block and what is mapped there, after a look at whether it may go.

@@ -31,6 +31,24 @@ pub(crate) fn overlapping<T>(
     before.into_iter().chain(tree.range(start..end.max(start)))
 }
 
+/// Takes `start..end` out of a tree of ranges that do not overlap: how many of its bytes were in it.
+pub(super) fn carve(tree: &mut BTreeMap<u64, u64>, start: u64, end: u64) -> u64 {
+    let found: Vec<(u64, u64)> =
+        overlapping(tree, start, end, |&end| end).map(|(&start, &end)| (start, end)).collect();
+    let mut carved_bytes = 0;
+    for (other_start, other_end) in found {
+        tree.remove(&other_start);
+        if other_start < start {
+            tree.insert(other_start, start);
+        }
+        if end < other_end {
+            tree.insert(end, other_end);
+        }
+        carved_bytes += other_end.min(end) - other_start.max(start);
+    }
+    carved_bytes
+}
+
 impl Ranges {
     /// Notes a use of `start..end`, unless an owner newer than it has used a byte of that: then answers that use.
     pub(crate) fn note(&mut self, start: u64, end: u64, last: LastUse) -> Option<LastUse> {
@@ -118,6 +136,19 @@ mod tests {
                 assert_eq!(seen, bytes, "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_carved_out_is_gone_and_nothing_else() {
+        let carved = |start, end| {
+            let mut tree = BTreeMap::from([(10, 20), (20, 30), (40, 50)]);
+            let bytes = carve(&mut tree, start, end);
+            (bytes, tree.into_iter().collect::<Vec<_>>())
+        };
+        assert_eq!(carved(0, 10), (0, vec![(10, 20), (20, 30), (40, 50)]));
+        assert_eq!(carved(12, 15), (3, vec![(10, 12), (15, 20), (20, 30), (40, 50)]));
+        assert_eq!(carved(15, 45), (20, vec![(10, 15), (45, 50)]));
+        assert_eq!(carved(0, 100), (30, vec![]));
     }
 
     #[test]

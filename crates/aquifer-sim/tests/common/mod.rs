@@ -180,3 +180,30 @@ pub(crate) fn expect(sim: &Sim, queue: &SimQueue, block: &SimBlock, expected: Ve
     // SAFETY: the tests' host writes no block that a kernel still reads.
     unsafe { sim.launch_program(queue, kernel, move |memory| _ = memory.expect(start, &expected)) }.unwrap();
 }
+
+pub(crate) fn create_sparse(sim: &Sim, bytes: u64) -> SimBlock {
+    sim.create_sparse_block(&BlockDesc::new(bytes, 0)).unwrap()
+}
+
+pub(crate) fn create_physical(sim: &Sim, bytes: u64) -> SimBlock {
+    sim.create_physical_block(&BlockDesc::new(bytes, 0)).unwrap()
+}
+
+pub(crate) fn try_map(sim: &Sim, sparse: BlockRange<'_, SimBlock>, physical: &SimBlock) -> Result<(), Error> {
+    // SAFETY: where the range or the block is not what it should be, that is to be found out: the device looks before it maps.
+    unsafe { sim.map(sparse, physical) }
+}
+
+/// Maps a whole physical block behind a sparse one, at an offset in it.
+pub(crate) fn map(sim: &Sim, sparse: &SimBlock, offset: u64, physical: &SimBlock, bytes: u64) {
+    try_map(sim, range(sparse, offset, bytes), physical).unwrap();
+}
+
+pub(crate) fn try_unmap(sim: &Sim, sparse: BlockRange<'_, SimBlock>) -> Result<(), Error> {
+    // SAFETY: as in `try_map`. What queued work finds there when it runs, it finds under the device's lock.
+    unsafe { sim.unmap(sparse) }
+}
+
+pub(crate) fn unmap(sim: &Sim, sparse: &SimBlock, offset: u64, bytes: u64) {
+    try_unmap(sim, range(sparse, offset, bytes)).unwrap();
+}
