@@ -74,7 +74,9 @@ impl Device {
     }
 
     pub(crate) fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<MetalBlock, Error> {
-        self.check_sparse(desc, "create_physical_block")?;
+        let operation = "create_physical_block";
+        self.check(operation)?;
+        self.check_sparse(desc, operation)?;
         self.create_block(&BlockDesc { dedicated_to: None, ..*desc })
     }
 

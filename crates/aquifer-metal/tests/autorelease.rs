@@ -63,9 +63,10 @@ fn use_blocks(device: &SoftwareDevice, metal: &Metal) {
     if properties.physical_page_bytes > 0 {
         let desc = BlockDesc::new(16 * MIB, private_type(metal));
         let sparse = OwnBlock::of(metal, metal.create_sparse_block(&desc).expect("addresses"));
-        let memory = OwnBlock::new(metal, 16 * MIB, private_type(metal));
-        // SAFETY: the ranges are equally long, and the memory goes after the mapping.
-        unsafe { metal.map(sparse.range(0, MIB), memory.range(MIB, MIB)) }.expect("a mapping");
+        let desc_of_memory = BlockDesc::new(MIB, private_type(metal));
+        let memory = OwnBlock::of(metal, metal.create_physical_block(&desc_of_memory).expect("memory"));
+        // SAFETY: the range is as long as the memory, which goes after the mapping.
+        unsafe { metal.map(sparse.range(0, MIB), &memory) }.expect("a mapping");
         // SAFETY: nobody uses it.
         unsafe { metal.unmap(sparse.range(0, MIB)) }.expect("no mapping");
         device.faults().fail(Call::NewSparseBuffer, 0);

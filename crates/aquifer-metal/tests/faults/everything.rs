@@ -177,12 +177,11 @@ fn sparse(metal: &Metal, _: &MemoryManager<Metal>) -> Result<(), Error> {
     }
     let page = metal.properties().physical_page_bytes;
     let private = memory_type(metal, false);
-    let memory = metal.create_block(&BlockDesc::new(4 * page, private))?;
+    let memory = metal.create_physical_block(&BlockDesc::new(2 * page, private))?;
     let outcome = metal.create_sparse_block(&BlockDesc::new(16 * page, private)).and_then(|sparse| {
         let behind = aquifer_backend::BlockRange { block: &sparse, offset: page, bytes: 2 * page };
-        let range = aquifer_backend::BlockRange { block: &memory, offset: 2 * page, bytes: 2 * page };
-        // SAFETY: whole pages of either, where nothing is mapped.
-        let mapped = unsafe { metal.map(behind, range) };
+        // SAFETY: whole pages, as many as the memory has, where nothing is mapped.
+        let mapped = unsafe { metal.map(behind, &memory) };
         // SAFETY: nobody uses what is mapped there.
         let unmapped = mapped.and_then(|()| unsafe { metal.unmap(behind) });
         // SAFETY: nobody uses it.

@@ -46,6 +46,7 @@ fn answers(metal: &Metal, line: &Line, other: &Line, block: &OwnBlock, shelf: &S
         ("create_queue", metal.create_queue().map(drop)),
         ("create_block", metal.create_block(&desc).map(drop)),
         ("create_sparse_block", metal.create_sparse_block(&desc).map(drop)),
+        ("create_physical_block", metal.create_physical_block(&desc).map(drop)),
         ("import_block", metal.import_block(memory, 0).map(drop).map_err(|refused| refused.error)),
         ("copy", copy),
         ("fill", waited_fill),
