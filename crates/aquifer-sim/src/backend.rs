@@ -36,8 +36,9 @@ fn check_can_shrink(block: &SimBlock, operation: &'static str) -> Result<(), Err
 }
 
 // SAFETY: a block's addresses are its own until it is destroyed (they come from a counter, or from a destroyed block). So is
-// the memory behind it, if the device has content: it is zero at first, and allocated for as long as the block is known; its
-// start, a multiple of the alignment, is the host pointer of visible types, whose devices have content (`SimDesc::check`).
+// the memory behind it, if the device has content: it is zero at first, and allocated for as long as the block is known, or is
+// mapped; its start, a multiple of the alignment, is the host pointer of visible types, whose devices have content
+// (`SimDesc::check`). Sparse and physical blocks are of types that are not visible.
 // The properties are made once and never written. Programs of kernels are kept from unwinding. A queue is a list that the
 // schedule works off from the front, one after the other, and a marker sets the value when it comes to the front; the place
 // in it is taken under the lock of all devices that share the clock. Under the same lock commands move their bytes, before

@@ -41,7 +41,14 @@
 //! - **Purgeable blocks** ([`Purging`]). The system takes their memory at times drawn from the seed, when a new block would not
 //!   fit otherwise, and when it is told to. What is taken is not in use any more. The checker lets nobody touch a purgeable block.
 //!
-//! What is not simulated: imported memory, sparse blocks, and calls that block the host because memory is pageable.
+//! - **Sparse blocks** ([`SimDesc::physical_page_bytes`], [`SimDesc::mapping_count_max`], [`SimDesc::sparse_bytes_max`]) of memory
+//!   that the host does not see. A physical block has no address that a program could use. With content, a command moves the bytes
+//!   of what is mapped when it *ends*; where nothing is, writes are lost. The checker follows bytes of memory, not addresses: what
+//!   is used or claimed by addresses of a sparse block is what is mapped there when the work is enqueued or the claim made, and
+//!   as long as either lasts that mapping must stay. So two owners of a byte by two addresses are found, and so is work by old
+//!   addresses that runs beside or after work by new ones.
+//!
+//! What is not simulated: imported memory, and calls that block the host because memory is pageable.
 //!
 //! ```
 //! use aquifer_backend::{Backend, BlockDesc};

@@ -12,14 +12,15 @@ mod discrete {
     aquifer_testkit::conformance!(single_threaded Sim::new(SimDesc::discrete()));
 }
 
-/// Memory of parts of blocks is given back, and behind sparse blocks comes again.
+/// Memory of parts of blocks is given back, and behind sparse blocks comes again. Physical pages are larger than granules.
 mod releasing {
     use super::*;
 
     aquifer_testkit::conformance!(single_threaded {
         let desc = SimDesc::discrete();
         let capabilities = desc.capabilities | Capabilities::RELEASE_RANGE;
-        Sim::new(SimDesc { capabilities, ..desc })
+        let granules = SimDesc { block_granularity_bytes: 16 << 10, physical_page_bytes: 64 << 10, ..desc };
+        Sim::new(SimDesc { capabilities, ..granules })
     });
 }
 

@@ -2,52 +2,10 @@
 
 mod common;
 
-use aquifer_backend::{Backend, BlockDesc, Capabilities, ErrorKind, MemoryFlags, MemoryType};
-use aquifer_sim::{Access, Kernel, Sim, SimBlock, SimDesc, SimQueue, ViolationKind};
+use aquifer_backend::{Backend, Capabilities};
+use aquifer_sim::{Access, Sim, SimDesc, ViolationKind};
+use common::aliased::*;
 use common::*;
-
-const PAGE: u64 = 2 * MIB;
-
-/// A device with addresses in two sparse blocks and a physical block of two pages behind each, the same one: `at` names an offset
-/// in it by the addresses of the one or the other.
-struct Aliased {
-    sim: Sim,
-    sparse: [SimBlock; 2],
-    physical: SimBlock,
-    queues: [SimQueue; 2],
-}
-
-/// Where in each sparse block the physical one is.
-const PLACES: [u64; 2] = [3 * PAGE, 5 * PAGE];
-
-fn aliased() -> Aliased {
-    let sim = free_sim();
-    let sparse = [create_sparse(&sim, 16 * PAGE), create_sparse(&sim, 16 * PAGE)];
-    let physical = create_physical(&sim, 2 * PAGE);
-    for (sparse, offset) in sparse.iter().zip(PLACES) {
-        map(&sim, sparse, offset, &physical, 2 * PAGE);
-    }
-    let queues = [sim.create_queue().unwrap(), sim.create_queue().unwrap()];
-    Aliased { sim, sparse, physical, queues }
-}
-
-impl Aliased {
-    fn at(&self, which: usize, offset: u64) -> u64 {
-        address(&self.sim, &self.sparse[which]) + PLACES[which] + offset
-    }
-
-    fn write(&self, queue: usize, address: u64, bytes: u64, ns: u64) {
-        write(&self.sim, &self.queues[queue], address, bytes, ns);
-    }
-
-    fn unmap(&self, which: usize) {
-        unmap(&self.sim, &self.sparse[which], PLACES[which], 2 * PAGE);
-    }
-}
-
-fn write(sim: &Sim, queue: &SimQueue, address: u64, bytes: u64, ns: u64) {
-    sim.launch(queue, Kernel::new([Access::write(address, bytes)]).lasting(ns)).unwrap();
-}
 
 #[test]
 fn two_owners_of_one_byte_by_two_addresses_are_found() {
@@ -262,100 +220,6 @@ fn what_is_mapped_or_used_must_not_be_destroyed() {
     assert_eq!(sim.violations().len(), 3);
 }
 
-/// Whether a senseless call was refused, and a breach of the contract.
-#[track_caller]
-fn assert_refused(sim: &Sim, result: Result<(), aquifer_backend::Error>) {
-    assert_eq!(result.unwrap_err().kind(), ErrorKind::Driver);
-    assert_eq!(kinds(sim).last(), Some(&ViolationKind::Contract));
-}
-
-#[test]
-fn only_whole_blocks_are_mapped_behind_free_pages() {
-    let device = aliased();
-    let sim = &device.sim;
-    let (sparse, page) = (&device.sparse[0], create_physical(sim, PAGE));
-    let ordinary = create(sim, PAGE);
-    let senseless = [
-        (range(sparse, PLACES[0], PAGE), &page),
-        (range(sparse, PLACES[0] - PAGE, 2 * PAGE), &device.physical),
-        (range(sparse, PLACES[0] + PAGE, 2 * PAGE), &device.physical),
-        (range(sparse, 0, PAGE), &device.physical),
-        (range(sparse, 0, 2 * PAGE), &page),
-        (range(sparse, 0, 0), &page),
-        (range(sparse, PAGE / 2, PAGE), &page),
-        (range(sparse, 16 * PAGE, PAGE), &page),
-        (range(sparse, u64::MAX - PAGE + 1, PAGE), &page),
-        (range(sparse, 0, PAGE), &ordinary),
-        (range(&ordinary, 0, PAGE), &page),
-        (range(&page, 0, PAGE), &page),
-        (range(sparse, 0, 16 * PAGE), sparse),
-    ];
-    let count = senseless.len();
-    for (sparse, physical) in senseless {
-        assert_refused(sim, try_map(sim, sparse, physical));
-    }
-    assert_eq!((sim.violations().len(), sim.books().live_mappings), (count, 2));
-    map(sim, sparse, PLACES[0] + 2 * PAGE, &page, PAGE);
-    map(sim, sparse, PLACES[0] - PAGE, &page, PAGE);
-    map(sim, sparse, 15 * PAGE, &page, PAGE);
-    assert_eq!(sim.violations().len(), count);
-}
-
-#[test]
-fn only_whole_mappings_are_unmapped() {
-    let device = aliased();
-    let sim = &device.sim;
-    let (sparse, start) = (&device.sparse[0], PLACES[0]);
-    let senseless = [
-        (start, PAGE),
-        (start + PAGE, PAGE),
-        (start, 3 * PAGE),
-        (start - PAGE, 3 * PAGE),
-        (0, 2 * PAGE),
-        (start, 0),
-        (16 * PAGE, PAGE),
-        (u64::MAX, 2 * PAGE),
-    ];
-    for (offset, bytes) in senseless {
-        assert_refused(sim, try_unmap(sim, range(sparse, offset, bytes)));
-    }
-    assert_refused(sim, try_unmap(sim, range(&device.physical, 0, 2 * PAGE)));
-    assert_eq!((sim.violations().len(), sim.books().live_mappings), (senseless.len() + 1, 2));
-    device.unmap(0);
-    assert_refused(sim, try_unmap(sim, range(sparse, start, 2 * PAGE)));
-}
-
-#[test]
-fn memory_of_another_device_or_type_is_not_mapped() {
-    let types = [0, 0].map(|heap_index| MemoryType { heap_index, flags: MemoryFlags::DEVICE_LOCAL });
-    let desc = SimDesc { memory_types: types.to_vec(), ..free_desc() };
-    let sim = Sim::new(desc.clone());
-    let peer = sim.peer(desc);
-    let sparse = create_sparse(&sim, 4 * PAGE);
-    let foreign = create_physical(&peer, PAGE);
-    assert_refused(&sim, try_map(&sim, range(&sparse, 0, PAGE), &foreign));
-    assert_refused(&sim, try_map(&peer, range(&sparse, 0, PAGE), &foreign));
-    let other = sim.create_physical_block(&BlockDesc::new(PAGE, 1)).unwrap();
-    assert_refused(&sim, try_map(&sim, range(&sparse, 0, PAGE), &other));
-    assert_eq!(sim.violations().len(), 3);
-}
-
-#[test]
-fn senseless_sizes_are_refused() {
-    let sim = Sim::new(SimDesc { physical_page_bytes: 4 * MIB, ..free_desc() });
-    for bytes in [0, 2 * MIB, 4 * MIB + 1, 1 << 40] {
-        assert_refused(&sim, sim.create_physical_block(&BlockDesc::new(bytes, 0)).map(|_| ()));
-    }
-    for bytes in [0, 2 * MIB, 4 * MIB + 1] {
-        assert_refused(&sim, sim.create_sparse_block(&BlockDesc::new(bytes, 0)).map(|_| ()));
-    }
-    assert_refused(&sim, sim.create_sparse_block(&BlockDesc::new(4 * MIB, 1)).map(|_| ()));
-    assert_eq!(sim.violations().len(), 8);
-    create_sparse(&sim, 1 << 40);
-    create(&sim, 2 * MIB);
-    assert_eq!((sim.violations().len(), sim.books().live_blocks), (8, 2));
-}
-
 #[test]
 fn copies_between_two_addresses_of_one_byte_are_found() {
     let device = aliased();
@@ -368,16 +232,6 @@ fn copies_between_two_addresses_of_one_byte_are_found() {
     copy(sim, &device.queues[0], range(one, from + PAGE - 1, PAGE), range(other, to, PAGE));
     assert_eq!(kinds(sim), [ViolationKind::Contract]);
     assert!(sim.violations()[0].message.contains("overlap"));
-}
-
-#[test]
-fn only_ordinary_blocks_are_made_purgeable() {
-    let device = aliased();
-    for block in [&device.sparse[0], &device.physical] {
-        // SAFETY: no memory is behind the block.
-        let result = unsafe { device.sim.make_purgeable(block) };
-        assert_refused(&device.sim, result);
-    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod aliased;
+
 use aquifer_backend::{Backend, BlockDesc, BlockRange, Command, CopyEnd, Error, Ticket};
 use aquifer_sim::{
     Access, Costs, Kernel, KernelMemory, KernelTimes, QueueId, Sim, SimBlock, SimDesc, SimQueue,
