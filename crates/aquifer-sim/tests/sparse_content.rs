@@ -159,6 +159,23 @@ fn a_command_finds_what_is_mapped_when_it_runs() {
 }
 
 #[test]
+fn nothing_is_behind_addresses_that_are_given_back() {
+    let sim = Sim::new(content_desc());
+    let queue = sim.create_queue().unwrap();
+    let (sparse, next) = (create_sparse(&sim, 8 * PAGE), create_sparse(&sim, 8 * PAGE));
+    let physical = create_physical(&sim, PAGE);
+    map(&sim, &sparse, 0, &physical, PAGE);
+    spin(&sim, &queue, 1000);
+    set(&sim, &queue, &sparse, (0, PAGE), 4);
+    destroy(&sim, sparse);
+    assert_eq!(kinds(&sim), [ViolationKind::GivenBackWhileUsed]);
+    sim.run_all();
+    map(&sim, &next, 0, &physical, PAGE);
+    expect_bytes(&sim, &queue, &next, 0, &[0]);
+    assert_eq!(sim.violations().len(), 1, "what ran too late found no memory");
+}
+
+#[test]
 fn where_nothing_is_mapped_nothing_is_kept() {
     let sim = Sim::new(content_desc());
     let queue = sim.create_queue().unwrap();
