@@ -60,6 +60,9 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Calls {
     create: u64,
+    reserve: u64,
+    map: u64,
+    unmap: u64,
     destroy: u64,
     release: u64,
     purge: u64,
@@ -69,8 +72,8 @@ struct Calls {
 
 impl From<DriverCalls> for Calls {
     fn from(calls: DriverCalls) -> Self {
-        let DriverCalls { create, destroy, release, purge, signal, failed } = calls;
-        Self { create, destroy, release, purge, signal, failed }
+        let DriverCalls { create, reserve, map, unmap, destroy, release, purge, signal, failed } = calls;
+        Self { create, reserve, map, unmap, destroy, release, purge, signal, failed }
     }
 }
 
@@ -267,9 +270,13 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("driver calls", count_in_words(row.driver_calls)),
     ]);
     if let Some(costs) = &row.costs {
-        let Calls { create, destroy, release, purge, signal, failed } = row.driver_calls_by_kind;
+        let Calls { create, reserve, map, unmap, destroy, release, purge, signal, failed } =
+            row.driver_calls_by_kind;
         let kinds = [
             ("  blocks made", create),
+            ("  addresses reserved", reserve),
+            ("  mappings made", map),
+            ("  mappings removed", unmap),
             ("  blocks given back", destroy),
             ("  parts given back", release),
             ("  purgeable or back", purge),

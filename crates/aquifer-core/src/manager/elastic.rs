@@ -12,7 +12,9 @@ use crate::pool::{Lane, Place, Request};
 use crate::range::{BlockIndex, Composition, Mapping};
 use crate::raw::allocation::{destroy_block, map, unmap};
 use crate::sync::{AtomicU64, Ordering};
-use aquifer_backend::{Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, Properties};
+use aquifer_backend::{
+    Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, Properties,
+};
 use std::ops::Range;
 
 /// New memory comes in physical blocks of this many bytes, or of a physical page if that is more. A call costs the same whatever the
@@ -20,7 +22,7 @@ use std::ops::Range;
 /// the figures).
 const PHYSICAL_BYTES: u64 = 4 << 20;
 /// What a large request needs comes in no more than so many physical blocks.
-const PIECES_MAX: u64 = 256;
+const PIECES_MAX: u64 = 64;
 /// Mappings that no address is used of are kept until there are so many for each physical block, and so many besides.
 const MAPPINGS_PER_PHYSICAL: usize = 8;
 const MAPPINGS_SPARE: usize = 1024;
@@ -42,9 +44,13 @@ pub(super) fn is_elastic(policy: Policy, properties: &Properties) -> Result<bool
     let lack = if !properties.capabilities.contains(Capabilities::SPARSE_BLOCKS) {
         "has no sparse blocks".to_owned()
     } else if !page_bytes.is_power_of_two() || page_bytes % properties.block_granularity_bytes != 0 {
-        format!("has physical pages of {page_bytes} bytes, which is no power of two, or not whole granules of blocks")
+        format!(
+            "has physical pages of {page_bytes} bytes, which is no power of two, or not whole granules of blocks"
+        )
     } else {
-        return Ok(policy == Policy::Elastic || policy == Policy::Automatic && properties.mapping_costs.is_some());
+        return Ok(
+            policy == Policy::Elastic || policy == Policy::Automatic && properties.mapping_costs.is_some()
+        );
     };
     if policy != Policy::Elastic {
         return Ok(false);
@@ -183,7 +189,7 @@ impl<B: Backend> Shared<B> {
                 }
                 Ok(_) => {}
                 Err(refusal) if refusal.kind() == ErrorKind::DeviceLost => return Err(refusal),
-                Err(refusal) => return Ok(Composed::NoMappings),
+                Err(_) => return Ok(Composed::NoMappings),
             }
         }
         self.remapping.compositions.fetch_add(1, Ordering::Relaxed);
@@ -245,10 +251,10 @@ impl<B: Backend> Shared<B> {
         let budget_bytes = self.ledgers[growing.heap_index].budget_bytes();
         // All memory that there may be fits behind one.
         let roomy = heap_bytes.min(budget_bytes).min(most / 2).next_multiple_of(page_bytes).max(least);
-        let mut create = |growing: &mut Growing<'_, B::Block>, bytes| {
+        let create = |growing: &mut Growing<'_, B::Block>, bytes| {
             let block = self.create_sparse(growing, request, bytes)?;
             let index = growing.insert_block(block);
-            growing.pool.add_sparse(index, bytes);
+            growing.pool.add_sparse(index, bytes, way.area);
             Ok(index)
         };
         create(growing, roomy).or_else(|refusal: Error| {
@@ -288,7 +294,8 @@ impl<B: Backend> Shared<B> {
         let (mappings, physical) = growing.pool.mapping_and_physical_count();
         let most = (MAPPINGS_PER_PHYSICAL * physical + MAPPINGS_SPARE)
             .min(usize::try_from(self.mapping_count.most()).unwrap_or(usize::MAX));
-        let others = usize::try_from(self.mapping_count.count()).unwrap_or(usize::MAX).saturating_sub(mappings);
+        let others =
+            usize::try_from(self.mapping_count.count()).unwrap_or(usize::MAX).saturating_sub(mappings);
         let excess = (mappings + others + mapping_count).saturating_sub(most);
         if excess > 0 {
             // Half as many again, so that this comes seldom.
@@ -304,7 +311,8 @@ impl<B: Backend> Shared<B> {
         physical: BlockIndex,
     ) -> Result<Range<u64>, Error> {
         if !self.mapping_count.charge() {
-            let message = format!("there are {} mappings; the driver makes no more", self.mapping_count.count());
+            let message =
+                format!("there are {} mappings; the driver makes no more", self.mapping_count.count());
             return Err(Error::new(ErrorKind::OutOfMemory, "map", message));
         }
         let (offset, bytes) = growing.pool.next_mapping(sparse, physical);
@@ -388,7 +396,12 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Takes away all mappings of a physical block that the pool has let go; false if the driver refused one.
-    pub(super) fn unmap_everywhere(&self, growing: &mut Growing<'_, B::Block>, physical: BlockIndex, bytes: u64) -> bool {
+    pub(super) fn unmap_everywhere(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        physical: BlockIndex,
+        bytes: u64,
+    ) -> bool {
         growing.pool.mappings(physical).into_iter().all(|mapping| {
             let is_unmapped = self.unmap_at(growing, mapping, bytes);
             if is_unmapped {

@@ -3,7 +3,7 @@
 
 use super::block_count::BlockCount;
 use super::buffer::Buffer;
-use super::config::{Config, ZeroPolicy};
+use super::config::{Config, Policy, ZeroPolicy};
 use super::elastic::{RemappingCounters, is_elastic};
 use super::imported_blocks::ImportedBlocks;
 use super::kinds::{KindTypes, MemoryKind};
@@ -98,7 +98,7 @@ pub(crate) struct Shared<B: Backend> {
 }
 
 impl<B: Backend> Shared<B> {
-    pub(crate) fn new(backend: B, config: Config) -> Result<Self, Error> {
+    pub(crate) fn new(backend: B, mut config: Config) -> Result<Self, Error> {
         config.pressure.check()?;
         let properties = backend.properties();
         let mut ledgers = Vec::with_capacity(properties.heaps.len());
@@ -115,13 +115,14 @@ impl<B: Backend> Shared<B> {
         let tags = Arc::new(TagNames::default());
         let bell = Arc::new(Bell::new(ANSWER_WITHIN.as_millis() as u64));
         let is_elastic = is_elastic(config.policy, properties)?;
+        config.policy = if is_elastic { Policy::Elastic } else { Policy::Blocks };
         let pools: Box<[_]> = properties
             .memory_types
             .iter()
             .map(|memory_type| {
-                let pool =
-                    Pool::new(config.layout, config.clock.clone(), Arc::clone(&tally), Arc::clone(&bell));
                 let is_elastic = is_elastic && memory_type.flags.contains(MemoryFlags::SPARSE);
+                let (clock, tally, bell) = (config.clock.clone(), Arc::clone(&tally), Arc::clone(&bell));
+                let pool = Pool::new(config.layout, is_elastic, clock, tally, bell);
                 TypedPool::new(pool, memory_type.heap_index, is_elastic)
             })
             .collect();

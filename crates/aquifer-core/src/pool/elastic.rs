@@ -2,13 +2,14 @@
 
 use super::growth::Fit;
 use super::{Lane, Place, Pool, Request};
-use crate::range::{BlockIndex, Composition, GRANULE_BYTES, Mapping};
+use crate::range::{Area, BlockIndex, Composition, GRANULE_BYTES, Mapping};
 
 impl Pool {
-    /// How a run of `bytes` bytes for a request can be put together. New memory is made in multiples of `page_bytes`.
-    pub(crate) fn compose(&self, request: Request, bytes: u64, page_bytes: u64) -> Composition {
+    /// How a run of `bytes` bytes for a request can be put together. New memory is made in multiples of `unit_bytes`.
+    pub(crate) fn compose(&self, request: Request, bytes: u64, unit_bytes: u64) -> Composition {
         let surely = bytes + request.alignment().saturating_sub(GRANULE_BYTES);
-        self.state.lock().ranges.compose(surely, page_bytes)
+        let state = self.state.lock();
+        state.ranges.compose(state.area_for(bytes), surely, unit_bytes)
     }
 
     /// How many bytes of addresses a composition needs.
@@ -17,8 +18,8 @@ impl Pool {
     }
 
     /// Takes in a new sparse block.
-    pub(crate) fn add_sparse(&self, sparse: BlockIndex, bytes: u64) {
-        self.state.lock().ranges.add_sparse(sparse, bytes);
+    pub(crate) fn add_sparse(&self, sparse: BlockIndex, bytes: u64, area: Area) {
+        self.state.lock().ranges.add_sparse(sparse, bytes, area);
     }
 
     /// Takes in a new physical block, mapped nowhere yet.

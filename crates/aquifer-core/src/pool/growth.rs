@@ -11,7 +11,7 @@
 //! ARCHITECTURE.md has the figures behind the constants; which of them matter is said at each.
 
 use super::state::State;
-use crate::range::{IdleBlock, QueueIndex, Range};
+use crate::range::{Area, IdleBlock, QueueIndex, Range};
 
 /// Blocks are multiples of this many bytes. Coarser is much worse: 16 MiB costs 6 % of memory on recorded workloads.
 pub(crate) const BLOCK_GRANULE_BYTES: u64 = 2 << 20;
@@ -32,6 +32,9 @@ const FLUSH_ABOVE_SHARE: u64 = 64;
 const SLACK_BYTES: u64 = 32 << 20;
 /// Reserved bytes may always be held down to this many percent of the peak of used bytes, whatever it costs.
 const GUARD_PERCENT: u64 = 115;
+
+/// Of a pool whose memory is mapped: ranges up to this size, and slabs, keep to physical blocks of their own.
+const SMALL_BYTES_MAX: u64 = 256 << 10;
 
 /// How many requests there were, and how many of them missed.
 ///
@@ -108,7 +111,15 @@ impl State {
         alignment: u64,
         fit: Fit,
     ) -> Option<Range> {
-        if let Some(range) = self.ranges.allocate_in_hole(queue, bytes, alignment) {
+        let area = self.area_for(bytes);
+        if let Some(range) = self.ranges.allocate_in_hole(area, queue, bytes, alignment) {
+            return Some(range);
+        }
+        let other = if area == Area::Small { Area::General } else { Area::Small };
+        if fit == Fit::Any
+            && self.is_elastic
+            && let Some(range) = self.ranges.allocate_in_hole(other, queue, bytes, alignment)
+        {
             return Some(range);
         }
         let idle_bytes = self.ranges.smallest_idle_fit(queue, bytes)?;
@@ -116,6 +127,11 @@ impl State {
             return None;
         }
         self.ranges.allocate_in_idle(queue, bytes)
+    }
+
+    /// Where a request for a range of `bytes` looks first.
+    pub(super) fn area_for(&self, bytes: u64) -> Area {
+        if self.is_elastic && bytes <= SMALL_BYTES_MAX { Area::Small } else { Area::General }
     }
 
     fn is_far_too_large(&self, idle_bytes: u64, bytes: u64) -> bool {

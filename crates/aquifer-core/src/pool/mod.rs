@@ -119,7 +119,13 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(layout: BucketLayout, clock: Clock, tally: Arc<Tally>, bell: Arc<Bell>) -> Arc<Self> {
+    pub(crate) fn new(
+        layout: BucketLayout,
+        is_elastic: bool,
+        clock: Clock,
+        tally: Arc<Tally>,
+        bell: Arc<Bell>,
+    ) -> Arc<Self> {
         let lane = Lane::new(&layout, NO_QUEUE, Arc::default());
         Arc::new(Self {
             layout,
@@ -131,7 +137,7 @@ impl Pool {
             cache_count: AtomicU64::new(0),
             quarantine: Mutex::new(Rank::Quarantine, Quarantine::default()),
             moving: Mutex::new(Rank::Moving, ()),
-            state: Mutex::new(Rank::PoolState, State::new(&layout)),
+            state: Mutex::new(Rank::PoolState, State::new(&layout, is_elastic)),
         })
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) slabs: Slabs,
     pub(crate) classes: Vec<ClassCounters>,
     pub(crate) is_closed: bool,
+    /// Whether the pool's memory is mapped behind addresses.
+    pub(super) is_elastic: bool,
     /// Allocations still live after closing.
     pub(crate) orphans: u64,
     pub(super) allowance: Allowance,
@@ -42,12 +44,13 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(layout: &BucketLayout) -> Self {
+    pub(crate) fn new(layout: &BucketLayout, is_elastic: bool) -> Self {
         Self {
             ranges: Ranges::default(),
             slabs: Slabs::new(layout.cached_class_count()),
             classes: vec![ClassCounters::default(); layout.class_count() + 1],
             is_closed: false,
+            is_elastic,
             orphans: 0,
             allowance: Allowance::default(),
             preallocated: Preallocated::default(),

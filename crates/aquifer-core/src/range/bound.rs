@@ -1,6 +1,6 @@
 //! Ranges that are bound to queues: unbound when the queue has passed, and joined across when nothing else fits.
 
-use super::{Bound, GRANULE_BYTES, NO_QUEUE, NONE, Node, QueueIndex, Range, RangeIndex, Ranges};
+use super::{Area, Bound, GRANULE_BYTES, NO_QUEUE, NONE, Node, QueueIndex, Range, RangeIndex, Ranges};
 
 impl Ranges {
     /// Takes `bytes` out of neighbouring free ranges that are bound to `queue` or unbound and only together large
@@ -10,7 +10,8 @@ impl Ranges {
             return None;
         }
         let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
-        let holes = self.holes.range((queue, 0, 0, 0, 0)..).take_while(|&&(owner, ..)| owner == queue);
+        let of_area = |area| self.holes.range((area, queue, 0, 0, 0, 0)..(area, queue + 1, 0, 0, 0, 0));
+        let holes = of_area(Area::General).chain(of_area(Area::Small));
         let may_have = |index: RangeIndex| {
             self.is_free(index) && [NO_QUEUE, queue].contains(&self.nodes[index as usize].bound.queue)
         };

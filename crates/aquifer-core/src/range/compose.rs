@@ -8,90 +8,110 @@
 //! A run begins with the free tail of what is mapped behind a sparse block, or, behind a new one, with the free end of a block
 //! that is partly used. Free blocks come next, and the odd rest is the free front of a block that is partly used. Memory is
 //! made only for what is missing then.
+//!
+//! For a small request there is nothing to put together: it gets a free block, or a new one.
 
-use super::{BlockIndex, Bound, RangeState, Ranges};
+use super::{Area, BlockIndex, Bound, RangeState, Ranges};
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// How many sparse blocks are looked at: looking at one more takes longer than a mapping less would.
 const TAILS_MAX: usize = 4;
 
 /// What to map, in this order, behind the end of a sparse block.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Composition {
+    pub(crate) area: Area,
     /// `None`: behind a new one.
     pub(crate) sparse: Option<BlockIndex>,
     /// Physical blocks that are there.
     pub(crate) mapped: Vec<BlockIndex>,
-    /// Memory to be made, in bytes: whole physical pages.
+    /// Memory to be made, in bytes: whole units.
     pub(crate) new_bytes: u64,
     /// What is mapped after the new memory.
     pub(crate) last: Option<BlockIndex>,
 }
 
-/// What to have less of: new memory first, then mappings.
-fn cost(way: &Composition) -> (u64, usize) {
-    (way.new_bytes, way.mapped.len() + usize::from(way.last.is_some()))
+impl Composition {
+    /// What to have less of: new memory first, then mappings.
+    fn cost(&self) -> (u64, usize) {
+        (self.new_bytes, self.mapped.len() + usize::from(self.last.is_some()))
+    }
+}
+
+/// What is wanted for a run.
+#[derive(Debug, Clone, Copy)]
+struct Want {
+    area: Area,
+    /// Where it is to be mapped: not what is mapped there already. `None`: nowhere yet.
+    sparse: Option<BlockIndex>,
+    /// The physical block that the run begins with.
+    first: Option<BlockIndex>,
+    /// How many bytes are missing.
+    bytes: u64,
+    unit_bytes: u64,
 }
 
 impl Ranges {
     /// The best way to have a run of `bytes` bytes: with the least new memory, of those with the fewest mappings. New memory is made in
-    /// multiples of `page_bytes`. There is always one.
-    pub(crate) fn compose(&self, bytes: u64, page_bytes: u64) -> Composition {
-        let mut best = self.compose_in_new(bytes, page_bytes);
-        let mut consider = |other: Composition| {
-            let is_worse = cost(&other) > cost(&best);
-            if !is_worse && (cost(&other) < cost(&best) || best.sparse.is_none()) {
-                best = other;
-            }
-        };
-        for (tail_bytes, sparse) in self.longest_tails(bytes) {
+    /// multiples of `unit_bytes`. There is always one.
+    pub(crate) fn compose(&self, area: Area, bytes: u64, unit_bytes: u64) -> Composition {
+        let want = Want { area, sparse: None, first: None, bytes, unit_bytes };
+        let mut best = self.compose_in_new(want);
+        for (tail_bytes, sparse) in self.longest_tails(area, bytes) {
             let room_bytes = self.sparse_bytes(sparse) - self.mapped_end(sparse);
-            let way = self.gather(Some(sparse), bytes - tail_bytes, page_bytes);
-            if self.composition_bytes(&way) <= room_bytes {
-                consider(way);
+            let way = self.gather(Want { sparse: Some(sparse), bytes: bytes - tail_bytes, ..want });
+            let is_as_good = way.cost() < best.cost() || way.cost() == best.cost() && best.sparse.is_none();
+            if is_as_good && self.composition_bytes(&way) <= room_bytes {
+                best = way;
             }
         }
         best
     }
 
     /// A run behind a new sparse block: with the free end of a partly used block as its beginning, if that is worth it.
-    fn compose_in_new(&self, bytes: u64, page_bytes: u64) -> Composition {
-        let plain = self.gather(None, bytes, page_bytes);
-        let odd_bytes = bytes % page_bytes;
+    fn compose_in_new(&self, want: Want) -> Composition {
+        let plain = self.gather(want);
+        if want.area == Area::Small {
+            return plain;
+        }
         let backs = &self.remap.backs;
-        let candidates = [backs.range((odd_bytes, 0)..).next(), backs.last()];
+        let candidates = [backs.range((want.bytes % want.unit_bytes, 0)..).next(), backs.last()];
         let with_back = candidates.into_iter().flatten().map(|&(back_bytes, index)| {
-            let mut way = self.gather_without(None, Some(index), bytes.saturating_sub(back_bytes), page_bytes);
+            let bytes = want.bytes.saturating_sub(back_bytes);
+            let mut way = self.gather(Want { first: Some(index), bytes, ..want });
             way.mapped.insert(0, index);
             way
         });
-        with_back.chain([plain.clone()]).min_by_key(cost).unwrap_or(plain)
+        with_back.chain([plain.clone()]).min_by_key(Composition::cost).unwrap_or(plain)
     }
 
-    fn gather(&self, sparse: Option<BlockIndex>, bytes: u64, page_bytes: u64) -> Composition {
-        self.gather_without(sparse, None, bytes, page_bytes)
+    /// Free memory for the end of a run, with what lies side by side at other addresses in the same order.
+    fn gather(&self, want: Want) -> Composition {
+        let mut way = self.gather_in_pieces(want);
+        way.mapped.sort_unstable_by_key(|&index| self.remap.physical(index).mappings.first());
+        way
     }
 
-    /// Free memory of `bytes` bytes in all for the end of a sparse block, in few pieces. `without` is in use for it already.
-    fn gather_without(
-        &self,
-        sparse: Option<BlockIndex>,
-        without: Option<BlockIndex>,
-        bytes: u64,
-        page_bytes: u64,
-    ) -> Composition {
-        let mut way = Composition { sparse, ..Composition::default() };
-        let mut left = bytes;
+    /// Free memory for the end of a run, in few pieces.
+    fn gather_in_pieces(&self, want: Want) -> Composition {
+        let Want { area, sparse, first, bytes, unit_bytes } = want;
+        let mut way = Composition { area, sparse, mapped: Vec::new(), new_bytes: 0, last: None };
         let may_have = |index: BlockIndex| {
             let mappings = &self.remap.physical(index).mappings;
-            Some(index) != without && mappings.iter().all(|&(block, _)| Some(block) != sparse)
+            Some(index) != first && mappings.iter().all(|&(block, _)| Some(block) != sparse)
         };
-        let smallest = |set: &std::collections::BTreeSet<(u64, BlockIndex)>, bytes: u64, taken: &[BlockIndex]| {
+        let smallest = |set: &BTreeSet<(u64, BlockIndex)>, bytes: u64, taken: &[BlockIndex]| {
             let mut fits = set.range((bytes, 0)..).map(|&(_, index)| index);
             fits.find(|&index| may_have(index) && !taken.contains(&index))
         };
+        // Small requests leave the blocks to the large ones that those use in part.
+        let no_fronts = BTreeSet::new();
+        let fronts = if area == Area::Small { &no_fronts } else { &self.remap.fronts };
         let mut largest = self.remap.free_by_size.iter().rev();
+        let mut left = bytes;
         while left > 0 {
-            if let Some(front) = smallest(&self.remap.fronts, left, &[]) {
+            if let Some(front) = smallest(fronts, left, &[]) {
                 way.last = Some(front);
                 return way;
             }
@@ -104,26 +124,24 @@ impl Ranges {
             way.mapped.push(index);
             left = left.saturating_sub(size);
         }
-        if left > 0 {
-            let front = self.remap.fronts.iter().rev().find(|&&(_, index)| may_have(index));
-            let pages = |bytes: u64| bytes.div_ceil(page_bytes);
-            way.new_bytes = pages(left) * page_bytes;
-            if let Some(&(front_bytes, index)) = front
-                && pages(left - front_bytes) < pages(left)
-            {
-                way.last = Some(index);
-                way.new_bytes = pages(left - front_bytes) * page_bytes;
-            }
+        let units = |bytes: u64| bytes.div_ceil(unit_bytes);
+        way.new_bytes = units(left) * unit_bytes;
+        if let Some(&(front_bytes, index)) = fronts.iter().rev().find(|&&(_, index)| may_have(index))
+            && left > 0
+            && units(left - front_bytes) < units(left)
+        {
+            way.last = Some(index);
+            way.new_bytes = units(left - front_bytes) * unit_bytes;
         }
         way
     }
 
-    /// Of the sparse blocks' free tails that are shorter than `bytes`, the longest few.
-    fn longest_tails(&self, bytes: u64) -> Vec<(u64, BlockIndex)> {
-        let mut tails: Vec<_> =
-            self.remap.ends.iter().map(|(&sparse, &end)| (self.tail_bytes(sparse, end), sparse)).collect();
-        tails.retain(|&(tail_bytes, _)| tail_bytes < bytes);
-        tails.sort_unstable_by_key(|&(tail_bytes, sparse)| (std::cmp::Reverse(tail_bytes), sparse));
+    /// Of the free tails of an area's sparse blocks that are shorter than `bytes`, the longest few.
+    fn longest_tails(&self, area: Area, bytes: u64) -> Vec<(u64, BlockIndex)> {
+        let of_area = self.remap.ends.iter().filter(|&(&sparse, _)| self.area(sparse) == area);
+        let tails = of_area.map(|(&sparse, &end)| (self.tail_bytes(sparse, end), sparse));
+        let mut tails: Vec<_> = tails.filter(|&(tail_bytes, _)| tail_bytes < bytes).collect();
+        tails.sort_unstable_by_key(|&(tail_bytes, sparse)| (Reverse(tail_bytes), sparse));
         tails.truncate(TAILS_MAX);
         tails
     }

@@ -68,8 +68,18 @@ impl Bound {
     }
 }
 
-/// A hole as it is ordered: queue, bytes, block, offset.
-type HoleKey = (QueueIndex, u64, BlockIndex, u64, RangeIndex);
+/// Which holes a request may have: large ones and small ones keep out of each other's way while there is a choice, or the small ones
+/// would leave no physical block whole for the large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Area {
+    /// Blocks with memory of their own, and sparse blocks for large requests.
+    General,
+    /// Sparse blocks for small requests.
+    Small,
+}
+
+/// A hole as it is ordered: area, queue, bytes, block, offset.
+type HoleKey = (Area, QueueIndex, u64, BlockIndex, u64, RangeIndex);
 
 /// A used range, as [`Ranges`] hands it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +123,7 @@ struct Block {
     idle_for: Option<QueueIndex>,
     /// It has no memory of its own, so it is never idle ([`remap`]).
     is_sparse: bool,
+    area: Area,
 }
 
 impl Block {
@@ -176,13 +187,20 @@ impl Ranges {
     ///
     /// If the index is taken: the caller's table and this one would disagree.
     pub(crate) fn add_block(&mut self, block: BlockIndex, bytes: u64, time_ms: u64) {
-        self.insert_block(block, bytes, RangeState::Free, false);
+        self.insert_block(block, bytes, RangeState::Free, false, Area::General);
         self.count_reserved(bytes);
         self.make_idle(block, NO_QUEUE, time_ms);
     }
 
     /// Enters a block of one range.
-    fn insert_block(&mut self, block: BlockIndex, bytes: u64, state: RangeState, is_sparse: bool) {
+    fn insert_block(
+        &mut self,
+        block: BlockIndex,
+        bytes: u64,
+        state: RangeState,
+        is_sparse: bool,
+        area: Area,
+    ) {
         let place = block as usize;
         if self.blocks.len() <= place {
             self.blocks.resize(place + 1, None);
@@ -206,6 +224,7 @@ impl Ranges {
             idle_since: Moment::default(),
             idle_for: None,
             is_sparse,
+            area,
         });
     }
 
@@ -264,51 +283,53 @@ impl Ranges {
         Some(owner.reserved_bytes())
     }
 
-    /// Takes the best fitting hole of a partly used block that `queue` may have, cut to `bytes` at a multiple of
+    /// Takes the best fitting hole of an area's partly used blocks that `queue` may have, cut to `bytes` at a multiple of
     /// `alignment`. Of two alike, the queue's own.
     ///
     /// A fit is always found if there is one: first among the holes that fit however they lie, then among those that
     /// fit only because they happen to be aligned.
     pub(crate) fn allocate_in_hole(
         &mut self,
+        area: Area,
         queue: QueueIndex,
         bytes: u64,
         alignment: u64,
     ) -> Option<Range> {
         let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
-        let mut found = self.best_hole(queue, surely);
+        let mut found = self.best_hole(area, queue, surely);
         if found.is_none() && surely > bytes {
-            found = self.aligned_hole(queue, bytes..surely, alignment);
+            found = self.aligned_hole(area, queue, bytes..surely, alignment);
         }
         let (.., index) = found?;
         self.holes.remove(&self.key(index));
         Some(self.take(index, bytes, alignment))
     }
 
-    fn best_hole(&self, queue: QueueIndex, bytes: u64) -> Option<HoleKey> {
+    fn best_hole(&self, area: Area, queue: QueueIndex, bytes: u64) -> Option<HoleKey> {
         let of = |queue| {
-            let first = self.holes.range((queue, bytes, 0, 0, 0)..).next().copied();
-            first.filter(|&(owner, ..)| owner == queue)
+            let first = self.holes.range((area, queue, bytes, 0, 0, 0)..).next().copied();
+            first.filter(|&(of_area, owner, ..)| (of_area, owner) == (area, queue))
         };
         let unbound = of(NO_QUEUE);
         if queue == NO_QUEUE {
             return unbound;
         }
-        [of(queue), unbound].into_iter().flatten().min_by_key(|&(_, bytes, ..)| bytes)
+        [of(queue), unbound].into_iter().flatten().min_by_key(|&(_, _, bytes, ..)| bytes)
     }
 
     /// A hole of a size in `sizes` whose place happens to suit.
     fn aligned_hole(
         &self,
+        area: Area,
         queue: QueueIndex,
         sizes: std::ops::Range<u64>,
         alignment: u64,
     ) -> Option<HoleKey> {
-        let fits = |&(_, size, _, offset, _): &HoleKey| {
+        let fits = |&(_, _, size, _, offset, _): &HoleKey| {
             offset.next_multiple_of(alignment) - offset + sizes.start <= size
         };
         let of = |queue| {
-            let key = |bytes| (queue, bytes, 0, 0, 0);
+            let key = |bytes| (area, queue, bytes, 0, 0, 0);
             self.holes.range(key(sizes.start)..key(sizes.end)).copied().find(fits)
         };
         let own = if queue == NO_QUEUE { None } else { of(queue) };
@@ -427,15 +448,15 @@ impl Ranges {
     /// Releases what whole multiples of `granule` there are in the unbound holes. The caller gives their memory back, and undoes
     /// with [`Ranges::unrelease`] what the driver refuses.
     pub(crate) fn release_holes(&mut self, granule: u64) -> Vec<Range> {
-        let large = (NO_QUEUE, granule, 0, 0, 0)..(NO_QUEUE + 1, 0, 0, 0, 0);
+        let large = (Area::General, NO_QUEUE, granule, 0, 0, 0)..(Area::General, NO_QUEUE + 1, 0, 0, 0, 0);
         let large: Vec<_> = self.holes.range(large).copied().collect();
         let mut released = Vec::new();
-        for (_, bytes, block, offset, index) in large {
+        for (_, _, bytes, block, offset, index) in large {
             let (start, end) = (offset.next_multiple_of(granule), (offset + bytes) / granule * granule);
             if start >= end || self.is_sparse(block) {
                 continue;
             }
-            self.holes.remove(&(NO_QUEUE, bytes, block, offset, index));
+            self.holes.remove(&self.key(index));
             let range = self.cut(index, start - offset, end - start);
             self.nodes[range.index as usize].state = RangeState::Released;
             self.blocks[block as usize].as_mut().expect("a hole's block exists").released_bytes +=
@@ -559,7 +580,11 @@ impl Ranges {
 
     /// Of the ranges that are bound to no queue, the largest.
     pub(crate) fn largest_free_bytes(&self) -> u64 {
-        let hole = self.holes.range(..(NO_QUEUE + 1, 0, 0, 0, 0)).last().map_or(0, |&(_, bytes, ..)| bytes);
+        let largest = |area| {
+            let of_area = self.holes.range((area, NO_QUEUE, 0, 0, 0, 0)..(area, NO_QUEUE + 1, 0, 0, 0, 0));
+            of_area.last().map_or(0, |&(_, _, bytes, ..)| bytes)
+        };
+        let hole = largest(Area::General).max(largest(Area::Small));
         hole.max(self.idle_by_size.range(..(NO_QUEUE + 1, 0, 0)).last().map_or(0, |&(_, bytes, _)| bytes))
     }
 
@@ -589,7 +614,8 @@ impl Ranges {
 
     fn key(&self, index: RangeIndex) -> HoleKey {
         let node = &self.nodes[index as usize];
-        (node.bound.queue, node.bytes, node.block, node.offset, index)
+        let area = self.blocks[node.block as usize].as_ref().expect("a range's block exists").area;
+        (area, node.bound.queue, node.bytes, node.block, node.offset, index)
     }
 
     /// Cuts a range after `bytes`; returns the second part, as free and as bound as the first.
@@ -646,5 +672,3 @@ impl Ranges {
 
 #[cfg(all(test, not(loom)))]
 mod tests;
-#[cfg(test)]
-mod trace_probe;

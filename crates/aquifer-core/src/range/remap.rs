@@ -14,7 +14,7 @@
 //! So every byte of memory that nobody claims is free at all its addresses, and one that is claimed at one only. No physical block
 //! is mapped twice behind one sparse block: then no range of addresses has the same byte of memory twice.
 
-use super::{BlockIndex, IdleBlock, Moment, NONE, Node, RangeIndex, RangeState, Ranges};
+use super::{Area, BlockIndex, IdleBlock, Moment, NONE, Node, RangeIndex, RangeState, Ranges};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a physical block lies: a sparse block, and the first byte there.
@@ -52,6 +52,8 @@ pub(super) struct Remap {
     /// Of the others, those with free bytes at the beginning, or at the end.
     pub(super) fronts: BTreeSet<(u64, BlockIndex)>,
     pub(super) backs: BTreeSet<(u64, BlockIndex)>,
+    /// Room to collect parts of sparse blocks in: block, first byte, bytes.
+    elsewhere: Vec<(BlockIndex, u64, u64)>,
 }
 
 impl Remap {
@@ -92,7 +94,8 @@ impl Remap {
 
     /// Takes a physical block out of the sets that tell what of it is free.
     fn unlist(&mut self, index: BlockIndex) {
-        let &Physical { bytes, claimed_bytes, front_bytes, back_bytes, free_since, .. } = self.physical(index);
+        let &Physical { bytes, claimed_bytes, front_bytes, back_bytes, free_since, .. } =
+            self.physical(index);
         if claimed_bytes == 0 {
             if self.free_by_size.remove(&(bytes, index)) {
                 self.free_by_age.remove(&(free_since, index));
@@ -106,7 +109,8 @@ impl Remap {
 
     /// The reverse of [`Remap::unlist`].
     fn list(&mut self, index: BlockIndex) {
-        let &Physical { bytes, claimed_bytes, front_bytes, back_bytes, free_since, .. } = self.physical(index);
+        let &Physical { bytes, claimed_bytes, front_bytes, back_bytes, free_since, .. } =
+            self.physical(index);
         if claimed_bytes == 0 {
             self.free_by_size.insert((bytes, index));
             self.free_by_age.insert((free_since, index));
@@ -136,9 +140,9 @@ impl Ranges {
         self.blocks[block as usize].as_ref().is_some_and(|owner| owner.is_sparse)
     }
 
-    /// Takes in a new sparse block of `bytes` bytes of addresses, with nothing behind them.
-    pub(crate) fn add_sparse(&mut self, block: BlockIndex, bytes: u64) {
-        self.insert_block(block, bytes, RangeState::Released, true);
+    /// Takes in a new sparse block of `bytes` bytes of addresses for an area's requests, with nothing behind them.
+    pub(crate) fn add_sparse(&mut self, block: BlockIndex, bytes: u64, area: Area) {
+        self.insert_block(block, bytes, RangeState::Released, true, area);
         let first = self.blocks[block as usize].as_ref().expect("it was just made").first;
         self.remap.note_range(block, 0, first);
         self.remap.ends.insert(block, 0);
@@ -173,6 +177,10 @@ impl Ranges {
 
     pub(crate) fn physical_bytes(&self, index: BlockIndex) -> u64 {
         self.remap.physical(index).bytes
+    }
+
+    pub(super) fn area(&self, block: BlockIndex) -> Area {
+        self.blocks[block as usize].as_ref().expect("the block exists").area
     }
 
     /// How many addresses a sparse block has.
@@ -265,17 +273,24 @@ impl Ranges {
 
     /// Claims the memory behind a part of a sparse block, which was free: it is free under no other address any more.
     pub(super) fn claim(&mut self, block: BlockIndex, offset: u64, bytes: u64) {
-        self.for_each_piece(block, offset, bytes, RangeState::Free, RangeState::Elsewhere, |ranges, piece| {
-            ranges.remap.unlist(piece.index);
-            let owner = ranges.remap.physical_mut(piece.index);
-            if owner.claimed_bytes == 0 {
-                (owner.front_bytes, owner.back_bytes) = (owner.bytes, owner.bytes);
-            }
-            owner.claimed_bytes += piece.bytes;
-            owner.front_bytes = owner.front_bytes.min(piece.start);
-            owner.back_bytes = owner.back_bytes.min(owner.bytes - piece.start - piece.bytes);
-            ranges.remap.list(piece.index);
-        });
+        self.for_each_piece(
+            block,
+            offset,
+            bytes,
+            RangeState::Free,
+            RangeState::Elsewhere,
+            |ranges, piece| {
+                ranges.remap.unlist(piece.index);
+                let owner = ranges.remap.physical_mut(piece.index);
+                if owner.claimed_bytes == 0 {
+                    (owner.front_bytes, owner.back_bytes) = (owner.bytes, owner.bytes);
+                }
+                owner.claimed_bytes += piece.bytes;
+                owner.front_bytes = owner.front_bytes.min(piece.start);
+                owner.back_bytes = owner.back_bytes.min(owner.bytes - piece.start - piece.bytes);
+                ranges.remap.list(piece.index);
+            },
+        );
     }
 
     /// Ends the claim on the memory behind a part of a sparse block, which is free, unbound and merged already.
@@ -285,27 +300,34 @@ impl Ranges {
         if owner.is_unused_sparse() {
             owner.idle_since = since;
         }
-        self.for_each_piece(block, offset, bytes, RangeState::Elsewhere, RangeState::Free, |ranges, piece| {
-            let node = ranges.nodes[ranges.remap.range_at(block, offset.max(piece.mapped_at)) as usize];
-            ranges.remap.unlist(piece.index);
-            let owner = ranges.remap.physical_mut(piece.index);
-            owner.claimed_bytes -= piece.bytes;
-            if owner.claimed_bytes == 0 {
-                owner.free_since = since;
-            } else {
-                let end = piece.mapped_at + owner.bytes;
-                if node.offset <= piece.mapped_at {
-                    owner.front_bytes = node.offset + node.bytes - piece.mapped_at;
+        self.for_each_piece(
+            block,
+            offset,
+            bytes,
+            RangeState::Elsewhere,
+            RangeState::Free,
+            |ranges, piece| {
+                let node = ranges.nodes[ranges.remap.range_at(block, offset.max(piece.mapped_at)) as usize];
+                ranges.remap.unlist(piece.index);
+                let owner = ranges.remap.physical_mut(piece.index);
+                owner.claimed_bytes -= piece.bytes;
+                if owner.claimed_bytes == 0 {
+                    owner.free_since = since;
+                } else {
+                    let end = piece.mapped_at + owner.bytes;
+                    if node.offset <= piece.mapped_at {
+                        owner.front_bytes = node.offset + node.bytes - piece.mapped_at;
+                    }
+                    if node.offset + node.bytes >= end {
+                        owner.back_bytes = end - node.offset;
+                    }
                 }
-                if node.offset + node.bytes >= end {
-                    owner.back_bytes = end - node.offset;
-                }
-            }
-            ranges.remap.list(piece.index);
-        });
+                ranges.remap.list(piece.index);
+            },
+        );
     }
 
-    /// For each physical block behind a part of a sparse block: converts that part at all its other addresses, then calls.
+    /// Converts a part of a sparse block at all the other addresses of its memory, then calls for each physical block behind it.
     fn for_each_piece(
         &mut self,
         block: BlockIndex,
@@ -315,21 +337,29 @@ impl Ranges {
         to: RangeState,
         mut then: impl FnMut(&mut Self, Piece),
     ) {
+        let mut elsewhere = std::mem::take(&mut self.remap.elsewhere);
         let (mut at, end) = (offset, offset + bytes);
         while at < end {
             let (mapped_at, index) = self.remap.mapping_at(block, at);
             let start = at - mapped_at;
-            let bytes = (end - at).min(self.remap.physical(index).bytes - start);
-            let mut place = 0;
-            while let Some(&(other, other_at)) = self.remap.physical(index).mappings.get(place) {
-                if other != block {
-                    self.convert(other, other_at + start, bytes, from, to);
-                }
-                place += 1;
-            }
+            let Physical { bytes, mappings, .. } = self.remap.physical(index);
+            let bytes = (end - at).min(bytes - start);
+            let others = mappings.iter().filter(|&&(other, _)| other != block);
+            elsewhere.extend(others.map(|&(other, other_at)| (other, other_at + start, bytes)));
             then(self, Piece { index, mapped_at, start, bytes });
             at += bytes;
         }
+        // What lies side by side there too is converted at once.
+        elsewhere.sort_unstable();
+        let is_next = |one: &(BlockIndex, u64, u64), other: &(BlockIndex, u64, u64)| {
+            (one.0, one.1 + one.2) == (other.0, other.1)
+        };
+        for run in elsewhere.chunk_by(is_next) {
+            let (other, start, _) = run[0];
+            self.convert(other, start, run.iter().map(|part| part.2).sum(), from, to);
+        }
+        elsewhere.clear();
+        self.remap.elsewhere = elsewhere;
     }
 
     /// Lets go of a free physical block: it serves nothing any more. The caller unmaps it ([`Ranges::mappings`],
@@ -420,7 +450,8 @@ impl Ranges {
         self.blocks[block as usize] = None;
         self.remap.ends.remove(&block);
         let of_block = (block, 0)..(block + 1, 0);
-        let mapped: Vec<_> = self.remap.mapped.range(of_block).map(|(&(_, at), &index)| (index, at)).collect();
+        let mapped: Vec<_> =
+            self.remap.mapped.range(of_block).map(|(&(_, at), &index)| (index, at)).collect();
         for &(index, at) in &mapped {
             self.remove_mapping(index, (block, at));
         }
@@ -429,7 +460,7 @@ impl Ranges {
 
     /// Takes back a sparse block of `bytes` bytes with what is still mapped there. Nothing more will be.
     pub(crate) fn restore_sparse(&mut self, block: BlockIndex, bytes: u64, mapped: &[(BlockIndex, u64)]) {
-        self.add_sparse(block, bytes);
+        self.add_sparse(block, bytes, Area::General);
         self.remap.ends.insert(block, bytes);
         for &(index, at) in mapped {
             self.map_at(block, at, index);

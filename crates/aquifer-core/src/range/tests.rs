@@ -61,7 +61,7 @@ impl Ranges {
 /// As the pool asks: a hole first, then an idle block, then what lies side by side.
 fn allocate_for(ranges: &mut Ranges, queue: QueueIndex, bytes: u64, alignment: u64) -> Option<Range> {
     ranges
-        .allocate_in_hole(queue, bytes, alignment)
+        .allocate_in_hole(Area::General, queue, bytes, alignment)
         .or_else(|| ranges.allocate_in_idle(queue, bytes))
         .or_else(|| ranges.allocate_across(queue, bytes, alignment))
 }
@@ -100,9 +100,13 @@ fn the_smallest_hole_wins_and_idle_blocks_stay_whole() {
     assert_eq!(ranges.smallest_idle_fit(NO_QUEUE, 1), Some(2048));
     assert_eq!(ranges.allocate_in_idle(NO_QUEUE, 1024).unwrap().block, 1);
     assert_eq!(ranges.allocate_in_idle(NO_QUEUE, 3072).unwrap().block, 2);
-    assert_eq!(ranges.allocate_in_hole(NO_QUEUE, 256, 256).unwrap().block, 1, "the oldest of two alike");
-    assert_eq!(ranges.allocate_in_hole(NO_QUEUE, 1024, 256).unwrap().block, 2);
-    assert_eq!(ranges.allocate_in_hole(NO_QUEUE, 1024, 256), None);
+    assert_eq!(
+        ranges.allocate_in_hole(Area::General, NO_QUEUE, 256, 256).unwrap().block,
+        1,
+        "the oldest of two alike"
+    );
+    assert_eq!(ranges.allocate_in_hole(Area::General, NO_QUEUE, 1024, 256).unwrap().block, 2);
+    assert_eq!(ranges.allocate_in_hole(Area::General, NO_QUEUE, 1024, 256), None);
     assert_eq!((ranges.idle_bytes(), ranges.remove_block(1)), (8192, None));
     ranges.validate();
 }

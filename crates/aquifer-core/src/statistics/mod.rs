@@ -90,7 +90,15 @@ impl DriverCalls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.create + self.reserve + self.map + self.unmap + self.destroy + self.release + self.purge + self.signal + self.failed
+        self.create
+            + self.reserve
+            + self.map
+            + self.unmap
+            + self.destroy
+            + self.release
+            + self.purge
+            + self.signal
+            + self.failed
     }
 }
 
