@@ -19,6 +19,7 @@ use crate::numa;
 use crate::options::HostOptions;
 use crate::pinned;
 use crate::queue::HostQueue;
+use crate::remap::{self, Remap};
 use crate::sys;
 
 /// The largest block, in bytes.
@@ -29,8 +30,8 @@ const BLOCK_BYTES_MAX: u64 = if usize::BITS >= 64 { 1 << 46 } else { 1 << 30 };
 
 /// Host memory.
 ///
-/// A value holds facts only: no memory, no descriptor, no thread (a [`HostQueue`] has one). It can be shared between
-/// threads, and its methods never block but for the time of a system call (and of the copying itself); only
+/// A value holds facts only: no memory, no descriptor (but one from its first physical block on), no thread (a [`HostQueue`] has
+/// one). It can be shared between threads, and its methods never block but for the time of a system call (and of the copying itself); only
 /// [`wait`](Backend::wait) does what its name says.
 #[derive(Debug)]
 pub struct Host {
@@ -39,7 +40,12 @@ pub struct Host {
     root: PathBuf,
     /// The NUMA node that pinned blocks are bound to.
     pinned_node: Option<u32>,
+    /// What maps memory, where the system lets it.
+    remap: Option<Remap>,
 }
+
+/// The index of the memory type for ordinary memory.
+const ORDINARY: usize = 0;
 
 /// The index of the memory type that is pinned.
 pub(crate) const PINNED: usize = 1;
@@ -75,13 +81,19 @@ impl Host {
             None => None,
         };
         let page_bytes = sys::page_bytes() as u64;
+        let remap = Remap::new(&root, memory.total_bytes, page_bytes);
+        let (sparse, sparse_blocks) = match remap {
+            Some(_) => (MemoryFlags::SPARSE, Capabilities::SPARSE_BLOCKS),
+            None => (MemoryFlags::NONE, Capabilities::NONE),
+        };
+        let visible = MemoryFlags::HOST_VISIBLE;
         let properties = Properties {
             backend: "host",
             device: facts::device_name(&root),
             heaps: vec![Heap { size_bytes: memory.total_bytes }],
             memory_types: vec![
-                MemoryType { heap_index: 0, flags: MemoryFlags::HOST_VISIBLE | MemoryFlags::DEVICE_LOCAL },
-                MemoryType { heap_index: 0, flags: MemoryFlags::HOST_VISIBLE | MemoryFlags::PINNED },
+                MemoryType { heap_index: 0, flags: visible | MemoryFlags::DEVICE_LOCAL | sparse },
+                MemoryType { heap_index: 0, flags: visible | MemoryFlags::PINNED },
             ],
             // The OS page, because that is the unit of mmap. A larger granule (the huge page) would only forbid small
             // blocks; blocks that gain from huge pages are aligned to them anyway.
@@ -89,9 +101,9 @@ impl Host {
             block_bytes_max: BLOCK_BYTES_MAX,
             block_count_max: facts::block_count_max(&root, BLOCK_BYTES_MAX, page_bytes),
             alignment_bytes_min: page_bytes,
-            physical_page_bytes: 0,
-            mapping_count_max: 0,
-            mapping_costs: None,
+            physical_page_bytes: remap.as_ref().map_or(0, Remap::page_bytes),
+            mapping_count_max: remap.as_ref().map_or(0, Remap::mapping_count_max),
+            mapping_costs: remap.as_ref().and_then(Remap::mapping_costs),
             // Blocks start at OS pages, imported or not.
             import_alignment_bytes: page_bytes,
             capabilities: Capabilities::ZEROED_BLOCKS
@@ -99,15 +111,32 @@ impl Host {
                 | Capabilities::RELEASE_RANGE
                 | Capabilities::QUEUES
                 | Capabilities::IMPORT
-                | Capabilities::RUNS_ON_HOST,
+                | Capabilities::RUNS_ON_HOST
+                | sparse_blocks,
         };
-        Ok(Self { properties, root, pinned_node })
+        Ok(Self { properties, root, pinned_node, remap })
     }
 
     /// The NUMA node that pinned blocks are bound to; `None` without [`HostOptions::pinned_near`].
     #[must_use]
     pub fn pinned_node(&self) -> Option<u32> {
         self.pinned_node
+    }
+
+    /// What maps memory, if the system lets it and there is a memory type that it is asked for.
+    fn remap(&self, memory_type_index: usize, operation: &'static str) -> Result<&Remap, Error> {
+        match &self.remap {
+            Some(remap) if memory_type_index == ORDINARY => Ok(remap),
+            Some(_) => {
+                let message = "pinned memory is locked where it is; map memory of type 0, or ask for a block";
+                Err(Error::new(ErrorKind::Unsupported, operation, message))
+            }
+            None => {
+                let message = "the system does not let this process map memory behind addresses (Host's documentation says \
+                               what that takes); ask for blocks";
+                Err(Error::new(ErrorKind::Unsupported, operation, message))
+            }
+        }
     }
 }
 
@@ -125,7 +154,8 @@ pub(crate) unsafe fn at(block: &HostBlock, offset: u64) -> NonNull<u8> {
 
 // SAFETY: a block is a mapping of its own of (at least) the bytes asked for, so it overlaps no other; its start is a
 // field that never changes, a multiple of the OS page, and what lies behind it is readable, writable and zeroed by the
-// system until `destroy_block` unmaps it. For imported memory the same is vouched for by whoever made the `HostMemory`, until
+// system until `destroy_block` unmaps it. A sparse block is a mapping of its own too, and what lies behind it is parts of a file of
+// this value's own, each readable, writable and zeroed until it is written, and each of one physical block at a time. For imported memory the same is vouched for by whoever made the `HostMemory`, until
 // its owner is dropped, which is what `destroy_block` does. The properties are made once and never written. A queue's entries are taken
 // from the front by its one worker, and a value is set when the worker comes to its marker, or at once where the lock shows
 // that there is no entry and none runs; the lock is also what orders calls by different threads.
@@ -145,7 +175,11 @@ unsafe impl Backend for Host {
         let address_space_bytes_max = rustix::process::getrlimit(Resource::As).current;
         let heap_size_bytes = self.properties.heaps[heap_index].size_bytes;
         let page_bytes = self.properties.block_granularity_bytes;
-        Ok(budget::read(&self.root, heap_size_bytes, address_space_bytes_max, page_bytes))
+        let budget = budget::read(&self.root, heap_size_bytes, address_space_bytes_max, page_bytes);
+        Ok(HeapBudget {
+            process_bytes: budget.process_bytes.map(|bytes| bytes + remap::held_bytes()),
+            ..budget
+        })
     }
 
     /// A pinned block is brought into physical memory within the call, which takes about as long as touching all of it.
@@ -166,7 +200,7 @@ unsafe impl Backend for Host {
         // SAFETY: the caller vouches that no range of the block is in use.
         unsafe { block.unmap() }.map_err(|(block, errno)| {
             let message = format!(
-                "the system did not unmap {} bytes; if the process has too many mappings, destroy other blocks \
+                "the system did not take {} bytes back; if the process has too many mappings, destroy other blocks \
                  first or raise vm.max_map_count",
                 block.bytes()
             );
@@ -192,6 +226,10 @@ unsafe impl Backend for Host {
     /// Of a pinned block, unlocks the range too: that much can be locked elsewhere. A range in the middle of one splits its
     /// mapping in the kernel, for as long as the block exists; where the process has too many mappings this is refused.
     unsafe fn release_range(&self, range: BlockRange<'_, HostBlock>) -> Result<(), Error> {
+        if let (Some(remap), Some(sparse)) = (&self.remap, range.block.as_sparse()) {
+            // SAFETY: the caller vouches for the range.
+            return unsafe { remap.release(sparse, range) };
+        }
         // SAFETY: the caller vouches that the range lies in its block.
         let start = unsafe { at(range.block, range.offset) };
         // SAFETY: the caller vouches that the range lies in its block and begins and ends at OS pages, our granule, and that
@@ -206,8 +244,32 @@ unsafe impl Backend for Host {
         })
     }
 
+    /// Takes addresses only, and counts once among the process's mappings.
+    fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<HostBlock, Error> {
+        let remap = self.remap(desc.memory_type_index, "create_sparse_block")?;
+        remap.create_sparse_block(desc.bytes).map(HostBlock::sparse)
+    }
+
+    /// Takes memory only where it is touched, like an ordinary block.
+    fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<HostBlock, Error> {
+        let remap = self.remap(desc.memory_type_index, "create_physical_block")?;
+        remap.create_physical_block(desc.bytes).map(HostBlock::physical)
+    }
+
+    unsafe fn map(&self, sparse: BlockRange<'_, HostBlock>, physical: &HostBlock) -> Result<(), Error> {
+        let remap = self.remap(ORDINARY, "map")?;
+        // SAFETY: the caller vouches for the range and the physical block.
+        unsafe { remap.map(sparse, physical) }
+    }
+
+    unsafe fn unmap(&self, sparse: BlockRange<'_, HostBlock>) -> Result<(), Error> {
+        let remap = self.remap(ORDINARY, "unmap")?;
+        // SAFETY: the caller vouches for the range.
+        unsafe { remap.unmap(sparse) }
+    }
+
     fn host_pointer(&self, block: &HostBlock) -> Option<NonNull<u8>> {
-        Some(block.start())
+        block.address()
     }
 
     unsafe fn copy(
@@ -236,7 +298,7 @@ unsafe impl Backend for Host {
     }
 
     fn device_address(&self, block: &HostBlock) -> Option<u64> {
-        Some(block.start().addr().get() as u64)
+        block.address().map(|start| start.addr().get() as u64)
     }
 
     /// Starts the queue's thread.

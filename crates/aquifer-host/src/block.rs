@@ -1,10 +1,4 @@
-//! A block: a mapping, and the aligned part of it that is used; or memory that somebody brought.
-//!
-//! ```text
-//! mapping   |<---------------- Mapping::bytes ---------------->|
-//! block          |<-------------- bytes -------------->|
-//!           lead, unmapped if the system agrees        tail, likewise
-//! ```
+//! A block: a mapping, addresses without memory, memory without addresses, or memory that somebody brought.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -13,81 +7,30 @@ use std::ptr::NonNull;
 use aquifer_backend::HostMemory;
 use rustix::io::{Errno, Result};
 
+use crate::mapping::{HUGE_PAGE_BYTES, Mapping};
+use crate::remap::{Physical, Sparse};
 use crate::sys;
 
-/// Blocks of this size or more are aligned to it: the size of a huge page on x86-64, and on aarch64 with OS pages of
-/// 4 KiB.
-pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-/// What the system gave. Unmapped by [`Mapping::unmap`] only; dropping it does nothing.
-struct Mapping {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-impl Mapping {
-    fn new(bytes: usize) -> Result<Self> {
-        Ok(Self { start: sys::map(bytes)?, bytes })
-    }
-
-    /// How far behind the mapping's start the next multiple of `alignment` (a power of two) lies.
-    fn lead_bytes(&self, alignment: usize) -> usize {
-        self.start.addr().get().wrapping_neg() & (alignment - 1)
-    }
-
-    /// Unmaps everything, or gives the mapping back whole.
-    ///
-    /// # Safety
-    ///
-    /// - Nothing uses the mapping, now or later.
-    unsafe fn unmap(self) -> std::result::Result<(), (Self, Errno)> {
-        // SAFETY: the mapping came from `map`, is whole as long as this value exists, and the caller vouches that
-        // nothing uses it.
-        unsafe { sys::unmap(self.start, self.bytes) }.map_err(|errno| (self, errno))
-    }
-
-    /// Unmaps what lies before `lead_bytes` and what lies behind the `bytes` bytes after it.
-    ///
-    /// An end that the system refuses (Linux does when the process has too many mappings and this would split one)
-    /// stays: it is untouched, so it costs address space only, and it goes when the whole mapping goes.
-    ///
-    /// # Safety
-    ///
-    /// - `lead_bytes` is less than the mapping's size, and so many bytes and `bytes` more lie in it.
-    /// - Nothing uses either end, now or later.
-    unsafe fn trim(mut self, lead_bytes: usize, bytes: usize) -> Self {
-        // SAFETY: the caller vouches that the lead ends inside the mapping.
-        let start = unsafe { self.start.add(lead_bytes) };
-        // SAFETY: the caller vouches that the used part ends inside the mapping, or where it ends.
-        let end = unsafe { start.add(bytes) };
-        let tail_bytes = self.bytes - lead_bytes - bytes;
-        // SAFETY: the tail is the mapping's end, and the caller vouches that nothing uses it.
-        if tail_bytes > 0 && unsafe { sys::unmap(end, tail_bytes) }.is_ok() {
-            self.bytes -= tail_bytes;
-        }
-        // SAFETY: the lead is the mapping's beginning, and the caller vouches that nothing uses it.
-        if lead_bytes > 0 && unsafe { sys::unmap(self.start, lead_bytes) }.is_ok() {
-            self.start = start;
-            self.bytes -= lead_bytes;
-        }
-        self
-    }
-}
-
-/// Where a block's memory is from.
+/// What a block is made of.
 enum Source {
     Mapped(Mapping),
     /// Its owner is dropped with [`HostBlock::unmap`] only, like a mapping.
     Imported(ManuallyDrop<HostMemory>),
+    /// Addresses.
+    Sparse(Sparse),
+    /// Memory.
+    Physical(Physical),
 }
 
 /// A block of host memory, made by [`Host`](crate::Host).
 ///
 /// Give it to [`Backend::destroy_block`](aquifer_backend::Backend::destroy_block) when nothing uses it any more. A
-/// block that is only dropped stays mapped until the process ends; of an imported one, the owner is never dropped then.
+/// block that is only dropped stays mapped until the process ends; of an imported one, the owner is never dropped then, and of a
+/// physical one, the memory is not used again.
 #[must_use = "a block that is dropped without being destroyed stays mapped"]
 pub struct HostBlock {
     source: Source,
+    /// Of a physical block nobody uses it: there is nothing.
     start: NonNull<u8>,
     bytes: usize,
     /// Whether [`HostBlock::lock`] has locked it.
@@ -109,48 +52,48 @@ impl HostBlock {
     /// What `mmap` answered. Nothing stays mapped then.
     pub(crate) fn map(bytes: usize) -> Result<Self> {
         if bytes < HUGE_PAGE_BYTES {
-            return Ok(Self::whole(Mapping::new(bytes)?, bytes));
+            let (mapping, start) = Mapping::new(bytes, sys::map)?.all();
+            return Ok(Self::of(Source::Mapped(mapping), start, bytes));
         }
-        let block = Self::map_aligned(bytes, HUGE_PAGE_BYTES)?;
+        let (mapping, start) = Mapping::aligned(bytes, HUGE_PAGE_BYTES, sys::map)?;
         // Refused where the kernel has no huge pages; the block is as good, only slower.
         #[cfg(target_os = "linux")]
         // SAFETY: the range is the block that has just been mapped.
-        let _ = unsafe { sys::advise_huge_pages(block.start, block.bytes) };
-        Ok(block)
+        let _ = unsafe { sys::advise_huge_pages(start, bytes) };
+        Ok(Self::of(Source::Mapped(mapping), start, bytes))
     }
 
-    /// Maps a block that starts at a multiple of `alignment`, a power of two and a multiple of the OS page.
-    fn map_aligned(bytes: usize, alignment: usize) -> Result<Self> {
-        // Newer kernels align large mappings by themselves, and blocks of whole huge pages line up one below the other.
-        // So the exact size is right more often than not, and blocks that touch stay one mapping for the kernel.
-        let exact = Mapping::new(bytes)?;
-        if exact.lead_bytes(alignment) == 0 {
-            return Ok(Self::whole(exact, bytes));
-        }
-        // SAFETY: the mapping is new and nobody else has its address.
-        if let Err((exact, _)) = unsafe { exact.unmap() } {
-            // It can only be kept, so it is used. Alignment to huge pages is a wish.
-            return Ok(Self::whole(exact, bytes));
-        }
-        let wide = Mapping::new(bytes.checked_add(alignment).ok_or(Errno::NOMEM)?)?;
-        let lead_bytes = wide.lead_bytes(alignment);
-        // SAFETY: the lead is shorter than the alignment, by which the mapping is longer than the block.
-        let start = unsafe { wide.start.add(lead_bytes) };
-        // SAFETY: as above for the bounds; the mapping is new and only what lies between the ends will be used.
-        let mapping = unsafe { wide.trim(lead_bytes, bytes) };
-        Ok(Self { source: Source::Mapped(mapping), start, bytes, is_locked: false })
-    }
-
-    /// A block that is its whole mapping.
-    fn whole(mapping: Mapping, bytes: usize) -> Self {
-        Self { start: mapping.start, source: Source::Mapped(mapping), bytes, is_locked: false }
+    fn of(source: Source, start: NonNull<u8>, bytes: usize) -> Self {
+        Self { source, start, bytes, is_locked: false }
     }
 
     /// A block of memory that somebody brought.
     pub(crate) fn import(memory: HostMemory) -> Self {
         // No bit is lost: memory of the host is never longer than a usize.
         let (start, bytes) = (memory.start(), memory.bytes() as usize);
-        Self { source: Source::Imported(ManuallyDrop::new(memory)), start, bytes, is_locked: false }
+        Self::of(Source::Imported(ManuallyDrop::new(memory)), start, bytes)
+    }
+
+    /// Addresses without memory.
+    pub(crate) fn sparse(sparse: Sparse) -> Self {
+        let (start, bytes) = (sparse.start(), sparse.bytes());
+        Self::of(Source::Sparse(sparse), start, bytes)
+    }
+
+    /// Memory without addresses.
+    pub(crate) fn physical(physical: Physical) -> Self {
+        let bytes = physical.bytes();
+        Self::of(Source::Physical(physical), NonNull::dangling(), bytes)
+    }
+
+    /// What there is to know of a sparse block, if it is one.
+    pub(crate) fn as_sparse(&self) -> Option<&Sparse> {
+        if let Source::Sparse(sparse) = &self.source { Some(sparse) } else { None }
+    }
+
+    /// The memory, if it is a physical block.
+    pub(crate) fn as_physical(&self) -> Option<&Physical> {
+        if let Source::Physical(physical) = &self.source { Some(physical) } else { None }
     }
 
     /// Locks the block: all of it is in physical memory from now on, until it is unmapped. Not for imported ones.
@@ -193,30 +136,43 @@ impl HostBlock {
         released
     }
 
-    /// Unmaps the block, or gives it back whole. Of an imported one, drops the owner.
+    /// Unmaps the block, or gives it back whole. Of an imported one, drops the owner; of a physical one, gives the memory back.
     ///
     /// # Safety
     ///
     /// - Nothing uses the block, now or later, unless it comes back.
     pub(crate) unsafe fn unmap(self) -> std::result::Result<(), (Self, Errno)> {
         let Self { source, start, bytes, is_locked } = self;
-        match source {
+        let outcome = match source {
             Source::Mapped(mapping) => {
                 // SAFETY: the caller vouches that nothing uses the block, and nothing ever uses what surrounds it.
-                unsafe { mapping.unmap() }.map_err(|(mapping, errno)| {
-                    (Self { source: Source::Mapped(mapping), start, bytes, is_locked }, errno)
-                })
+                unsafe { mapping.unmap() }.map_err(|(mapping, errno)| (Source::Mapped(mapping), errno))
             }
             Source::Imported(memory) => {
                 drop(ManuallyDrop::into_inner(memory));
                 Ok(())
             }
-        }
+            Source::Sparse(sparse) => {
+                // SAFETY: as for a mapping.
+                unsafe { sparse.unmap_all() }.map_err(|(sparse, errno)| (Source::Sparse(sparse), errno))
+            }
+            Source::Physical(physical) => {
+                // SAFETY: the caller vouches that nothing uses the block, so nobody reaches its memory through a mapping.
+                unsafe { physical.give_back() }
+                    .map_err(|(physical, errno)| (Source::Physical(physical), errno))
+            }
+        };
+        outcome.map_err(|(source, errno)| (Self { source, start, bytes, is_locked }, errno))
     }
 
-    /// The first byte.
+    /// The first byte; of a physical block, which has none, anything.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
+    }
+
+    /// Where it starts, if it has addresses.
+    pub(crate) fn address(&self) -> Option<NonNull<u8>> {
+        self.as_physical().is_none().then_some(self.start)
     }
 
     /// The size in bytes, as it was asked for.
@@ -231,79 +187,5 @@ impl fmt::Debug for HostBlock {
             .field("start", &self.start)
             .field("bytes", &self.bytes)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Maps `wide_bytes`, trims it to the aligned part and checks that exactly this part is left, and is usable.
-    fn check_trimmed(wide_bytes: usize, lead_bytes: usize, bytes: usize) {
-        let wide = Mapping::new(wide_bytes).unwrap();
-        let wide_start = wide.start;
-        // SAFETY: the mapping is new, and the callers below stay inside it.
-        let left = unsafe { wide.trim(lead_bytes, bytes) };
-        assert_eq!(left.start.addr().get(), wide_start.addr().get() + lead_bytes);
-        assert_eq!(left.bytes, bytes);
-        // SAFETY: the part that is left is mapped, writable and ours alone.
-        unsafe { left.start.write_bytes(7, bytes) };
-        // SAFETY: nothing uses the mapping.
-        unsafe { left.unmap() }.map_err(|(_, errno)| errno).unwrap();
-    }
-
-    #[test]
-    fn trims_both_ends_one_or_none() {
-        let page = sys::page_bytes();
-        check_trimmed(8 * page, 2 * page, 3 * page);
-        check_trimmed(8 * page, 0, 3 * page);
-        check_trimmed(8 * page, 5 * page, 3 * page);
-        check_trimmed(8 * page, 0, 8 * page);
-    }
-
-    #[test]
-    fn an_end_that_is_refused_stays_and_goes_with_the_rest() {
-        let page = sys::page_bytes();
-        let wide = Mapping::new(8 * page).unwrap();
-        let wide_start = wide.start;
-        // The tail does not begin with an OS page, which munmap refuses. The lead is taken.
-        // SAFETY: the mapping is new, and the used part lies in it.
-        let left = unsafe { wide.trim(2 * page, 3 * page + 1) };
-        assert_eq!(left.start.addr().get(), wide_start.addr().get() + 2 * page);
-        assert_eq!(left.bytes, 6 * page);
-        // SAFETY: everything that is left is mapped, writable and ours alone.
-        unsafe { left.start.write_bytes(7, 6 * page) };
-        // SAFETY: nothing uses the mapping.
-        unsafe { left.unmap() }.map_err(|(_, errno)| errno).unwrap();
-    }
-
-    #[test]
-    fn aligns_beyond_what_the_system_does_by_itself() {
-        let page = sys::page_bytes();
-        // No kernel aligns to the larger of these by itself, so the long way is taken for at least one of several sizes.
-        for alignment in [HUGE_PAGE_BYTES, 16 * HUGE_PAGE_BYTES, 128 * HUGE_PAGE_BYTES] {
-            for bytes in [page, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES + page, 3 * HUGE_PAGE_BYTES] {
-                let block = HostBlock::map_aligned(bytes, alignment).unwrap();
-                assert_eq!(block.start.addr().get() % alignment, 0);
-                let Source::Mapped(mapping) = &block.source else { panic!("it was mapped") };
-                assert_eq!(mapping.bytes, bytes, "no end is kept");
-                // SAFETY: the block is mapped, writable and ours alone.
-                unsafe { block.start.write_bytes(7, bytes) };
-                // SAFETY: nothing uses the block.
-                unsafe { block.unmap() }.map_err(|(_, errno)| errno).unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn lead_reaches_the_next_multiple() {
-        let at = |address: usize| Mapping {
-            start: NonNull::without_provenance(address.try_into().unwrap()),
-            bytes: 0,
-        };
-        assert_eq!(at(0x1000).lead_bytes(0x1000), 0);
-        assert_eq!(at(0x1000).lead_bytes(0x4000), 0x3000);
-        assert_eq!(at(0x5000).lead_bytes(0x4000), 0x3000);
-        assert_eq!(at(usize::MAX - 0xfff).lead_bytes(0x1000), 0);
     }
 }

@@ -107,6 +107,14 @@ pub(crate) fn block_count_max(root: &Path, block_bytes_max: u64, page_bytes: u64
     }
 }
 
+/// How many mappings behind sparse blocks there may be.
+#[cfg(target_os = "linux")]
+pub(crate) fn mapping_count_max(root: &Path) -> u64 {
+    // Each takes two of the process's mappings at most: itself, and the addresses between it and the next. So this is half of all
+    // that there may be; where blocks take the rest, the kernel refuses one or the other with an error.
+    (map_count_max(root).unwrap_or(MAP_COUNT_MAX_DEFAULT) / 4).max(1)
+}
+
 fn map_count_max(root: &Path) -> Option<u64> {
     read(root, "/proc/sys/vm/max_map_count")?.trim().parse().ok().filter(|&count| count > 0)
 }
@@ -186,8 +194,10 @@ mod tests {
         assert_eq!(count("8000\n"), 7000);
         assert_eq!(count("1"), 1);
         assert_eq!(count("18446744073709551615"), u64::MAX - u64::MAX / 8);
+        let mappings = |text: &str| mapping_count_max(tree(&[("proc/sys/vm/max_map_count", text)]).path());
+        assert_eq!((mappings("8000\n"), mappings("1")), (2000, 1));
         for text in ["", "0", "-1", "many", "99999999999999999999"] {
-            assert_eq!(count(text), 65530 - 65530 / 8, "{text:?}");
+            assert_eq!((count(text), mappings(text)), (65530 - 65530 / 8, 65530 / 4), "{text:?}");
         }
     }
 }

@@ -63,6 +63,8 @@ mod cgroup;
 mod facts;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod job;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod mapping;
 pub mod numa;
 mod options;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -70,6 +72,11 @@ mod pinned;
 pub mod pressure;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod queue;
+#[cfg(target_os = "linux")]
+mod remap;
+#[cfg(target_os = "macos")]
+#[path = "no_remap.rs"]
+mod remap;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod sys;
 

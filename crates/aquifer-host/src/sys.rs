@@ -3,6 +3,8 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
+#[cfg(target_os = "linux")]
+use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, Result};
 use rustix::mm::{MapFlags, ProtFlags};
 
@@ -25,6 +27,51 @@ pub(crate) fn map(bytes: usize) -> Result<NonNull<u8>> {
     }?;
     // Null is a legal mapping only below vm.mmap_min_addr, which the system does not choose by itself.
     NonNull::new(start.cast()).ok_or(Errno::NOMEM)
+}
+
+/// Reserves `bytes` bytes of addresses, rounded up to whole OS pages, at a place of the system's choice. Nothing is behind them.
+#[cfg(target_os = "linux")]
+pub(crate) fn reserve(bytes: usize) -> Result<NonNull<u8>> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: as in `map`.
+    let start = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), bytes, ProtFlags::empty(), flags) }?;
+    NonNull::new(start.cast()).ok_or(Errno::NOMEM)
+}
+
+/// Puts a part of a file behind reserved addresses, readable and writable, and for all mappings of it the same memory.
+///
+/// On failure the addresses are as they were: Linux counts the mappings before it changes anything.
+///
+/// # Safety
+///
+/// - The range is whole OS pages of what [`reserve`] made, and nothing uses what is behind it.
+/// - The file is that long, and its memory is read and written by those only who may do so here.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn map_file(
+    start: NonNull<u8>,
+    bytes: usize,
+    file: BorrowedFd<'_>,
+    offset: u64,
+) -> Result<()> {
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
+    // SAFETY: the caller vouches that the addresses are ours and that nothing uses them.
+    unsafe { rustix::mm::mmap(start.as_ptr().cast(), bytes, access, flags, file, offset) }?;
+    Ok(())
+}
+
+/// Takes away what is behind a part of reserved addresses; they stay reserved.
+///
+/// On failure everything is as it was, as for [`map_file`].
+///
+/// # Safety
+///
+/// - The range is whole OS pages of what [`reserve`] made, and nothing uses what is behind it.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn reserve_again(start: NonNull<u8>, bytes: usize) -> Result<()> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: the caller vouches that the addresses are ours and that nothing uses them.
+    unsafe { rustix::mm::mmap_anonymous(start.as_ptr().cast(), bytes, ProtFlags::empty(), flags) }?;
+    Ok(())
 }
 
 /// Unmaps `bytes` bytes from `start`, both in whole OS pages.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::block::HUGE_PAGE_BYTES;
+use crate::mapping::HUGE_PAGE_BYTES;
 
 fn create(host: &Host, bytes: u64) -> HostBlock {
     host.create_block(&BlockDesc::new(bytes, 0)).unwrap()
@@ -33,7 +33,8 @@ fn properties_keep_the_contract() {
     assert!(properties.heaps[0].size_bytes > 0);
     let flags: Vec<_> = properties.memory_types.iter().map(|memory_type| memory_type.flags).collect();
     let visible = MemoryFlags::HOST_VISIBLE;
-    assert_eq!(flags, [visible | MemoryFlags::DEVICE_LOCAL, visible | MemoryFlags::PINNED]);
+    let sparse = if cfg!(target_os = "linux") { MemoryFlags::SPARSE } else { MemoryFlags::NONE };
+    assert_eq!(flags, [visible | MemoryFlags::DEVICE_LOCAL | sparse, visible | MemoryFlags::PINNED]);
     assert!(properties.memory_types[PINNED].flags.contains(MemoryFlags::PINNED));
     assert_eq!(host.pinned_node(), None);
     assert!(properties.block_count_max > 0);
