@@ -33,7 +33,8 @@ fn properties_keep_the_contract() {
     assert!(properties.heaps[0].size_bytes > 0);
     let flags: Vec<_> = properties.memory_types.iter().map(|memory_type| memory_type.flags).collect();
     let visible = MemoryFlags::HOST_VISIBLE;
-    let sparse = if cfg!(target_os = "linux") { MemoryFlags::SPARSE } else { MemoryFlags::NONE };
+    let has_sparse = properties.capabilities.contains(Capabilities::SPARSE_BLOCKS);
+    let sparse = if has_sparse { MemoryFlags::SPARSE } else { MemoryFlags::NONE };
     assert_eq!(flags, [visible | MemoryFlags::DEVICE_LOCAL | sparse, visible | MemoryFlags::PINNED]);
     assert!(properties.memory_types[PINNED].flags.contains(MemoryFlags::PINNED));
     assert_eq!(host.pinned_node(), None);
