@@ -168,7 +168,8 @@ unsafe impl Backend for Host {
     }
 
     /// The lowest of physical memory, the limits of the process's control groups (Linux, versions 1 and 2) and its
-    /// limit of address space. Reads some ten files of the system on Linux.
+    /// limit of address space. Reads some ten files of the system on Linux. What the process has is its resident anonymous
+    /// memory and what all backend values have in memory files, each byte once however often it is mapped.
     ///
     /// Never fails: what cannot be read does not limit. Control groups count other processes too.
     fn budget(&self, heap_index: usize) -> Result<HeapBudget, Error> {

@@ -39,6 +39,25 @@
 //!   that node's caches of files before it gives up, and a block that cannot be there is an error, not slow memory that nobody
 //!   knows of. Without the option, and for ordinary blocks always, nodes are not told apart. [`numa`] has what the system says
 //!   about nodes, and asks the kernel where a page is.
+//! - **Mapped memory (Linux).** Ordinary memory can be had without addresses, and addresses without it: a sparse block is reserved
+//!   addresses, a physical block a part of a file that exists in memory only (`memfd_create`; one descriptor for each [`Host`], opened
+//!   with its first physical block). Mapping is shared, so the same memory may lie behind several addresses. It takes memory where it
+//!   is touched, gives it back by the OS page, and whatever lies one behind the other both in the file and in addresses is one mapping
+//!   for the kernel. Part of a physical block that is released gives its memory back behind all its addresses.
+//! - **Where memory cannot be mapped** nothing of it is promised ([`SPARSE_BLOCKS`](aquifer_backend::Capabilities::SPARSE_BLOCKS)):
+//!   elsewhere than on 64-bit Linux; where the process may not have a file in memory, or its limits of addresses (`ulimit -v`) or of file
+//!   sizes (`ulimit -f`) are below four times the machine's memory; and where the kernel counts strictly
+//!   (`vm.overcommit_memory = 2`), since it would end the process by a signal when memory is touched instead of answering an error.
+//!   That is found out once, by [`Host::new`]. Limits that are set later are errors.
+//! - **Mapped memory wants huge pages**, which the kernel gives to files in memory only where
+//!   `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says so (`advise` will do; the default is `never`). With them it is as
+//!   fast as a block. Without, the first touch takes some twelve times as long, and so what mapping costs
+//!   ([`mapping_costs`](aquifer_backend::Properties::mapping_costs)) is told only where they are: elsewhere it is for programs that ask for it.
+//!   A huge page needs a physical block of 2 MiB or more that is mapped at a multiple of 2 MiB.
+//! - **A forked process shares mapped memory with its parent**, while of blocks it has a copy. What either writes to mapped memory the
+//!   other sees, and what the parent gives back is gone for both, before the child executes another program. So a child may read there
+//!   what the parent leaves alone, and must write nothing: not to buffers that it has from its parent, and not to memory that a manager's
+//!   caches in the child would still hand out.
 //! - **A queue is a thread** that runs copies, fills, waits for other queues, and the user's own closures (see
 //!   [`HostQueue::submit`]) one after the other. It starts with the queue and sleeps while there is nothing to do. A copy
 //!   made by a queue is made by its thread: it is no faster, but the caller goes on meanwhile.
