@@ -18,13 +18,25 @@ fn add_pinned(properties: &mut Properties) {
     }
 }
 
-/// Memory that the host cannot see, dirty when it is new. Queues see it.
+/// Hides the ordinary memory from the host, which stays sparse if it is.
+fn hide(properties: &mut Properties) {
+    let flags = &mut properties.memory_types[0].flags;
+    let is_sparse = flags.contains(MemoryFlags::SPARSE);
+    *flags = MemoryFlags::DEVICE_LOCAL | if is_sparse { MemoryFlags::SPARSE } else { MemoryFlags::NONE };
+}
+
+/// What the device has of one ability.
+fn kept(properties: &Properties, capability: Capabilities) -> Capabilities {
+    if properties.capabilities.contains(capability) { capability } else { Capabilities::NONE }
+}
+
+/// Memory that the host cannot see, dirty when it is new, mapped too. Queues see it.
 mod invisible {
     use super::*;
 
     aquifer_testkit::conformance!(device(|properties| {
-        properties.memory_types[0].flags = MemoryFlags::DEVICE_LOCAL;
-        properties.capabilities = Capabilities::QUEUES;
+        hide(properties);
+        properties.capabilities = Capabilities::QUEUES | kept(properties, Capabilities::SPARSE_BLOCKS);
     }));
 }
 
@@ -71,7 +83,7 @@ mod pinned {
     use super::*;
 
     aquifer_testkit::conformance!(device(|properties| {
-        properties.memory_types[0].flags = MemoryFlags::DEVICE_LOCAL;
+        hide(properties);
         // What is imported would have to be pinned.
         properties.capabilities = Capabilities::QUEUES | Capabilities::ZEROED_BLOCKS;
         add_pinned(properties);
@@ -83,7 +95,7 @@ mod pinned_or_not {
     use super::*;
 
     aquifer_testkit::conformance!(device(|properties| {
-        properties.memory_types[0].flags = MemoryFlags::DEVICE_LOCAL;
+        hide(properties);
         add_pinned(properties);
         properties.memory_types.push(MemoryType { heap_index: 0, flags: MemoryFlags::HOST_VISIBLE });
     }));

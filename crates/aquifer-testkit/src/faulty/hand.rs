@@ -191,8 +191,13 @@ impl Faults {
             return Ok(());
         }
         state.failed += 1;
-        let takes_memory =
-            matches!(call, DriverCall::Create | DriverCall::CreateSparse | DriverCall::MakeNonpurgeable);
+        let takes_memory = matches!(
+            call,
+            DriverCall::Create
+                | DriverCall::CreateSparse
+                | DriverCall::CreatePhysical
+                | DriverCall::MakeNonpurgeable
+        );
         let kind = if takes_memory { plan.create_kind } else { ErrorKind::Driver };
         Err(Error::new(kind, operation, format!("call {call_number} was told to fail")))
     }

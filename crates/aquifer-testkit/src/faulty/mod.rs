@@ -1,6 +1,7 @@
 //! A driver that fails when it is told to, around one that does not.
 
 mod hand;
+mod sparse;
 
 pub use hand::{DriverCall, FaultMode, Faults};
 
@@ -54,10 +55,14 @@ impl<B: Backend> Faulty<B> {
     /// [`Capabilities::PURGEABLE`] may also be added: then every other block loses what it held as soon as it is purgeable. And so
     /// may memory types, at the end: their memory is of the first type inside, which the host must see if they say so.
     /// [`MemoryFlags::PINNED`] among their flags locks nothing, but counts ([`Faults::lock_at_most`]).
+    ///
+    /// Without [`Capabilities::SPARSE_BLOCKS`] the rest of what is said of sparse blocks goes by itself. With it, at least one memory
+    /// type that is sparse inside has to stay so.
     #[must_use]
     pub fn with_properties(inner: B, change: impl FnOnce(&mut Properties)) -> Self {
         let mut faulty = Self::new(inner);
         change(&mut faulty.properties);
+        sparse::agree(&mut faulty.properties);
         faulty
     }
 
@@ -188,10 +193,14 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         let granularity = self.properties.block_granularity_bytes;
         assert_eq!((range.offset % granularity, range.bytes % granularity), (0, 0), "not whole granules");
         self.faults.call(DriverCall::Release, "release_range")?;
-        let (id, bytes) = (range.block.id, range.bytes);
+        let FaultyBlock { id, bytes, .. } = *range.block;
+        let released_bytes = range.bytes;
         // SAFETY: the caller vouches for the range, which is the same in the block inside.
         unsafe { self.inner.release_range(self.range(range)) }?;
-        self.faults.released(id, bytes);
+        // A sparse block has none, and what lies behind it is had again when it is touched.
+        if bytes > 0 {
+            self.faults.released(id, released_bytes);
+        }
         Ok(())
     }
 
@@ -239,27 +248,29 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
     }
 
     fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
-        if !self.has(Capabilities::SPARSE_BLOCKS) {
-            return Err(self.unsupported("create_sparse_block"));
-        }
+        let inner_desc = self.sparse_desc(desc, "create_sparse_block")?;
         self.faults.call(DriverCall::CreateSparse, "create_sparse_block")?;
-        let inner_desc = BlockDesc { memory_type_index: self.inner_type(desc.memory_type_index), ..*desc };
         let inner = self.inner.create_sparse_block(&inner_desc)?;
         // It has no memory of its own.
         Ok(self.block(inner, desc.memory_type_index, 0))
     }
 
     fn create_physical_block(&self, desc: &BlockDesc<'_>) -> Result<Self::Block, Error> {
-        if !self.has(Capabilities::SPARSE_BLOCKS) {
-            return Err(self.unsupported("create_physical_block"));
-        }
+        let inner_desc = self.sparse_desc(desc, "create_physical_block")?;
         self.faults.call(DriverCall::CreatePhysical, "create_physical_block")?;
-        let inner_desc = BlockDesc { memory_type_index: self.inner_type(desc.memory_type_index), ..*desc };
         let inner = self.inner.create_physical_block(&inner_desc)?;
+        if !self.has(Capabilities::ZEROED_BLOCKS) {
+            // SAFETY: nobody else knows the block yet.
+            unsafe { self.spoil_physical(&inner, &inner_desc) }?;
+        }
         Ok(self.block(inner, desc.memory_type_index, desc.bytes))
     }
 
     unsafe fn map(&self, sparse: BlockRange<'_, Self::Block>, physical: &Self::Block) -> Result<(), Error> {
+        assert_eq!(sparse.bytes, physical.bytes, "a physical block is mapped as a whole");
+        assert_eq!(sparse.offset % self.properties.physical_page_bytes, 0, "not whole pages");
+        assert_eq!(sparse.block.memory_type_index, physical.memory_type_index);
+        self.faults.check_usable(physical.id);
         self.faults.call(DriverCall::Map, "map")?;
         // SAFETY: the caller vouches for the range, which is the same in the block inside.
         unsafe { self.inner.map(self.range(sparse), &physical.inner) }
