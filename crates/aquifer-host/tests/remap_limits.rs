@@ -4,11 +4,13 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/remapped.rs"]
+mod remapped;
 
 use aquifer_backend::{Backend, BlockDesc, Capabilities, Error, ErrorKind, MemoryFlags};
 use aquifer_host::Host;
-use common::remapped::{destroy, host, map, physical, read, sparse, write};
 use common::skipped;
+use remapped::{destroy, host, map, physical, read, sparse, write};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const MIB: u64 = 1 << 20;

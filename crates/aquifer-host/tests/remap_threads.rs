@@ -3,12 +3,14 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/remapped.rs"]
+mod remapped;
 
 use aquifer_backend::Backend;
 use aquifer_host::{Host, HostBlock};
 use aquifer_testkit::Random;
-use common::remapped::{destroy, host, map, physical, read, release, sparse, unmap, write};
 use common::skipped;
+use remapped::{destroy, host, map, physical, read, release, sparse, unmap, write};
 
 const THREADS: u64 = 4;
 const STEPS: u64 = 400;

@@ -4,11 +4,13 @@
 #![cfg(target_os = "linux")]
 
 mod common;
+#[path = "common/remapped.rs"]
+mod remapped;
 
 use aquifer_backend::Backend;
 use aquifer_host::{Host, HostBlock};
-use common::remapped::{destroy, host, map, physical, read, release, sparse, unmap, write};
 use common::skipped;
+use remapped::{destroy, host, map, physical, read, release, sparse, unmap, write};
 
 const MIB: u64 = 1 << 20;
 

@@ -4,8 +4,6 @@
 
 use std::io::Write;
 
-pub(crate) mod remapped;
-
 /// A field of `/proc/self/status` that is a size, in bytes.
 pub(crate) fn status_bytes(name: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
