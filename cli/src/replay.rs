@@ -61,6 +61,7 @@ struct Row {
 struct Calls {
     create: u64,
     reserve: u64,
+    unreserve: u64,
     map: u64,
     unmap: u64,
     destroy: u64,
@@ -72,8 +73,9 @@ struct Calls {
 
 impl From<DriverCalls> for Calls {
     fn from(calls: DriverCalls) -> Self {
-        let DriverCalls { create, reserve, map, unmap, destroy, release, purge, signal, failed } = calls;
-        Self { create, reserve, map, unmap, destroy, release, purge, signal, failed }
+        let DriverCalls { create, reserve, unreserve, map, unmap, destroy, release, purge, signal, failed } =
+            calls;
+        Self { create, reserve, unreserve, map, unmap, destroy, release, purge, signal, failed }
     }
 }
 
@@ -270,11 +272,12 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("driver calls", count_in_words(row.driver_calls)),
     ]);
     if let Some(costs) = &row.costs {
-        let Calls { create, reserve, map, unmap, destroy, release, purge, signal, failed } =
+        let Calls { create, reserve, unreserve, map, unmap, destroy, release, purge, signal, failed } =
             row.driver_calls_by_kind;
         let kinds = [
             ("  blocks made", create),
             ("  addresses reserved", reserve),
+            ("  addresses given back", unreserve),
             ("  mappings made", map),
             ("  mappings removed", unmap),
             ("  blocks given back", destroy),

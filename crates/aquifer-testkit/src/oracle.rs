@@ -153,7 +153,7 @@ pub fn assert_balanced(statistics: &Statistics) {
     let calls = statistics.driver_calls;
     let blocks = statistics.block_count + statistics.imported_block_count;
     assert_eq!(calls.create - calls.destroy, blocks, "{calls:?}");
-    let served = calls.create + statistics.recovered_block_count;
+    let served = calls.create + calls.map + statistics.recovered_block_count;
     assert!(statistics.miss_count <= served, "{} misses, {calls:?}", statistics.miss_count);
     assert!(statistics.purgeable_bytes <= *free_bytes);
     assert!(statistics.purged_block_count <= statistics.recovered_block_count);

@@ -207,7 +207,13 @@ impl<B: Backend> Shared<B> {
         let properties = self.backend.properties();
         let page_bytes = properties.physical_page_bytes;
         let most = properties.block_bytes_max / page_bytes * page_bytes;
-        let size = PHYSICAL_BYTES.max(*pending / PIECES_MAX).next_multiple_of(page_bytes).min(most);
+        // Where there may be few blocks, they must be large.
+        let budget_bytes = self.ledgers[growing.heap_index]
+            .budget_bytes()
+            .min(properties.heaps[growing.heap_index].size_bytes);
+        let share_bytes = budget_bytes / (self.block_count.most() / 2).max(1);
+        let size = PHYSICAL_BYTES.max(*pending / PIECES_MAX).max(share_bytes);
+        let size = size.next_multiple_of(page_bytes).min(most);
         while *pending > 0 {
             let bytes = size.min(*pending);
             // What is refused is refunded there.
@@ -227,8 +233,13 @@ impl<B: Backend> Shared<B> {
         request: Request,
         bytes: u64,
     ) -> Result<B::Block, Error> {
-        let desc = BlockDesc::new(bytes, request.memory_type());
-        self.create_with(growing, &desc, "create_physical_block", B::create_physical_block)
+        let (call, desc) = ("create_physical_block", BlockDesc::new(bytes, request.memory_type()));
+        // None is given back for it: those that hold nothing are to be mapped.
+        if !self.block_count.charge() {
+            self.ledgers[growing.heap_index].refund(bytes);
+            return Err(Error::new(ErrorKind::OutOfMemory, call, self.too_many_blocks()));
+        }
+        self.create_with(growing, &desc, call, B::create_physical_block)
     }
 
     /// The sparse block that a composition goes to, with room for it, and for so many more mappings.
@@ -272,7 +283,7 @@ impl<B: Backend> Shared<B> {
         request: Request,
         bytes: u64,
     ) -> Result<B::Block, Error> {
-        if !self.charge_block(growing) {
+        if !self.block_count.charge() {
             return Err(Error::new(ErrorKind::OutOfMemory, "create_sparse_block", self.too_many_blocks()));
         }
         let desc = BlockDesc::new(bytes, request.memory_type());
@@ -334,7 +345,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Removes sparse blocks that nobody uses an address of, unused for longest first, until so many mappings are gone.
-    fn remove_unused_sparse(
+    pub(super) fn remove_unused_sparse(
         &self,
         growing: &mut Growing<'_, B::Block>,
         kept: Option<BlockIndex>,
@@ -361,7 +372,9 @@ impl<B: Backend> Shared<B> {
             let bytes = growing.pool.physical_bytes(physical);
             !self.unmap_at(growing, (sparse, at), bytes)
         });
-        if mapped.is_empty() && self.destroy_sparse(growing, sparse) {
+        // It is taken back mapped or not.
+        if self.destroy_sparse(growing, sparse) {
+            mapped.iter().for_each(|_| self.mapping_count.refund());
             return;
         }
         growing.pool.restore_sparse(sparse, bytes, &mapped);
@@ -370,7 +383,7 @@ impl<B: Backend> Shared<B> {
     fn destroy_sparse(&self, growing: &mut Growing<'_, B::Block>, sparse: BlockIndex) -> bool {
         let answer = destroy_block(&self.backend, growing.take_block(sparse));
         let refusal = answer.as_ref().err().map(|DestroyError { error, .. }| error);
-        self.count_call(growing, "destroy_block", 0, &self.calls.destroy, refusal);
+        self.count_call(growing, "destroy_block", 0, &self.calls.unreserve, refusal);
         match answer {
             Ok(()) => {
                 self.block_count.refund();
@@ -386,7 +399,7 @@ impl<B: Backend> Shared<B> {
     /// Removes a mapping that nobody uses an address of; false if the driver refused.
     fn unmap_at(&self, growing: &mut Growing<'_, B::Block>, (sparse, offset): Mapping, bytes: u64) -> bool {
         let block = growing.block(sparse);
-        let answer = unmap(&self.backend, BlockRange { block: &block, offset, bytes });
+        let answer = self.note(unmap(&self.backend, BlockRange { block: &block, offset, bytes }));
         drop(block);
         self.count_call(growing, "unmap", bytes, &self.calls.unmap, answer.as_ref().err());
         if answer.is_ok() {
@@ -395,13 +408,24 @@ impl<B: Backend> Shared<B> {
         answer.is_ok()
     }
 
-    /// Takes away all mappings of a physical block that the pool has let go; false if the driver refused one.
+    /// Takes away all mappings of a physical block that the pool has let go; false if the driver refused.
     pub(super) fn unmap_everywhere(
         &self,
         growing: &mut Growing<'_, B::Block>,
         physical: BlockIndex,
         bytes: u64,
     ) -> bool {
+        if self.unmap_each(growing, physical, bytes) {
+            return true;
+        }
+        // A lost device unmaps nothing, but takes addresses back.
+        if self.is_lost() {
+            self.remove_unused_sparse(growing, None, usize::MAX);
+        }
+        growing.pool.mappings(physical).is_empty()
+    }
+
+    fn unmap_each(&self, growing: &mut Growing<'_, B::Block>, physical: BlockIndex, bytes: u64) -> bool {
         growing.pool.mappings(physical).into_iter().all(|mapping| {
             let is_unmapped = self.unmap_at(growing, mapping, bytes);
             if is_unmapped {

@@ -216,13 +216,18 @@ impl<B: Backend> Shared<B> {
         lane: &Arc<Lane>,
         request: Request,
     ) -> Result<Option<(Place, bool)>, Error> {
-        let mut is_flushed = false;
+        let (mut is_flushed, mut has_made_room) = (false, false);
         loop {
-            let refusal = match self.grow_elastic(growing, lane, request)? {
-                Elastic::Placed(place, is_fresh) => return Ok(Some((place, is_fresh))),
-                Elastic::NoMappings => return Ok(None),
-                Elastic::Short(refusal) => refusal,
-            };
+            let outcome = self.grow_elastic(growing, lane, request)?;
+            if let Elastic::Placed(place, is_fresh) = outcome {
+                return Ok(Some((place, is_fresh)));
+            }
+            if self.block_count.is_full() && !std::mem::replace(&mut has_made_room, true) {
+                self.remove_unused_sparse(growing, None, usize::MAX);
+                self.release_one(growing);
+                continue;
+            }
+            let Elastic::Short(refusal) = outcome else { return Ok(None) };
             // Before anything fails, what caches keep must merge, however often that has been done.
             if !std::mem::replace(&mut is_flushed, true) {
                 if let Some(place) = self.flush_and_allocate(growing, lane, request) {
@@ -338,10 +343,14 @@ impl<B: Backend> Shared<B> {
             dedicated_to: dedicated_to.as_deref(),
             ..BlockDesc::new(bytes, request.memory_type())
         };
+        if !self.charge_block(growing) {
+            self.ledgers[growing.heap_index].refund(desc.bytes);
+            return Err(Error::new(ErrorKind::OutOfMemory, "create_block", self.too_many_blocks()));
+        }
         self.create_with(growing, &desc, "create_block", B::create_block)
     }
 
-    /// Calls the driver for memory that has been charged; refunds it if the driver refuses.
+    /// Calls the driver for memory that has been charged, and a block, too; refunds both if the driver refuses.
     pub(super) fn create_with(
         &self,
         growing: &mut Growing<'_, B::Block>,
@@ -349,10 +358,6 @@ impl<B: Backend> Shared<B> {
         call: &'static str,
         create: impl FnOnce(&B, &BlockDesc<'_>) -> Result<B::Block, Error>,
     ) -> Result<B::Block, Error> {
-        if !self.charge_block(growing) {
-            self.ledgers[growing.heap_index].refund(desc.bytes);
-            return Err(Error::new(ErrorKind::OutOfMemory, call, self.too_many_blocks()));
-        }
         let answer = create(&self.backend, desc);
         self.count_call(growing, call, desc.bytes, &self.calls.create, answer.as_ref().err());
         match answer {
@@ -397,7 +402,7 @@ impl<B: Backend> Shared<B> {
 
     /// Counts a block to be made, of all pools together. If there are as many as the driver makes, one that holds nothing goes
     /// first.
-    pub(super) fn charge_block(&self, growing: &mut Growing<'_, B::Block>) -> bool {
+    fn charge_block(&self, growing: &mut Growing<'_, B::Block>) -> bool {
         if self.block_count.charge() {
             return true;
         }

@@ -39,6 +39,7 @@ use std::sync::{Arc, OnceLock};
 pub(super) struct CallCounters {
     pub(super) create: AtomicU64,
     pub(super) reserve: AtomicU64,
+    pub(super) unreserve: AtomicU64,
     pub(super) map: AtomicU64,
     pub(super) unmap: AtomicU64,
     pub(super) destroy: AtomicU64,
@@ -271,6 +272,7 @@ impl<B: Backend> Shared<B> {
         DriverCalls {
             create: self.calls.create.load(Ordering::Relaxed),
             reserve: self.calls.reserve.load(Ordering::Relaxed),
+            unreserve: self.calls.unreserve.load(Ordering::Relaxed),
             map: self.calls.map.load(Ordering::Relaxed),
             unmap: self.calls.unmap.load(Ordering::Relaxed),
             destroy: self.calls.destroy.load(Ordering::Relaxed),

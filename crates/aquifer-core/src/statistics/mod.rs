@@ -70,6 +70,8 @@ pub struct DriverCalls {
     pub create: u64,
     /// Calls that reserved addresses without memory.
     pub reserve: u64,
+    /// Calls that gave such addresses back.
+    pub unreserve: u64,
     /// Calls that mapped a physical block behind addresses.
     pub map: u64,
     /// Calls that took such a mapping away.
@@ -92,6 +94,7 @@ impl DriverCalls {
     pub fn count(&self) -> u64 {
         self.create
             + self.reserve
+            + self.unreserve
             + self.map
             + self.unmap
             + self.destroy
