@@ -32,12 +32,20 @@ pub use oracle::{Oracle, assert_balanced};
 pub use pattern::Pattern;
 pub use random::Random;
 
-use aquifer_core::Config;
+use aquifer_core::{Config, Policy};
 
 /// A configuration with a budget, whatever the environment and the device say, so that a test does the same anywhere.
 #[must_use]
 pub fn config_with_budget(budget_bytes: u64) -> Config {
     let mut config = Config::default();
     config.budget_bytes = Some(budget_bytes);
+    config
+}
+
+/// The same with blocks that have memory of their own, also where memory could be mapped behind addresses.
+#[must_use]
+pub fn config_with_blocks(budget_bytes: u64) -> Config {
+    let mut config = config_with_budget(budget_bytes);
+    config.policy = Policy::Blocks;
     config
 }

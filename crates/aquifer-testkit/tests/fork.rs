@@ -9,7 +9,9 @@
 
 mod common;
 
-use aquifer_core::{CancelToken, Capabilities, ErrorKind, Limits, MemoryManager, MemoryOptions, SyncBackend};
+use aquifer_core::{
+    CancelToken, Capabilities, ErrorKind, Limits, MemoryManager, MemoryOptions, Policy, SyncBackend,
+};
 use aquifer_sim::{Kernel, Sim};
 use aquifer_testkit::{Faulty, MappedMemory, Shelf, config_with_budget};
 use common::{LONG, MIB, block_on, host, in_child, refused, sim};
@@ -68,7 +70,8 @@ fn fork_with_everything<B: SyncBackend>(
     // A place that is ready, and, where that can be, a block that is purgeable.
     manager.pool().preallocate(3 * MIB, 1).expect("there is room");
     drop(manager.allocate(9 * MIB).expect("there is room"));
-    let is_purgeable = manager.properties().capabilities.contains(Capabilities::PURGEABLE);
+    let has_blocks = manager.config().policy == Policy::Blocks;
+    let is_purgeable = has_blocks && manager.properties().capabilities.contains(Capabilities::PURGEABLE);
     assert_eq!(manager.mark_idle_purgeable() > 0, is_purgeable);
     queue.synchronize(LONG).expect("the queue goes on");
     if has_reaper {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use aquifer_core::{Buffer, MemoryManager, Queue};
+use aquifer_core::{Buffer, Config, MemoryManager, Policy, Queue};
 use aquifer_sim::{Access, Kernel, Sim};
 use aquifer_testkit::assert_balanced;
 use common::*;
@@ -14,6 +14,13 @@ fn use_long(sim: &Sim, queue: &Queue<Sim>, buffer: &Buffer<Sim>) {
     let start = buffer.device_address().expect("the device uses addresses");
     let kernel = Kernel::new([Access::write(start, buffer.size_bytes())]).lasting(LONG_NS);
     sim.launch(queue.raw(), kernel).expect("the queue takes a kernel");
+}
+
+/// Only blocks with memory of their own are purgeable.
+fn blocks(budget_bytes: u64) -> Config {
+    let mut config = quiet_config(budget_bytes);
+    config.policy = Policy::Blocks;
+    config
 }
 
 /// Frees a buffer that a queue uses, and checks that it becomes purgeable when the queue is done with it and not before.
@@ -33,7 +40,7 @@ fn check_when_done(sim: &Sim, manager: &MemoryManager<Sim>, buffer: Buffer<Sim>)
 #[test]
 fn memory_at_home_on_a_queue_is_not_purgeable_before_the_queue_has_passed() {
     let sim = sim();
-    let manager = sim_manager(&sim, quiet_config(1 << 30));
+    let manager = sim_manager(&sim, blocks(1 << 30));
     let queue = manager.queue().expect("a queue");
     let buffer = queue.allocate(10 * MIB).expect("there is room");
     use_long(&sim, &queue, &buffer);
@@ -43,7 +50,7 @@ fn memory_at_home_on_a_queue_is_not_purgeable_before_the_queue_has_passed() {
 #[test]
 fn memory_that_other_queues_use_is_not_purgeable_before_all_have_passed() {
     let sim = sim();
-    let manager = sim_manager(&sim, quiet_config(1 << 30));
+    let manager = sim_manager(&sim, blocks(1 << 30));
     let queues = [(); 3].map(|()| manager.queue().expect("a queue"));
     let buffer = manager.allocate(10 * MIB).expect("there is room");
     for queue in &queues {
@@ -56,7 +63,7 @@ fn memory_that_other_queues_use_is_not_purgeable_before_all_have_passed() {
 #[test]
 fn a_block_that_was_purged_serves_a_queue() {
     let sim = sim();
-    let manager = sim_manager(&sim, quiet_config(1 << 30));
+    let manager = sim_manager(&sim, blocks(1 << 30));
     let queue = manager.queue().expect("a queue");
     drop(manager.allocate(10 * MIB).expect("there is room"));
     manager.mark_idle_purgeable();
@@ -76,7 +83,7 @@ fn a_block_that_was_purged_serves_a_queue() {
 #[test]
 fn a_lost_device_makes_nothing_purgeable_and_takes_it_back() {
     let sim = sim();
-    let manager = sim_manager(&sim, quiet_config(1 << 30));
+    let manager = sim_manager(&sim, blocks(1 << 30));
     drop([10, 12].map(|mib| manager.allocate(mib * MIB).expect("there is room")));
     let kept = manager.allocate(10 * MIB).expect("there is room");
     assert_eq!(manager.mark_idle_purgeable(), 12 * MIB);

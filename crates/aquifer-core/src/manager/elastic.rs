@@ -22,7 +22,10 @@ use std::ops::Range;
 /// the figures).
 const PHYSICAL_BYTES: u64 = 4 << 20;
 /// What a large request needs comes in no more than so many physical blocks.
-const PIECES_MAX: u64 = 64;
+const PIECES_MAX: u64 = 128;
+const PIECES_OF_ALL_MAX: u64 = 4096;
+/// A sparse block has so many addresses, or twice as many as there is memory if that is more.
+const SPARSE_BYTES: u64 = 64 << 30;
 /// Mappings that no address is used of are kept until there are so many for each physical block, and so many besides.
 const MAPPINGS_PER_PHYSICAL: usize = 8;
 const MAPPINGS_SPARE: usize = 1024;
@@ -212,7 +215,9 @@ impl<B: Backend> Shared<B> {
             .budget_bytes()
             .min(properties.heaps[growing.heap_index].size_bytes);
         let share_bytes = budget_bytes / (self.block_count.most() / 2).max(1);
-        let size = PHYSICAL_BYTES.max(*pending / PIECES_MAX).max(share_bytes);
+        let reserved_bytes = self.ledgers[growing.heap_index].reserved_bytes();
+        let large_bytes = (2 * PHYSICAL_BYTES).max(reserved_bytes / PIECES_OF_ALL_MAX);
+        let size = (*pending / PIECES_MAX).clamp(PHYSICAL_BYTES, large_bytes).max(share_bytes);
         let size = size.next_multiple_of(page_bytes).min(most);
         while *pending > 0 {
             let bytes = size.min(*pending);
@@ -260,8 +265,10 @@ impl<B: Backend> Shared<B> {
         let least = growing.pool.composition_bytes(way).max(mapping_count as u64 * page_bytes);
         let heap_bytes = properties.heaps[growing.heap_index].size_bytes;
         let budget_bytes = self.ledgers[growing.heap_index].budget_bytes();
-        // All memory that there may be fits behind one.
-        let roomy = heap_bytes.min(budget_bytes).min(most / 2).next_multiple_of(page_bytes).max(least);
+        // All memory that there may be fits behind one, if it is not very much.
+        let enough = SPARSE_BYTES.max(2 * self.ledgers[growing.heap_index].reserved_bytes());
+        let roomy =
+            heap_bytes.min(budget_bytes).min(enough).min(most / 2).next_multiple_of(page_bytes).max(least);
         let create = |growing: &mut Growing<'_, B::Block>, bytes| {
             let block = self.create_sparse(growing, request, bytes)?;
             let index = growing.insert_block(block);

@@ -13,7 +13,7 @@ use aquifer_backend::{Backend, Capabilities, DestroyError};
 use std::time::Duration;
 
 /// Free ranges are given back in whole multiples of this many bytes, so that calls and mappings stay few.
-const RELEASE_GRANULE_BYTES: u64 = 64 << 10;
+const RELEASE_GRANULE_BYTES: u64 = 16 << 10;
 
 /// Blocks to be destroyed together.
 #[derive(Debug, Default)]

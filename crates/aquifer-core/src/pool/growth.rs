@@ -34,7 +34,7 @@ const SLACK_BYTES: u64 = 32 << 20;
 const GUARD_PERCENT: u64 = 115;
 
 /// Of a pool whose memory is mapped: ranges up to this size, and slabs, keep to physical blocks of their own.
-const SMALL_BYTES_MAX: u64 = 256 << 10;
+const SMALL_BYTES_MAX: u64 = 512 << 10;
 
 /// How many requests there were, and how many of them missed.
 ///

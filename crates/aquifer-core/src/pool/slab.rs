@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// The largest slot, in bytes. Larger classes are ranges of their own.
 pub(crate) const SLOT_BYTES_MAX: u64 = 32 << 10;
 /// The most bytes one slab takes.
-const SLAB_BYTES_MAX: u64 = 256 << 10;
+const SLAB_BYTES_MAX: u64 = 128 << 10;
 
 /// A slab's place in the table of slabs.
 pub(crate) type SlabIndex = u32;

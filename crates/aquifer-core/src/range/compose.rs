@@ -97,14 +97,19 @@ impl Ranges {
     fn gather_in_pieces(&self, want: Want) -> Composition {
         let Want { area, sparse, first, bytes, unit_bytes } = want;
         let mut way = Composition { area, sparse, mapped: Vec::new(), new_bytes: 0, last: None };
+        // Nor do they break large free blocks.
+        let bytes_max = if area == Area::Small { 2 * unit_bytes } else { u64::MAX };
         let may_have = |index: BlockIndex| {
-            let mappings = &self.remap.physical(index).mappings;
-            Some(index) != first && mappings.iter().all(|&(block, _)| Some(block) != sparse)
+            let physical = self.remap.physical(index);
+            Some(index) != first
+                && physical.bytes <= bytes_max
+                && physical.mappings.iter().all(|&(block, _)| Some(block) != sparse)
         };
         let smallest = |set: &BTreeSet<(u64, BlockIndex)>, bytes: u64, taken: &[BlockIndex]| {
             let mut fits = set.range((bytes, 0)..).map(|&(_, index)| index);
             fits.find(|&index| may_have(index) && !taken.contains(&index))
         };
+
         // Small requests leave the blocks to the large ones that those use in part.
         let no_fronts = BTreeSet::new();
         let fronts = if area == Area::Small { &no_fronts } else { &self.remap.fronts };

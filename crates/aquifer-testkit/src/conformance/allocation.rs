@@ -1,6 +1,6 @@
 //! What a manager hands out: sizes, places, zeros, reuse, tags.
 
-use super::{BUDGET_BYTES, manager};
+use super::{BUDGET_BYTES, block_manager, manager};
 use crate::{Faulty, Oracle, Pattern, Random, config_with_budget};
 use aquifer_backend::Backend;
 use aquifer_core::{Buffer, ErrorKind, MemoryManager, MemoryOptions, Tag, ZeroPolicy};
@@ -220,7 +220,7 @@ pub fn tags_are_names<B: Backend>(make: impl Fn() -> B) {
 pub fn buffers_outlive_their_manager<B: Backend>(make: impl Fn() -> B) {
     let backend = Faulty::new(make());
     let faults = backend.faults();
-    let manager = manager(backend);
+    let manager = block_manager(backend);
     let one = manager.allocate(8 << 20).expect("there is room");
     let mut other = manager.allocate(16 << 20).expect("there is room");
     let small = manager.allocate(100).expect("there is room");

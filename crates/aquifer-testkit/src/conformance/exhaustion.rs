@@ -1,6 +1,6 @@
 //! When memory runs out, and after.
 
-use super::manager;
+use super::{block_manager, manager};
 use crate::{Faults, Faulty, Pattern, Random, assert_balanced, config_with_budget};
 use aquifer_backend::Backend;
 use aquifer_core::{Buffer, Error, ErrorKind, MemoryManager, MemoryOptions};
@@ -230,7 +230,7 @@ pub fn a_full_budget_takes_free_parts_of_blocks<B: Backend>(make: impl Fn() -> B
 pub fn the_number_of_blocks_is_limited<B: Backend>(make: impl Fn() -> B) {
     let backend = Faulty::with_properties(make(), |properties| properties.block_count_max = 3);
     let faults = backend.faults();
-    let manager = manager(backend);
+    let manager = block_manager(backend);
     // From 8 MiB up each gets a block of its own.
     let mut buffers: Vec<_> = (0..3).map(|_| manager.allocate(9 << 20).expect("three blocks")).collect();
     let error = manager.allocate(9 << 20).expect_err("a fourth block");

@@ -25,7 +25,7 @@ pub mod unified_queues;
 pub mod view_threads;
 pub mod views;
 
-use crate::config_with_budget;
+use crate::{config_with_blocks, config_with_budget};
 use aquifer_backend::{Backend, Capabilities, MemoryFlags, Properties};
 use aquifer_core::MemoryManager;
 
@@ -194,6 +194,11 @@ const BUDGET_BYTES: u64 = 1 << 30;
 /// A manager with [`BUDGET_BYTES`].
 fn manager<B: Backend>(backend: B) -> MemoryManager<B> {
     MemoryManager::with_config(backend, config_with_budget(BUDGET_BYTES)).expect("the budget is given")
+}
+
+/// The same with blocks that have memory of their own.
+fn block_manager<B: Backend>(backend: B) -> MemoryManager<B> {
+    MemoryManager::with_config(backend, config_with_blocks(BUDGET_BYTES)).expect("the budget is given")
 }
 
 /// Tests a backend with the whole suite: one `#[test]` for each case, and one that fails if every case was skipped.

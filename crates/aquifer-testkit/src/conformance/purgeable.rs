@@ -1,6 +1,6 @@
 //! Idle memory that is left to the system: it comes back usable, and nothing live is ever touched.
 
-use super::manager;
+use super::block_manager;
 use super::owned::Owned;
 use crate::{DriverCall, Faulty, Pattern, assert_balanced, config_with_budget};
 use aquifer_backend::{Backend, Capabilities};
@@ -49,7 +49,7 @@ pub fn memory_is_purgeable_exactly_where_promised<B: Backend>(make: impl Fn() ->
     let error = backend.make_nonpurgeable(block.block()).expect_err("as above");
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     drop(block);
-    let manager = manager(backend);
+    let manager = block_manager(backend);
     drop(manager.allocate(1000).expect("there is room"));
     assert_eq!((manager.mark_idle_purgeable(), manager.statistics().purgeable_bytes), (0, 0));
 }
@@ -92,7 +92,7 @@ pub fn purgeable_blocks_can_be_destroyed<B: Backend>(make: impl Fn() -> B) {
 pub fn idle_memory_becomes_purgeable_and_comes_back<B: Backend>(make: impl Fn() -> B) {
     let backend = Faulty::new(make());
     let faults = backend.faults();
-    let manager = manager(backend);
+    let manager = block_manager(backend);
     for round in 0..3 {
         let buffers = filled(&manager, round * 10);
         buffers.iter().for_each(|(pattern, buffer)| check(*pattern, buffer));
@@ -128,7 +128,7 @@ pub fn idle_memory_becomes_purgeable_and_comes_back<B: Backend>(make: impl Fn() 
 pub fn live_memory_is_never_purgeable<B: Backend>(make: impl Fn() -> B) {
     let backend = Faulty::new(make());
     let faults = backend.faults();
-    let manager = manager(backend);
+    let manager = block_manager(backend);
     let mut live = filled(&manager, 0);
     for round in 1..6 {
         let more = filled(&manager, round * 10);
@@ -150,7 +150,7 @@ pub fn live_memory_is_never_purgeable<B: Backend>(make: impl Fn() -> B) {
 
 /// What comes back is zero if it must be, whatever it held.
 pub fn purgeable_memory_comes_back_zeroed<B: Backend>(make: impl Fn() -> B) {
-    let manager = manager(make());
+    let manager = block_manager(make());
     for round in 0..4 {
         drop(filled(&manager, round));
         assert!(manager.mark_idle_purgeable() > 0);
