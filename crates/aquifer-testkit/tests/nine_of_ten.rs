@@ -4,7 +4,7 @@
 use aquifer_core::{Backend, Buffer, Capabilities, Config, MemoryManager, Policy, SyncBackend};
 use aquifer_host::Host;
 use aquifer_sim::{Sim, SimDesc};
-use aquifer_testkit::{Random, assert_balanced};
+use aquifer_testkit::{Random, assert_balanced, config_with_budget};
 
 /// Sizes and lifetimes.
 #[derive(Debug, Clone, Copy)]
@@ -70,51 +70,59 @@ fn after_a_burst<B: SyncBackend>(manager: &MemoryManager<B>, distribution: Distr
         let dies = number.saturating_add(distribution.lifetime(&mut random));
         live.push((dies, manager.allocate(bytes).expect("there is room")));
     }
-    let mut kept = Vec::new();
-    for (_, buffer) in live {
-        if random.below(10) == 0 {
-            kept.push((buffer.device_address(), buffer));
-        }
-    }
+    let kept: Vec<_> = live.into_iter().map(|(_, buffer)| buffer).filter(|_| random.below(10) == 0).collect();
+    let addresses: Vec<_> = kept.iter().map(Buffer::device_address).collect();
     manager.trim();
     let statistics = manager.statistics();
     assert_balanced(&statistics);
-    assert!(kept.iter().all(|(address, buffer)| *address == buffer.device_address()), "a buffer has moved");
+    assert!(kept.iter().map(Buffer::device_address).eq(addresses), "a live buffer has moved");
+    // What has been given back serves again.
+    let again = manager.allocate(1 << 20).expect("there is room");
+    assert_balanced(&manager.statistics());
+    drop((again, kept));
+    manager.trim();
+    assert_eq!(manager.statistics().reserved.current, 0);
     statistics.reserved.current as f64 / statistics.requested.current as f64
 }
 
 fn config(policy: Policy) -> Config {
-    let mut config = Config::default();
-    config.budget_bytes = Some(16 << 30);
+    let mut config = config_with_budget(16 << 30);
     config.policy = policy;
     config
 }
 
 const ALL: [Distribution; 3] = [Distribution::Small, Distribution::Large, Distribution::Phases];
 
+/// The host gives memory back in parts as small as its pages.
 #[test]
-fn the_host_keeps_little_more_than_is_live() {
+fn the_host_keeps_at_most_half_as_much_again_as_is_live() {
     println!("seed {SEED}");
-    let host = Host::new().expect("the system says how much memory it has");
-    let can_be_elastic = host.properties().capabilities.contains(Capabilities::SPARSE_BLOCKS);
-    let policies: &[Policy] =
-        if can_be_elastic { &[Policy::Blocks, Policy::Elastic] } else { &[Policy::Blocks] };
-    for &policy in policies {
+    let host = || Host::new().expect("the system says how much memory it has");
+    let can_be_elastic = host().properties().capabilities.contains(Capabilities::SPARSE_BLOCKS);
+    for policy in [Policy::Blocks, Policy::Elastic] {
+        if policy == Policy::Elastic && !can_be_elastic {
+            println!("skipped: the system maps no memory behind addresses");
+            continue;
+        }
         for distribution in ALL {
-            let manager =
-                MemoryManager::with_config(Host::new().expect("as above"), config(policy)).expect("a budget");
+            let manager = MemoryManager::with_config(host(), config(policy)).expect("a budget");
             let ratio = after_a_burst(&manager, distribution);
-            println!("{policy:?} {distribution:?} {ratio}");
+            assert!(ratio <= 1.5, "{policy:?} {distribution:?}: {ratio}");
         }
     }
 }
 
+/// With physical pages of 2 MiB one small live buffer keeps a whole one. The figures are the reference for relocation; the best of
+/// other allocators keep 8.9, 1.3 and 4.7 times what is live on like distributions.
 #[test]
-fn a_device_with_large_pages() {
-    for distribution in ALL {
-        let manager = MemoryManager::with_config(Sim::new(SimDesc::default()), config(Policy::Automatic))
-            .expect("a budget");
+fn a_device_with_large_pages_keeps_those_that_hold_something() {
+    println!("seed {SEED}");
+    for (distribution, most) in ALL.into_iter().zip([9.0, 2.5, 3.0]) {
+        let sim = Sim::new(SimDesc::default());
+        let manager = MemoryManager::with_config(sim, config(Policy::Automatic)).expect("a budget");
+        assert_eq!(manager.config().policy, Policy::Elastic);
         let ratio = after_a_burst(&manager, distribution);
-        println!("sim {distribution:?} {ratio}");
+        println!("{distribution:?}: {ratio:.3}");
+        assert!(ratio <= most, "{distribution:?}: {ratio}");
     }
 }

@@ -102,11 +102,34 @@ impl<B: Backend> Shared<B> {
         request: Request,
     ) -> Result<Elastic, Error> {
         let (slab_bytes, bytes) = (growing.pool.range_bytes(request), growing.pool.bytes(request));
+        if self.take_back(growing, bytes)
+            && let Some(place) = growing.pool.allocate_anywhere(lane, request)
+        {
+            return Ok(Elastic::Placed(place, false));
+        }
         let mut outcome = self.grow_elastic_for(growing, lane, request, slab_bytes)?;
         if slab_bytes > bytes && !matches!(outcome, Elastic::Placed(..)) {
             outcome = self.grow_elastic_for(growing, lane, request, bytes)?;
         }
         Ok(outcome)
+    }
+
+    /// Takes back memory that was given back in part, for which the driver need not be called. False if there is none for a request of
+    /// `bytes`, or not so much left of the budget.
+    fn take_back(&self, growing: &mut Growing<'_, B::Block>, bytes: u64) -> bool {
+        let ledger = &self.ledgers[growing.heap_index];
+        let mut taken_bytes = 0;
+        // In the last one what is free may lie apart; more than twice as much is not looked at.
+        while taken_bytes < 2 * bytes {
+            let Some((physical, returned_bytes)) = growing.pool.most_returned(bytes) else { break };
+            if !ledger.charge(returned_bytes) {
+                break;
+            }
+            ledger.confirm(returned_bytes);
+            growing.pool.take_back(physical);
+            taken_bytes += returned_bytes;
+        }
+        taken_bytes > 0
     }
 
     fn grow_elastic_for(

@@ -81,6 +81,16 @@ impl Pool {
         self.state.lock().ranges.restore_sparse(sparse, bytes, mapped);
     }
 
+    /// A physical block that bytes have been returned of, and how many: enough for a request of `bytes`, or nobody claims the rest.
+    pub(crate) fn most_returned(&self, bytes: u64) -> Option<(BlockIndex, u64)> {
+        self.state.lock().ranges.most_returned(bytes)
+    }
+
+    /// Takes back what has been returned of a physical block.
+    pub(crate) fn take_back(&self, physical: BlockIndex) {
+        self.state.lock().ranges.take_back(physical);
+    }
+
     /// How many mappings there are, and physical blocks.
     pub(crate) fn mapping_and_physical_count(&self) -> (usize, usize) {
         let state = self.state.lock();

@@ -27,6 +27,7 @@ mod aside;
 mod bound;
 mod compose;
 mod remap;
+mod returned;
 
 use remap::Remap;
 use std::collections::BTreeSet;
@@ -109,6 +110,8 @@ enum RangeState {
     Released,
     /// Of a sparse block: the memory behind it is in use under another address.
     Elsewhere,
+    /// Of a sparse block: free, and the driver has the memory back.
+    Returned,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -448,9 +451,9 @@ impl Ranges {
     /// Releases what whole multiples of `granule` there are in the unbound holes. The caller gives their memory back, and undoes
     /// with [`Ranges::unrelease`] what the driver refuses.
     pub(crate) fn release_holes(&mut self, granule: u64) -> Vec<Range> {
+        let mut released = self.return_parts(granule);
         let large = (Area::General, NO_QUEUE, granule, 0, 0, 0)..(Area::General, NO_QUEUE + 1, 0, 0, 0, 0);
         let large: Vec<_> = self.holes.range(large).copied().collect();
-        let mut released = Vec::new();
         for (_, _, bytes, block, offset, index) in large {
             let (start, end) = (offset.next_multiple_of(granule), (offset + bytes) / granule * granule);
             if start >= end || self.is_sparse(block) {
@@ -469,6 +472,9 @@ impl Ranges {
 
     /// Makes a released range free again. Its block may have become idle meanwhile.
     pub(crate) fn unrelease(&mut self, range: Range) {
+        if self.is_sparse(range.block) {
+            return self.unreturn(&range);
+        }
         let owner = self.blocks[range.block as usize].expect("a released range's block exists");
         let time_ms = owner.idle_since.time_ms;
         if owner.idle_for.is_some() {

@@ -8,6 +8,7 @@
 //! Free and   its queue may have it at these addresses; the memory is claimed, so that nobody has it under others before
 //!   bound      the queue has passed
 //! Elsewhere  mapped, but the memory is claimed under other addresses
+//! Returned   free too, but its memory has been given back ([`super::returned`])
 //! Released   no memory is mapped here
 //! ```
 //!
@@ -23,14 +24,25 @@ pub(crate) type Mapping = (BlockIndex, u64);
 #[derive(Debug)]
 pub(super) struct Physical {
     pub(super) bytes: u64,
-    claimed_bytes: u64,
+    pub(super) claimed_bytes: u64,
+    /// Bytes of it that the driver has back.
+    pub(super) returned_bytes: u64,
     /// Free bytes at its beginning and at its end, if some are claimed.
-    front_bytes: u64,
-    back_bytes: u64,
+    pub(super) front_bytes: u64,
+    pub(super) back_bytes: u64,
     pub(super) mappings: Vec<Mapping>,
     free_since: Moment,
     /// On its way back to the driver.
     is_leaving: bool,
+    /// Where the bytes were that the driver has back, while it is on its way.
+    returned_parts: Vec<(u64, u64)>,
+}
+
+impl Physical {
+    /// The bytes that the driver has not got back.
+    fn reserved_bytes(&self) -> u64 {
+        self.bytes - self.returned_bytes
+    }
 }
 
 /// What is known of physical blocks and of sparse ones.
@@ -52,6 +64,8 @@ pub(super) struct Remap {
     /// Of the others, those with free bytes at the beginning, or at the end.
     pub(super) fronts: BTreeSet<(u64, BlockIndex)>,
     pub(super) backs: BTreeSet<(u64, BlockIndex)>,
+    /// Those of which the driver has bytes back, and how many.
+    pub(super) returned: BTreeSet<(u64, BlockIndex)>,
     /// Room to collect parts of sparse blocks in: block, first byte, bytes.
     elsewhere: Vec<(BlockIndex, u64, u64)>,
 }
@@ -61,11 +75,16 @@ impl Remap {
         self.physical[index as usize].as_ref().expect("a mapped physical block exists")
     }
 
-    fn physical_mut(&mut self, index: BlockIndex) -> &mut Physical {
+    pub(super) fn physical_mut(&mut self, index: BlockIndex) -> &mut Physical {
         self.physical[index as usize].as_mut().expect("a mapped physical block exists")
     }
 
-    fn get(&self, index: BlockIndex) -> Option<&Physical> {
+    /// One more than the highest index of a physical block.
+    pub(super) fn physical_len(&self) -> BlockIndex {
+        self.physical.len() as BlockIndex
+    }
+
+    pub(super) fn get(&self, index: BlockIndex) -> Option<&Physical> {
         self.physical.get(index as usize)?.as_ref()
     }
 
@@ -85,7 +104,7 @@ impl Remap {
     }
 
     /// The mapping that has a byte of a sparse block: its first byte there, and the physical block.
-    fn mapping_at(&self, block: BlockIndex, offset: u64) -> (u64, BlockIndex) {
+    pub(super) fn mapping_at(&self, block: BlockIndex, offset: u64) -> (u64, BlockIndex) {
         let (&(owner, start), &physical) =
             self.mapped.range(..=(block, offset)).next_back().expect("something is mapped there");
         debug_assert!(owner == block && offset < start + self.physical(physical).bytes);
@@ -93,13 +112,14 @@ impl Remap {
     }
 
     /// Takes a physical block out of the sets that tell what of it is free.
-    fn unlist(&mut self, index: BlockIndex) {
-        let &Physical { bytes, claimed_bytes, front_bytes, back_bytes, free_since, .. } =
+    pub(super) fn unlist(&mut self, index: BlockIndex) {
+        let &Physical { bytes, claimed_bytes, returned_bytes, front_bytes, back_bytes, free_since, .. } =
             self.physical(index);
+        self.returned.remove(&(returned_bytes, index));
         if claimed_bytes == 0 {
-            if self.free_by_size.remove(&(bytes, index)) {
-                self.free_by_age.remove(&(free_since, index));
-                self.free_bytes -= bytes;
+            self.free_by_size.remove(&(bytes, index));
+            if self.free_by_age.remove(&(free_since, index)) {
+                self.free_bytes -= bytes - returned_bytes;
             }
             return;
         }
@@ -108,13 +128,19 @@ impl Remap {
     }
 
     /// The reverse of [`Remap::unlist`].
-    fn list(&mut self, index: BlockIndex) {
-        let &Physical { bytes, claimed_bytes, front_bytes, back_bytes, free_since, .. } =
+    pub(super) fn list(&mut self, index: BlockIndex) {
+        let &Physical { bytes, claimed_bytes, returned_bytes, front_bytes, back_bytes, free_since, .. } =
             self.physical(index);
+        if returned_bytes > 0 {
+            self.returned.insert((returned_bytes, index));
+        }
         if claimed_bytes == 0 {
-            self.free_by_size.insert((bytes, index));
+            // What is not all there cannot be mapped for somebody.
+            if returned_bytes == 0 {
+                self.free_by_size.insert((bytes, index));
+            }
             self.free_by_age.insert((free_since, index));
-            self.free_bytes += bytes;
+            self.free_bytes += bytes - returned_bytes;
             return;
         }
         if front_bytes > 0 {
@@ -159,11 +185,13 @@ impl Ranges {
         self.remap.physical[place] = Some(Physical {
             bytes,
             claimed_bytes: 0,
+            returned_bytes: 0,
             front_bytes: 0,
             back_bytes: 0,
             mappings: Vec::new(),
             free_since,
             is_leaving: false,
+            returned_parts: Vec::new(),
         });
         self.remap.physical_count += 1;
         self.remap.list(index);
@@ -204,12 +232,12 @@ impl Ranges {
     }
 
     fn map_at(&mut self, sparse: BlockIndex, start: u64, index: BlockIndex) {
-        let &Physical { bytes, claimed_bytes, ref mappings, .. } = self.remap.physical(index);
+        let &Physical { bytes, claimed_bytes, returned_bytes, ref mappings, .. } = self.remap.physical(index);
         debug_assert!(mappings.iter().all(|&(block, _)| block != sparse), "no byte twice in one block");
         let template = mappings.first().copied();
         self.remap.mapped.insert((sparse, start), index);
         self.remap.physical_mut(index).mappings.push((sparse, start));
-        let Some((block, from)) = template.filter(|_| claimed_bytes > 0) else {
+        let Some((block, from)) = template.filter(|_| claimed_bytes + returned_bytes > 0) else {
             self.convert(sparse, start, bytes, RangeState::Released, RangeState::Free);
             return;
         };
@@ -217,15 +245,25 @@ impl Ranges {
         while at < from + bytes {
             let node = self.nodes[self.remap.range_at(block, at) as usize];
             let end = (node.offset + node.bytes).min(from + bytes);
-            let is_free = node.state == RangeState::Free && node.bound.is_none();
-            let state = if is_free { RangeState::Free } else { RangeState::Elsewhere };
+            let state = match node.state {
+                RangeState::Free if node.bound.is_none() => RangeState::Free,
+                RangeState::Returned => RangeState::Returned,
+                _ => RangeState::Elsewhere,
+            };
             self.convert(sparse, start + (at - from), end - at, RangeState::Released, state);
             at = end;
         }
     }
 
     /// Gives a part of a range of a sparse block, which is all in one state, another.
-    fn convert(&mut self, block: BlockIndex, offset: u64, bytes: u64, from: RangeState, to: RangeState) {
+    pub(super) fn convert(
+        &mut self,
+        block: BlockIndex,
+        offset: u64,
+        bytes: u64,
+        from: RangeState,
+        to: RangeState,
+    ) {
         let mut index = self.remap.range_at(block, offset);
         let node = self.nodes[index as usize];
         debug_assert!(
@@ -369,14 +407,27 @@ impl Ranges {
         if owner.claimed_bytes > 0 || owner.is_leaving {
             return None;
         }
-        let bytes = owner.bytes;
+        let (bytes, reserved_bytes) = (owner.bytes, owner.reserved_bytes());
         self.remap.unlist(index);
-        for (block, at) in self.mappings(index) {
-            self.convert(block, at, bytes, RangeState::Free, RangeState::Released);
+        let mut returned_parts = Vec::new();
+        for (block, start) in self.mappings(index) {
+            returned_parts.clear();
+            let mut at = start;
+            while at < start + bytes {
+                let node = self.nodes[self.remap.range_at(block, at) as usize];
+                let end = (node.offset + node.bytes).min(start + bytes);
+                if node.state == RangeState::Returned {
+                    returned_parts.push((at - start, end - at));
+                }
+                self.convert(block, at, end - at, node.state, RangeState::Released);
+                at = end;
+            }
         }
-        self.remap.physical_mut(index).is_leaving = true;
-        self.reserved_bytes -= bytes;
-        Some(bytes)
+        let owner = self.remap.physical_mut(index);
+        owner.is_leaving = true;
+        owner.returned_parts = returned_parts;
+        self.reserved_bytes -= reserved_bytes;
+        Some(reserved_bytes)
     }
 
     /// Where a physical block is mapped.
@@ -410,13 +461,18 @@ impl Ranges {
     pub(super) fn restore_physical(&mut self, index: BlockIndex) -> bool {
         let Some(owner) = self.remap.get(index) else { return false };
         debug_assert!(owner.is_leaving);
-        let bytes = owner.bytes;
-        self.remap.physical_mut(index).is_leaving = false;
+        let (bytes, reserved_bytes) = (owner.bytes, owner.reserved_bytes());
+        let owner = self.remap.physical_mut(index);
+        owner.is_leaving = false;
+        let returned_parts = std::mem::take(&mut owner.returned_parts);
         for (block, at) in self.mappings(index) {
             self.convert(block, at, bytes, RangeState::Released, RangeState::Free);
+            for &(start, bytes) in &returned_parts {
+                self.convert(block, at + start, bytes, RangeState::Free, RangeState::Returned);
+            }
         }
         self.remap.list(index);
-        self.count_reserved(bytes);
+        self.count_reserved(reserved_bytes);
         true
     }
 
@@ -426,8 +482,8 @@ impl Ranges {
 
     pub(super) fn idle_physical(&self, index: BlockIndex) -> Option<IdleBlock> {
         let owner = self.remap.get(index).filter(|owner| owner.claimed_bytes == 0 && !owner.is_leaving)?;
-        let Physical { bytes, free_since, .. } = *owner;
-        Some(IdleBlock { block: index, bytes, reserved_bytes: bytes, since: free_since })
+        let (bytes, reserved_bytes) = (owner.bytes, owner.reserved_bytes());
+        Some(IdleBlock { block: index, bytes, reserved_bytes, since: owner.free_since })
     }
 
     /// Takes out a sparse block that nothing uses an address of: what is to be unmapped there, physical blocks and first bytes. None
