@@ -54,10 +54,9 @@
 //!   fast as a block. Without, the first touch takes some twelve times as long, and so what mapping costs
 //!   ([`mapping_costs`](aquifer_backend::Properties::mapping_costs)) is told only where they are: elsewhere it is for programs that ask for it.
 //!   A huge page needs a physical block of 2 MiB or more that is mapped at a multiple of 2 MiB.
-//! - **A forked process shares mapped memory with its parent**, while of blocks it has a copy. What either writes to mapped memory the
-//!   other sees, and what the parent gives back is gone for both, before the child executes another program. So a child may read there
-//!   what the parent leaves alone, and must write nothing: not to buffers that it has from its parent, and not to memory that a manager's
-//!   caches in the child would still hand out.
+//! - **A forked process has no mapped memory** (`MADV_DONTFORK`), while of blocks it has a copy. It would share it, and write what the parent
+//!   reads, also through what a manager's caches in the child would still hand out. A child that touches a buffer there, whether it has
+//!   it from its parent or got it after the fork, ends by a signal (`SIGSEGV`); it may drop both.
 //! - **A queue is a thread** that runs copies, fills, waits for other queues, and the user's own closures (see
 //!   [`HostQueue::submit`]) one after the other. It starts with the queue and sleeps while there is nothing to do. A copy
 //!   made by a queue is made by its thread: it is no faster, but the caller goes on meanwhile.

@@ -38,7 +38,8 @@ pub(crate) fn reserve(bytes: usize) -> Result<NonNull<u8>> {
     NonNull::new(start.cast()).ok_or(Errno::NOMEM)
 }
 
-/// Puts a part of a file behind reserved addresses, readable and writable, and for all mappings of it the same memory.
+/// Puts a part of a file behind reserved addresses, readable and writable, and for all mappings of it the same memory. A forked
+/// process has nothing there: it would share the memory, and write what the parent reads.
 ///
 /// On failure the addresses are as they were: Linux counts the mappings before it changes anything.
 ///
@@ -56,7 +57,14 @@ pub(crate) unsafe fn map_file(
     let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
     // SAFETY: the caller vouches that the addresses are ours and that nothing uses them.
     unsafe { rustix::mm::mmap(start.as_ptr().cast(), bytes, access, flags, file, offset) }?;
-    Ok(())
+    // SAFETY: the range has just been mapped; this process goes on as if nothing had been said.
+    let kept_from_children =
+        unsafe { rustix::mm::madvise(start.as_ptr().cast(), bytes, rustix::mm::Advice::LinuxDontFork) };
+    if kept_from_children.is_err() {
+        // SAFETY: as above. If it is refused too, the memory stays mapped where the caller takes it for reserved, which nobody uses.
+        let _ = unsafe { reserve_again(start, bytes) };
+    }
+    kept_from_children
 }
 
 /// Takes away what is behind a part of reserved addresses; they stay reserved.

@@ -135,6 +135,52 @@ fn host_with_everything() {
     });
 }
 
+/// The host with memory that is mapped behind addresses; `None` where the system does not let it.
+fn elastic_host() -> Option<MemoryManager<aquifer_host::Host>> {
+    let mut config = config_with_budget(64 * MIB);
+    config.policy = Policy::Elastic;
+    let manager = MemoryManager::with_config(host(), config);
+    manager.inspect_err(|error| assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}")).ok()
+}
+
+#[test]
+fn elastic_host_with_everything() {
+    in_child("elastic_host_with_everything", || {
+        let Some(manager) = elastic_host() else { return };
+        fork_with_everything(manager, true, || 0);
+    });
+}
+
+/// A child would share it: so it has nothing there, neither in what it has from its parent nor in what caches hand out.
+#[test]
+fn mapped_memory_is_the_parents_alone() {
+    in_child("mapped_memory_is_the_parents_alone", || {
+        let Some(manager) = elastic_host() else { return };
+        let mut buffer = manager.allocate(1000).expect("there is room");
+        buffer.fill(1).expect("the host writes");
+        drop(manager.allocate(1000).expect("there is room"));
+        for is_new in [false, true] {
+            // SAFETY: this process has no other thread of the user's, and the manager's, if any, sleeps.
+            match unsafe { fork() }.expect("the system can fork") {
+                ForkResult::Child => {
+                    let fresh =
+                        is_new.then(|| manager.allocate(1000).expect("what is cached needs no driver"));
+                    let touched = fresh.as_ref().unwrap_or(&buffer);
+                    let start = touched.as_slice::<u8>().expect("the host sees it").as_ptr();
+                    // SAFETY: the byte would be the buffer's, if it were there. It is not, which ends this process.
+                    let _ = std::hint::black_box(unsafe { start.read_volatile() });
+                    std::process::exit(0);
+                }
+                ForkResult::Parent { child } => {
+                    let status = waitpid(child, None).expect("the child is there");
+                    assert!(matches!(status, WaitStatus::Signaled(_, Signal::SIGSEGV, _)), "{status:?}");
+                }
+            }
+        }
+        assert!(buffer.as_slice::<u8>().expect("the host sees it").iter().all(|&byte| byte == 1));
+    });
+}
+
 #[test]
 fn simulation_with_everything() {
     in_child("simulation_with_everything", || {
