@@ -46,7 +46,8 @@ pub(super) fn is_elastic(policy: Policy, properties: &Properties) -> Result<bool
     let page_bytes = properties.physical_page_bytes;
     let lack = if !properties.capabilities.contains(Capabilities::SPARSE_BLOCKS) {
         "has no sparse blocks".to_owned()
-    } else if !page_bytes.is_power_of_two() || page_bytes % properties.block_granularity_bytes != 0 {
+    } else if !page_bytes.is_power_of_two() || !page_bytes.is_multiple_of(properties.block_granularity_bytes)
+    {
         format!(
             "has physical pages of {page_bytes} bytes, which is no power of two, or not whole granules of blocks"
         )
