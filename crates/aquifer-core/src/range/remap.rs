@@ -232,11 +232,16 @@ impl Ranges {
     }
 
     fn map_at(&mut self, sparse: BlockIndex, start: u64, index: BlockIndex) {
-        let &Physical { bytes, claimed_bytes, returned_bytes, ref mappings, .. } = self.remap.physical(index);
+        let &Physical { bytes, claimed_bytes, returned_bytes, is_leaving, ref mappings, .. } =
+            self.remap.physical(index);
         debug_assert!(mappings.iter().all(|&(block, _)| block != sparse), "no byte twice in one block");
         let template = mappings.first().copied();
         self.remap.mapped.insert((sparse, start), index);
         self.remap.physical_mut(index).mappings.push((sparse, start));
+        if is_leaving {
+            // Taken back with its sparse block: it serves nothing until it is taken back itself.
+            return;
+        }
         let Some((block, from)) = template.filter(|_| claimed_bytes + returned_bytes > 0) else {
             self.convert(sparse, start, bytes, RangeState::Released, RangeState::Free);
             return;
@@ -543,3 +548,7 @@ struct Piece {
     start: u64,
     bytes: u64,
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "remap_tests.rs"]
+mod tests;

@@ -26,7 +26,8 @@ impl Ranges {
                 assert_eq!(is_hole, self.holes.contains(&self.key(index)));
                 hole_count += usize::from(is_hole);
                 block_used += if node.state == RangeState::Used { node.bytes } else { 0 };
-                released += if node.state == RangeState::Released { node.bytes } else { 0 };
+                let is_released = node.state == RangeState::Released && !block.is_sparse;
+                released += if is_released { node.bytes } else { 0 };
                 offset += node.bytes;
                 (previous, index) = (index, node.next);
             }
@@ -35,6 +36,7 @@ impl Ranges {
             bound += bound_bytes;
             let first = self.nodes[block.first as usize];
             let idle_for = match block_used {
+                _ if block.is_sparse => None,
                 0 if bound_bytes == 0 => Some(NO_QUEUE),
                 0 if first.bytes == block.bytes => Some(first.bound.queue),
                 _ => None,
@@ -47,11 +49,11 @@ impl Ranges {
                 assert_eq!(serves(queue), self.idle_by_size.contains(&key));
             }
             assert_eq!(is_idle, self.idle_by_age.contains(&(block.idle_since, place as BlockIndex)));
-            reserved += block.reserved_bytes();
+            reserved += if block.is_sparse { 0 } else { block.reserved_bytes() };
             used += block_used;
             idle += if is_idle { block.reserved_bytes() } else { 0 };
         }
-        reserved += self.aside_bytes;
+        reserved += self.aside_bytes + self.validate_remap();
         assert_eq!((reserved, used, hole_count), (self.reserved_bytes, self.used_bytes, self.holes.len()));
         assert_eq!((idle, bound), (self.idle_bytes, self.bound_bytes));
         assert_eq!(bound_count, self.bound.len());
