@@ -9,11 +9,11 @@ use super::growth::ATTEMPTS_MAX;
 use super::shared::Shared;
 use super::typed_pool::Growing;
 use crate::pool::{Lane, Place, Request};
-use crate::range::{BlockIndex, Composition, Mapping};
+use crate::range::{BlockIndex, Composition, Mapping, Terms};
 use crate::raw::allocation::{destroy_block, map, unmap};
 use crate::sync::{AtomicU64, Ordering};
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, Properties,
+    Backend, BlockDesc, BlockRange, Capabilities, DestroyError, Error, ErrorKind, MappingCosts, Properties,
 };
 use std::ops::Range;
 
@@ -21,6 +21,13 @@ use std::ops::Range;
 /// size, so 2 MiB take twice as long to map; from 8 MiB on more memory is lost in blocks that are used in part (ARCHITECTURE.md has
 /// the figures).
 const PHYSICAL_BYTES: u64 = 4 << 20;
+/// It is made in multiples of this many bytes, or of a physical page if that is more; of pages alone where so few would fit.
+const UNIT_BYTES: u64 = 2 << 20;
+const UNITS_MIN: u64 = 64;
+/// Memory is scarce when no more than this share of the budget is left.
+const SCARCE_SHARE: u64 = 16;
+/// Where the backend does not say: what matters is that to make a block takes longer than to map one.
+const UNKNOWN_COSTS: MappingCosts = MappingCosts { create_ns: 2, map_ns: 1, unmap_ns: 1, destroy_ns: 2 };
 /// What a large request needs comes in no more than so many physical blocks.
 const PIECES_MAX: u64 = 128;
 const PIECES_OF_ALL_MAX: u64 = 4096;
@@ -168,9 +175,10 @@ impl<B: Backend> Shared<B> {
         bytes: u64,
         made: &mut Vec<BlockIndex>,
     ) -> Result<Composed, Error> {
-        let page_bytes = self.backend.properties().physical_page_bytes;
-        let way = growing.pool.compose(request, bytes, page_bytes);
         let ledger = &self.ledgers[growing.heap_index];
+        let left_bytes = ledger.budget_bytes().saturating_sub(ledger.reserved_bytes());
+        let is_spare = left_bytes > ledger.budget_bytes() / SCARCE_SHARE;
+        let way = growing.pool.compose(request, bytes, self.terms(ledger.budget_bytes()), is_spare);
         if way.new_bytes > 0 && !ledger.charge(way.new_bytes) {
             return Ok(Composed::Short(Shortage::Budget(way.new_bytes)));
         }
@@ -178,6 +186,16 @@ impl<B: Backend> Shared<B> {
         let outcome = self.carry_out(growing, request, &way, &mut pending, made);
         ledger.refund(pending);
         outcome
+    }
+
+    /// What mapping costs, and in what new memory comes.
+    fn terms(&self, budget_bytes: u64) -> Terms {
+        let Properties { physical_page_bytes, mapping_costs, .. } = *self.backend.properties();
+        let MappingCosts { create_ns, map_ns, .. } = mapping_costs.unwrap_or(UNKNOWN_COSTS);
+        let is_small = budget_bytes < UNITS_MIN * UNIT_BYTES;
+        let unit_bytes = if is_small { 1 } else { UNIT_BYTES }.next_multiple_of(physical_page_bytes);
+        let block_bytes = PHYSICAL_BYTES.next_multiple_of(physical_page_bytes);
+        Terms { unit_bytes, block_bytes, create_ns, map_ns, spare_bytes: 0 }
     }
 
     /// Makes the memory and the mappings. `pending` is what has been charged and not been made yet.
@@ -286,7 +304,7 @@ impl<B: Backend> Shared<B> {
         let properties = self.backend.properties();
         let page_bytes = properties.physical_page_bytes;
         let most = properties.block_bytes_max / page_bytes * page_bytes;
-        let least = growing.pool.composition_bytes(way).max(mapping_count as u64 * page_bytes);
+        let least = growing.pool.composition_bytes(way);
         let heap_bytes = properties.heaps[growing.heap_index].size_bytes;
         let budget_bytes = self.ledgers[growing.heap_index].budget_bytes();
         // All memory that there may be fits behind one, if it is not very much.

@@ -2,14 +2,21 @@
 
 use super::growth::Fit;
 use super::{Lane, Place, Pool, Request};
-use crate::range::{Area, BlockIndex, Composition, GRANULE_BYTES, Mapping};
+use crate::range::{Area, BlockIndex, Composition, GRANULE_BYTES, Mapping, Terms};
+
+/// Where memory is to spare, reserved bytes may exceed the peak of used bytes by this share of it.
+const SPARE_SHARE: u64 = 2048;
 
 impl Pool {
-    /// How a run of `bytes` bytes for a request can be put together. New memory is made in multiples of `unit_bytes`.
-    pub(crate) fn compose(&self, request: Request, bytes: u64, unit_bytes: u64) -> Composition {
+    /// How a run of `bytes` bytes for a request can best be put together. If memory is `spare`, a little more of it than was ever used
+    /// costs time only.
+    pub(crate) fn compose(&self, request: Request, bytes: u64, terms: Terms, is_spare: bool) -> Composition {
         let surely = bytes + request.alignment().saturating_sub(GRANULE_BYTES);
         let state = self.state.lock();
-        state.ranges.compose(state.area_for(bytes), surely, unit_bytes)
+        let peak = state.ranges.used_bytes_peak();
+        let limit = if is_spare { peak + peak / SPARE_SHARE } else { 0 };
+        let spare_bytes = limit.saturating_sub(state.ranges.reserved_bytes());
+        state.ranges.compose(state.area_for(bytes), surely, Terms { spare_bytes, ..terms })
     }
 
     /// How many bytes of addresses a composition needs.

@@ -32,10 +32,27 @@ pub(crate) struct Composition {
     pub(crate) last: Option<BlockIndex>,
 }
 
-impl Composition {
-    /// What to have less of: new memory first, then mappings.
-    fn cost(&self) -> (u64, usize) {
-        (self.new_bytes, self.mapped.len() + usize::from(self.last.is_some()))
+/// What it is chosen by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    /// New memory is made in multiples of this many bytes,
+    pub(crate) unit_bytes: u64,
+    /// and in blocks of so many, a multiple of that.
+    pub(crate) block_bytes: u64,
+    /// What the driver takes to make a block, and to map one, in nanoseconds.
+    pub(crate) create_ns: u64,
+    pub(crate) map_ns: u64,
+    /// New memory up to so many bytes costs time only.
+    pub(crate) spare_bytes: u64,
+}
+
+impl Terms {
+    /// What to have less of: new memory that cannot be spared, then the driver's time.
+    fn cost(&self, way: &Composition) -> (u64, u64) {
+        let mapped = (way.mapped.len() + usize::from(way.last.is_some())) as u64;
+        let new = way.new_bytes.div_ceil(self.block_bytes);
+        let ns = mapped * self.map_ns + new * (self.create_ns + self.map_ns);
+        (way.new_bytes.saturating_sub(self.spare_bytes), ns)
     }
 }
 
@@ -49,21 +66,25 @@ struct Want {
     first: Option<BlockIndex>,
     /// How many bytes are missing.
     bytes: u64,
-    unit_bytes: u64,
+    terms: Terms,
 }
 
 impl Ranges {
-    /// The best way to have a run of `bytes` bytes: with the least new memory, of those with the fewest mappings. New memory is made in
-    /// multiples of `unit_bytes`. There is always one.
-    pub(crate) fn compose(&self, area: Area, bytes: u64, unit_bytes: u64) -> Composition {
-        let want = Want { area, sparse: None, first: None, bytes, unit_bytes };
+    /// The best way to have a run of `bytes` bytes. There is always one.
+    pub(crate) fn compose(&self, area: Area, bytes: u64, terms: Terms) -> Composition {
+        let want = Want { area, sparse: None, first: None, bytes, terms };
         let mut best = self.compose_in_new(want);
         for (tail_bytes, sparse) in self.longest_tails(area, bytes) {
             let room_bytes = self.sparse_bytes(sparse) - self.mapped_end(sparse);
-            let way = self.gather(Want { sparse: Some(sparse), bytes: bytes - tail_bytes, ..want });
-            let is_as_good = way.cost() < best.cost() || way.cost() == best.cost() && best.sparse.is_none();
-            if is_as_good && self.composition_bytes(&way) <= room_bytes {
-                best = way;
+            let bytes = bytes - tail_bytes;
+            let new_bytes = bytes.next_multiple_of(terms.unit_bytes);
+            let new = Composition { area, sparse: Some(sparse), mapped: Vec::new(), new_bytes, last: None };
+            for way in [self.gather(Want { sparse: Some(sparse), bytes, ..want }), new] {
+                let (cost, least) = (terms.cost(&way), terms.cost(&best));
+                let is_as_good = cost < least || cost == least && best.sparse.is_none();
+                if is_as_good && self.composition_bytes(&way) <= room_bytes {
+                    best = way;
+                }
             }
         }
         best
@@ -76,14 +97,14 @@ impl Ranges {
             return plain;
         }
         let backs = &self.remap.backs;
-        let candidates = [backs.range((want.bytes % want.unit_bytes, 0)..).next(), backs.last()];
+        let candidates = [backs.range((want.bytes % want.terms.unit_bytes, 0)..).next(), backs.last()];
         let with_back = candidates.into_iter().flatten().map(|&(back_bytes, index)| {
             let bytes = want.bytes.saturating_sub(back_bytes);
             let mut way = self.gather(Want { first: Some(index), bytes, ..want });
             way.mapped.insert(0, index);
             way
         });
-        with_back.chain([plain.clone()]).min_by_key(Composition::cost).unwrap_or(plain)
+        with_back.chain([plain.clone()]).min_by_key(|way| want.terms.cost(way)).unwrap_or(plain)
     }
 
     /// Free memory for the end of a run, with what lies side by side at other addresses in the same order.
@@ -95,10 +116,10 @@ impl Ranges {
 
     /// Free memory for the end of a run, in few pieces.
     fn gather_in_pieces(&self, want: Want) -> Composition {
-        let Want { area, sparse, first, bytes, unit_bytes } = want;
+        let Want { area, sparse, first, bytes, terms: Terms { unit_bytes, block_bytes, .. } } = want;
         let mut way = Composition { area, sparse, mapped: Vec::new(), new_bytes: 0, last: None };
         // Nor do they break large free blocks.
-        let bytes_max = if area == Area::Small { 2 * unit_bytes } else { u64::MAX };
+        let bytes_max = if area == Area::Small { block_bytes } else { u64::MAX };
         let may_have = |index: BlockIndex| {
             let physical = self.remap.physical(index);
             Some(index) != first

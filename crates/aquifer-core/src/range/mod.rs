@@ -32,7 +32,7 @@ mod returned;
 use remap::Remap;
 use std::collections::BTreeSet;
 
-pub(crate) use compose::Composition;
+pub(crate) use compose::{Composition, Terms};
 pub(crate) use remap::Mapping;
 
 /// Every range starts at a multiple of this many bytes and is as many long, and so is every allocation: the smallest class,

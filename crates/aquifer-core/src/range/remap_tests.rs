@@ -1,4 +1,5 @@
 use super::*;
+use crate::range::Terms;
 use crate::range::{Bound, Composition, GRANULE_BYTES, IdleBlock, NO_QUEUE, QueueIndex, Range};
 use proptest::prelude::*;
 
@@ -99,6 +100,13 @@ impl Ranges {
 
 /// What new memory comes in multiples of.
 const UNIT_BYTES: u64 = 4 * GRANULE_BYTES;
+const TERMS: Terms = Terms {
+    unit_bytes: UNIT_BYTES,
+    block_bytes: 2 * UNIT_BYTES,
+    create_ns: 11_000,
+    map_ns: 27_000,
+    spare_bytes: 0,
+};
 /// A block of the ordinary kind among the others.
 const ORDINARY: BlockIndex = 0;
 const ORDINARY_BYTES: u64 = 12 * GRANULE_BYTES;
@@ -189,6 +197,7 @@ impl Oracle {
                 RangeState::Free => Seen::Free { queue: node.bound.queue },
                 RangeState::Released => Seen::Released,
                 RangeState::Elsewhere => Seen::Elsewhere,
+                RangeState::Returned => unreachable!("no step returns anything"),
             };
             seen.extend((0..node.bytes / GRANULE_BYTES).map(|_| state));
             index = node.next;
@@ -354,7 +363,7 @@ impl Oracle {
     /// Puts a run together as the manager does, while other threads go on in `between`.
     fn compose(&mut self, granules: u64, is_small: bool, unit_count: u64, spare: u64, between: Vec<Small>) {
         let (area, bytes) = (area(is_small), granules * GRANULE_BYTES);
-        let way = self.ranges.compose(area, bytes, UNIT_BYTES);
+        let way = self.ranges.compose(area, bytes, TERMS);
         self.check_composition(&way, area, bytes);
         let is_alone = between.is_empty();
         let mut between = between.into_iter();
