@@ -55,8 +55,8 @@ pub use pressure::{
     PressureStatistics, SourceState, SourceStatistics,
 };
 pub use statistics::{
-    ByteCounter, ClassStatistics, DriverCalls, Limits, MemoryBucket, PinnedStatistics, Statistics,
-    SubBudgetStatistics, SubBudgetUsage, Tag, TagStatistics,
+    ByteCounter, ClassStatistics, DriverCalls, Limits, MemoryBucket, PinnedStatistics, RemappingStatistics,
+    Statistics, SubBudgetStatistics, SubBudgetUsage, Tag, TagStatistics,
 };
 pub use transfer::{
     HostCopy, Priority, Progress, Route, RouteStatistics, TransferConfig, TransferStatistics,

@@ -155,6 +155,7 @@ pub fn assert_balanced(statistics: &Statistics) {
     assert_eq!(calls.create - calls.destroy, blocks, "{calls:?}");
     let served = calls.create + calls.map + statistics.recovered_block_count;
     assert!(statistics.miss_count <= served, "{} misses, {calls:?}", statistics.miss_count);
+    assert_mappings_add_up(statistics);
     assert!(statistics.purgeable_bytes <= *free_bytes);
     assert!(statistics.purged_block_count <= statistics.recovered_block_count);
     assert!(statistics.purged_bytes <= statistics.recovered_bytes);
@@ -180,4 +181,27 @@ pub fn assert_balanced(statistics: &Statistics) {
     for tag in &statistics.tags {
         assert!(tag.current_bytes <= tag.peak_bytes, "{tag:?}");
     }
+}
+
+/// Checks what must hold of memory that is mapped behind addresses.
+fn assert_mappings_add_up(statistics: &Statistics) {
+    let Statistics { remapping, driver_calls: calls, .. } = statistics;
+    let gone = calls.unmap + remapping.dropped_mapping_count;
+    assert_eq!(calls.map - gone, remapping.mapping_count, "{remapping:?}, {calls:?}");
+    assert_eq!(calls.reserve - calls.unreserve, remapping.sparse_block_count, "{remapping:?}, {calls:?}");
+    assert!(remapping.mapping_count == 0 || remapping.sparse_block_count > 0, "{remapping:?}");
+    assert!(remapping.physical_block_count <= statistics.block_count, "{remapping:?}");
+    // A composition maps something, and new memory is mapped once as such.
+    assert!(remapping.composition_count <= calls.map, "{remapping:?}, {calls:?}");
+    assert!(remapping.remapped_count <= calls.map, "{remapping:?}, {calls:?}");
+    assert!(calls.map - remapping.remapped_count <= calls.create, "{remapping:?}, {calls:?}");
+    if !remapping.is_elastic() {
+        assert_eq!(*remapping, Default::default(), "no pool is elastic");
+        return;
+    }
+    let page_bytes = remapping.physical_page_bytes;
+    assert_eq!(remapping.remapped_bytes % page_bytes, 0, "whole pages are mapped: {remapping:?}");
+    assert!(remapping.remapped_bytes / page_bytes >= remapping.remapped_count, "{remapping:?}");
+    let physical_bytes = remapping.physical_block_count.saturating_mul(page_bytes);
+    assert!(physical_bytes <= statistics.reserved.current, "{remapping:?}");
 }

@@ -41,7 +41,18 @@ const MAPPINGS_SPARE: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct RemappingCounters {
     pub(super) compositions: AtomicU64,
-    pub(super) mapped_bytes: AtomicU64,
+    /// Mappings of memory that had been made before,
+    pub(super) remapped: AtomicU64,
+    pub(super) remapped_bytes: AtomicU64,
+    /// Mappings that went with their sparse block.
+    pub(super) dropped_mappings: AtomicU64,
+}
+
+impl RemappingCounters {
+    fn count_remapped(&self, bytes: u64) {
+        self.remapped.fetch_add(1, Ordering::Relaxed);
+        self.remapped_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Whether the pools of memory types that can be sparse are elastic.
@@ -232,7 +243,7 @@ impl<B: Backend> Shared<B> {
                     let start = fresh.map_or(range.start, |(_, fresh): (BlockIndex, Range<u64>)| fresh.start);
                     fresh = Some((sparse, start..range.end));
                 }
-                Ok(_) => {}
+                Ok(range) => self.remapping.count_remapped(range.end - range.start),
                 Err(refusal) if refusal.kind() == ErrorKind::DeviceLost => return Err(refusal),
                 Err(_) => return Ok(Composed::NoMappings),
             }
@@ -383,7 +394,6 @@ impl<B: Backend> Shared<B> {
         match answer {
             Ok(()) => {
                 growing.pool.add_mapping(sparse, physical);
-                self.remapping.mapped_bytes.fetch_add(bytes, Ordering::Relaxed);
                 Ok(offset..offset + bytes)
             }
             Err(refusal) => {
@@ -424,6 +434,7 @@ impl<B: Backend> Shared<B> {
         // It is taken back mapped or not.
         if self.destroy_sparse(growing, sparse) {
             mapped.iter().for_each(|_| self.mapping_count.refund());
+            self.remapping.dropped_mappings.fetch_add(mapped.len() as u64, Ordering::Relaxed);
             return;
         }
         growing.pool.restore_sparse(sparse, bytes, &mapped);

@@ -4,7 +4,7 @@ use super::observers::TrackedAllocation;
 use super::shared::Shared;
 use crate::pool::Request;
 use crate::pressure::PressureStatistics;
-use crate::statistics::{ByteCounter, Statistics, TagStatistics, in_words};
+use crate::statistics::{ByteCounter, RemappingStatistics, Statistics, TagStatistics, in_words};
 use crate::sync::Ordering;
 use crate::transfer::Route;
 use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
@@ -21,6 +21,7 @@ impl<B: Backend> Shared<B> {
     pub(crate) fn statistics(&self) -> Statistics {
         let mut sum = Statistics {
             driver_calls: self.driver_calls(),
+            remapping: self.remapping_so_far(),
             recovered_block_count: self.purgeable.recovered.load(Ordering::Relaxed),
             recovered_bytes: self.purgeable.recovered_bytes.load(Ordering::Relaxed),
             purged_block_count: self.purgeable.purged.load(Ordering::Relaxed),
@@ -51,6 +52,8 @@ impl<B: Backend> Shared<B> {
             sum.largest_free_bytes = sum.largest_free_bytes.max(pool.largest_free_bytes);
             sum.free_range_count += pool.free_range_count;
             sum.block_count += pool.block_count;
+            sum.remapping.physical_block_count += pool.physical_block_count;
+            sum.remapping.mapping_count += pool.mapping_count;
             for class in pool.classes {
                 sum.allocation_count += class.allocations;
                 sum.deallocation_count += class.deallocations;
@@ -81,6 +84,21 @@ impl<B: Backend> Shared<B> {
             })
             .collect();
         sum
+    }
+
+    /// All but what the pools know: physical blocks and mappings.
+    fn remapping_so_far(&self) -> RemappingStatistics {
+        let (calls, counters) = (self.driver_calls(), &self.remapping);
+        let is_elastic = self.pools.iter().any(|typed| typed.is_elastic);
+        RemappingStatistics {
+            physical_page_bytes: if is_elastic { self.backend.properties().physical_page_bytes } else { 0 },
+            sparse_block_count: calls.reserve.saturating_sub(calls.unreserve),
+            dropped_mapping_count: counters.dropped_mappings.load(Ordering::Relaxed),
+            composition_count: counters.compositions.load(Ordering::Relaxed),
+            remapped_count: counters.remapped.load(Ordering::Relaxed),
+            remapped_bytes: counters.remapped_bytes.load(Ordering::Relaxed),
+            ..RemappingStatistics::default()
+        }
     }
 
     pub(crate) fn leak_report(&self) -> LeakReport {
@@ -187,6 +205,9 @@ impl fmt::Display for Report {
             statistics.block_count,
             in_words(statistics.budget_bytes),
         )?;
+        if statistics.remapping.is_elastic() {
+            writeln!(f, "{}", statistics.remapping)?;
+        }
         if statistics.purgeable_bytes > 0 || statistics.recovered_block_count > 0 {
             writeln!(
                 f,
@@ -237,10 +258,18 @@ impl fmt::Display for Report {
             writeln!(f, "of live: {} kept for staging", in_words(statistics.transfers.staging_bytes))?;
         }
         let calls = &statistics.driver_calls;
+        write!(f, "driver calls: {} create, {} destroy, ", calls.create, calls.destroy)?;
+        if statistics.remapping.is_elastic() {
+            write!(
+                f,
+                "{} reserve, {} unreserve, {} map, {} unmap, ",
+                calls.reserve, calls.unreserve, calls.map, calls.unmap
+            )?;
+        }
         writeln!(
             f,
-            "driver calls: {} create, {} destroy, {} release, {} purge, {} signal, {} failed",
-            calls.create, calls.destroy, calls.release, calls.purge, calls.signal, calls.failed
+            "{} release, {} purge, {} signal, {} failed",
+            calls.release, calls.purge, calls.signal, calls.failed
         )?;
         for tag in statistics.tags.iter().filter(|tag| tag.peak_bytes > 0) {
             let [current, peak] = [tag.current_bytes, tag.peak_bytes].map(in_words);

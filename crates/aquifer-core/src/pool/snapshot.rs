@@ -72,6 +72,8 @@ impl Pool {
             largest_free_bytes: state.ranges.largest_free_bytes(),
             free_range_count: state.ranges.free_range_count() as u64,
             block_count: state.ranges.block_count() as u64,
+            physical_block_count: state.ranges.physical_count() as u64,
+            mapping_count: state.ranges.mapping_count() as u64,
         }
     }
 }

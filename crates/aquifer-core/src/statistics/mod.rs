@@ -3,11 +3,13 @@
 mod bucket;
 mod gauge;
 mod pinned;
+mod remapping;
 mod sub_budget;
 mod tally;
 
 pub use bucket::MemoryBucket;
 pub use pinned::PinnedStatistics;
+pub use remapping::RemappingStatistics;
 pub use sub_budget::{Limits, SubBudgetStatistics, SubBudgetUsage};
 
 use crate::pressure::PressureStatistics;
@@ -167,6 +169,8 @@ pub(crate) struct PoolSnapshot {
     pub(crate) largest_free_bytes: u64,
     pub(crate) free_range_count: u64,
     pub(crate) block_count: u64,
+    pub(crate) physical_block_count: u64,
+    pub(crate) mapping_count: u64,
 }
 
 /// A size as people read it: `1.50 GiB`.
@@ -213,12 +217,17 @@ pub struct Statistics {
     pub purged_block_count: u64,
     /// and their bytes.
     pub purged_bytes: u64,
-    /// The largest free range. Purgeable blocks are left out.
+    /// The largest free range: of addresses with memory behind them, so that it could be handed out without a call of the driver.
+    /// Where pools are elastic, all free memory can be had in one range with such calls. Purgeable blocks are left out.
     pub largest_free_bytes: u64,
-    /// How many free ranges there are. Purgeable blocks are left out.
+    /// How many free ranges of addresses there are. Where pools are elastic, one piece of free memory may be mapped at several
+    /// addresses, and then counts at each: so the ranges' bytes may come to more than [`Statistics::free_bytes`], which counts
+    /// memory once. Purgeable blocks are left out.
     pub free_range_count: u64,
-    /// How many blocks there are.
+    /// How many blocks with memory there are, physical ones included.
     pub block_count: u64,
+    /// Memory that is mapped behind addresses, where pools are elastic.
+    pub remapping: RemappingStatistics,
     /// Live bytes that users brought ([`MemoryManager::import`](crate::MemoryManager::import)). The driver did not give them and
     /// trimming cannot give them back, so they are in none of the other sums and counts (but the tags' and the driver's calls), and
     /// in no budget. The peak is exact.
@@ -278,7 +287,8 @@ impl Statistics {
     }
 
     /// External fragmentation, 0 to 100: the share of free bytes that lie outside the largest free range. 0 if
-    /// nothing is free. Purgeable bytes are left out.
+    /// nothing is free. Purgeable bytes are left out. Where pools are elastic, this is what a request may need the driver to remap for,
+    /// not what is lost to it.
     ///
     /// Cached bytes are not free bytes: they are whole places, ready to be used as they are.
     #[must_use]
