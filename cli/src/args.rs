@@ -40,6 +40,12 @@ Examples:
 Streams are queues: memory that another stream still uses (the trace has a `c` for it) is kept until
 then, and what one stream frees others get when that stream has come so far.
 
+With the elastic policy memory comes in physical pages, which are mapped behind addresses: a request that
+fits no free range is put together from free pages (a composition), and only what is missing is made.
+Without --policy and AQUIFER_POLICY it is used wherever the backend can. A program's manager uses it by
+itself only where touching such memory is cheap too, so not on a host without huge pages for files; a
+replay touches nothing, and shows what it would do.
+
 With `--backend sim` the replay answers whether the program would fit on a device of that size, and
 what memory would cost it there. Driver's calls take as long as on an NVIDIA H200, in virtual time,
 on top of the trace's own; nothing else of the program is simulated. The exit code is 2 if it does
@@ -63,7 +69,7 @@ of the budget: so a smaller budget that was not tried may do too, and a larger o
 `aquifer replay --budget` with the same options shows what becomes of any budget.
 
 The host can take back parts of a block that are free, and so needs less than most devices: ask
-`--backend sim` what a GPU needs.
+`--backend sim` what a GPU needs. The default policy is that of `aquifer replay`.
 
 Stalls and the time waited are those of the replay in the smallest budget: allocations that were
 served only when completions had been waited for. Waits of the whole device are not told apart.
@@ -151,8 +157,8 @@ pub(crate) enum TraceCommand {
 /// The manager that a trace is replayed through.
 #[derive(Debug, Args)]
 pub(crate) struct ManagerArguments {
-    /// Where memory comes from: pages remapped as needed, blocks that stay as they are, or blocks with one class for each power
-    /// of two [default: elastic where the backend can]; replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
+    /// Where memory comes from: pages that are remapped as needed, blocks that stay as they are, or blocks with one class for each
+    /// power of two [default: elastic where the backend can]; replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["elastic", "blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
 

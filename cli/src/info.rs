@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::path::PathBuf;
 
-use aquifer::{Backend, BucketLayout, Config, ENVIRONMENT_VARIABLES, Host};
+use aquifer::{Backend, Config, ENVIRONMENT_VARIABLES, Host, MappingCosts};
 use serde::Serialize;
 
 use crate::args::InfoArguments;
 use crate::error::{CliError, Status};
+use crate::job::policy_name;
 use crate::metal;
 use crate::output::{self, NO_LIMIT, Stream, bytes_in_words, count_in_words};
 
@@ -30,7 +31,26 @@ pub(crate) struct Device {
     block_bytes_max: u64,
     block_count_max: u64,
     alignment_bytes_min: u64,
+    /// Memory is mapped in whole multiples of so many bytes; 0: it cannot be.
+    physical_page_bytes: u64,
+    mapping_count_max: u64,
+    /// `None`: not known, so nothing is mapped unless a program asks for it.
+    mapping_costs: Option<MappingCostsInfo>,
     capabilities: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct MappingCostsInfo {
+    create_ns: u64,
+    map_ns: u64,
+    unmap_ns: u64,
+    destroy_ns: u64,
+}
+
+impl From<MappingCosts> for MappingCostsInfo {
+    fn from(MappingCosts { create_ns, map_ns, unmap_ns, destroy_ns }: MappingCosts) -> Self {
+        Self { create_ns, map_ns, unmap_ns, destroy_ns }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -115,6 +135,9 @@ pub(crate) fn device<B: Backend>(backend: &B) -> Result<Device, CliError> {
         block_bytes_max: properties.block_bytes_max,
         block_count_max: properties.block_count_max,
         alignment_bytes_min: properties.alignment_bytes_min,
+        physical_page_bytes: properties.physical_page_bytes,
+        mapping_count_max: properties.mapping_count_max,
+        mapping_costs: properties.mapping_costs.map(MappingCostsInfo::from),
         capabilities: bit_names(&properties.capabilities),
     })
 }
@@ -129,9 +152,8 @@ fn bit_names(bits: &impl Debug) -> Vec<String> {
 
 fn settings() -> Result<Settings, CliError> {
     let config = Config::default().with_environment()?;
-    let is_power_of_two = config.layout == BucketLayout::power_of_two();
     Ok(Settings {
-        policy: if is_power_of_two { "power-of-two" } else { "blocks" },
+        policy: policy_name(&config),
         sub_classes: config.layout.sub_classes(),
         budget_bytes: config.budget_bytes,
         zero: format!("{:?}", config.zero_policy),
@@ -161,7 +183,11 @@ fn print(info: &Info) -> Result<(), CliError> {
         Some(bytes) => bytes_in_words(bytes),
     };
     let in_words = |ms: Option<u64>| ms.map_or_else(|| "off".to_owned(), |ms| format!("{ms} ms"));
-    table.add_row(["policy", settings.policy]);
+    let policy = match settings.policy {
+        "automatic" => "automatic: elastic where mapping costs are known, else blocks",
+        policy => policy,
+    };
+    table.add_row(["policy", policy]);
     table.add_row(["sub-classes", &settings.sub_classes.to_string()]);
     table.add_row(["budget", &budget]);
     table.add_row(["zero", &settings.zero]);
@@ -200,6 +226,20 @@ fn device_table(device: &Device) -> comfy_table::Table {
     table.add_row(["blocks start at multiples of", &bytes_in_words(device.alignment_bytes_min)]);
     table.add_row(["largest block", &bytes_in_words(device.block_bytes_max)]);
     table.add_row(["blocks at most", &count_in_words(device.block_count_max)]);
+    if device.physical_page_bytes > 0 {
+        table.add_row(["memory is mapped in pages of", &bytes_in_words(device.physical_page_bytes)]);
+        table.add_row(["mappings at most", &count_in_words(device.mapping_count_max)]);
+        let costs = device.mapping_costs.as_ref().map_or_else(
+            || "not known, so only where a program asks for it".to_owned(),
+            |costs| {
+                let MappingCostsInfo { create_ns, map_ns, unmap_ns, destroy_ns } = costs;
+                format!(
+                    "create {create_ns} ns, map {map_ns} ns, unmap {unmap_ns} ns, destroy {destroy_ns} ns"
+                )
+            },
+        );
+        table.add_row(["mapping costs", &costs]);
+    }
     table.add_row(["capabilities", &device.capabilities.join(", ")]);
     table
 }

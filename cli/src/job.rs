@@ -5,8 +5,8 @@ use aquifer::trace::{
     ReplayDevice, ReplayError, ReplayOptions, ReplayOutcome, Trace, TraceSummary, replay_on,
 };
 use aquifer::{
-    BucketLayout, Config, ErrorKind, Host, HostReplay, MemoryManager, Policy, SimReplay, SyncBackend,
-    ZeroPolicy,
+    Backend, BucketLayout, Capabilities, Config, ErrorKind, Host, HostReplay, MemoryManager, Policy,
+    SimReplay, SyncBackend, ZeroPolicy,
 };
 use thiserror::Error;
 
@@ -36,9 +36,20 @@ pub(crate) fn configure(
     Ok(config)
 }
 
-/// What a manager's policy is called, as `--policy` has it.
+/// `config` with the elastic policy where the device can and nothing says otherwise. A manager's own default also asks what it costs
+/// to touch such memory, which a replay does not.
+fn elastic_by_default(mut config: Config, backend: &impl Backend) -> Config {
+    let is_capable = backend.properties().capabilities.contains(Capabilities::SPARSE_BLOCKS);
+    if config.policy == Policy::Automatic && is_capable {
+        config.policy = Policy::Elastic;
+    }
+    config
+}
+
+/// What a manager's policy is called, as `--policy` has it; `automatic` before a manager has settled it.
 pub(crate) fn policy_name(config: &Config) -> &'static str {
     match config.policy {
+        Policy::Automatic => "automatic",
         Policy::Elastic => "elastic",
         _ if is_power_of_two(config) => "power-of-two",
         _ => "blocks",
@@ -66,7 +77,8 @@ pub(crate) struct Job<'a> {
 pub(crate) struct Replayed {
     pub(crate) backend: &'static str,
     pub(crate) policy: &'static str,
-    pub(crate) block_granularity_bytes: u64,
+    /// Memory is reserved in multiples of so many bytes.
+    pub(crate) unit_bytes: u64,
     pub(crate) outcome: ReplayOutcome,
     /// Of a simulated device.
     pub(crate) costs: Option<Costs>,
@@ -134,13 +146,17 @@ impl<'a> Job<'a> {
         config: Config,
         device: &impl ReplayDevice<B>,
     ) -> Result<Replayed, Failed> {
+        let config = elastic_by_default(config, &backend);
         let manager = MemoryManager::with_config(backend, config)?;
         let outcome = replay_on(&manager, self.trace, &self.options, device)?;
         let properties = manager.properties();
+        // Where memory comes in pages, a part of one more makes no difference.
+        let unit_bytes =
+            properties.block_granularity_bytes.max(outcome.statistics.remapping.physical_page_bytes);
         Ok(Replayed {
             backend: properties.backend,
             policy: policy_name(manager.config()),
-            block_granularity_bytes: properties.block_granularity_bytes,
+            unit_bytes,
             outcome,
             costs: None,
         })

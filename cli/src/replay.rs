@@ -54,6 +54,8 @@ struct Row {
     reserved_after_trim_bytes: u64,
     buckets: Vec<Bucket>,
     #[serde(flatten)]
+    remapping: Option<Remapping>,
+    #[serde(flatten)]
     costs: Option<Costs>,
 }
 
@@ -76,6 +78,51 @@ impl From<DriverCalls> for Calls {
         let DriverCalls { create, reserve, unreserve, map, unmap, destroy, release, purge, signal, failed } =
             calls;
         Self { create, reserve, unreserve, map, unmap, destroy, release, purge, signal, failed }
+    }
+}
+
+/// What an elastic heap did: only where there was one.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Remapping {
+    physical_page_bytes: u64,
+    /// At the peak of reserved bytes.
+    peak_physical_pages: u64,
+    /// Runs of addresses that were put together.
+    compositions: u64,
+    /// Mappings of memory that was there before,
+    remapped: u64,
+    /// and their bytes.
+    remapped_bytes: u64,
+    /// All that were made,
+    mappings: u64,
+    /// and those that the driver was told to remove.
+    mappings_removed: u64,
+}
+
+impl Remapping {
+    fn new(statistics: &Statistics) -> Option<Self> {
+        let remapping = &statistics.remapping;
+        remapping.is_elastic().then(|| Self {
+            physical_page_bytes: remapping.physical_page_bytes,
+            peak_physical_pages: statistics.reserved.peak.div_ceil(remapping.physical_page_bytes),
+            compositions: remapping.composition_count,
+            remapped: remapping.remapped_count,
+            remapped_bytes: remapping.remapped_bytes,
+            mappings: statistics.driver_calls.map,
+            mappings_removed: statistics.driver_calls.unmap,
+        })
+    }
+
+    fn figures(&self) -> [(&'static str, String); 4] {
+        let count = count_in_words;
+        let page = bucket_in_words(self.physical_page_bytes);
+        let remapped = bytes_in_words(self.remapped_bytes);
+        [
+            ("peak physical pages", format!("{} of {page}", count(self.peak_physical_pages))),
+            ("compositions", count(self.compositions)),
+            ("mappings", format!("{} made, {} removed", count(self.mappings), count(self.mappings_removed))),
+            ("remapped", format!("{remapped} in {} mappings", count(self.remapped))),
+        ]
     }
 }
 
@@ -230,6 +277,7 @@ fn row(job: &Job<'_>, arguments: &ReplayArguments, replayed: Replayed) -> Row {
         trimmed_bytes: outcome.trimmed_bytes,
         reserved_after_trim_bytes: outcome.reserved_after_trim_bytes,
         buckets: used_buckets(statistics),
+        remapping: Remapping::new(statistics),
         costs,
     }
 }
@@ -269,8 +317,9 @@ fn figures(row: &Row) -> Vec<(&'static str, String)> {
         ("peak reserved", bytes_in_words(row.peak_reserved_bytes)),
         ("reserved / requested", format!("{:.4}", row.reserved_over_requested)),
         ("hit rate", percent_in_words(row.hit_rate)),
-        ("driver calls", count_in_words(row.driver_calls)),
     ]);
+    figures.extend(row.remapping.iter().flat_map(Remapping::figures));
+    figures.push(("driver calls", count_in_words(row.driver_calls)));
     if let Some(costs) = &row.costs {
         let Calls { create, reserve, unreserve, map, unmap, destroy, release, purge, signal, failed } =
             row.driver_calls_by_kind;

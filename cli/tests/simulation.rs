@@ -37,7 +37,7 @@ fn streams() -> (TempDir, PathBuf) {
 fn a_device_that_is_large_enough_tells_what_it_would_cost() {
     let tables = replay(&["--backend", "sim"], &shipped());
     for expected in
-        ["140.00 GiB, simulated", "fits", "blocks made", "would have taken", "of 2.157 s", "5.85 GiB"]
+        ["140.00 GiB, simulated", "fits", "blocks made", "would have taken", "of 2.157 s", "5.68 GiB"]
     {
         assert!(success(&tables).contains(expected), "no {expected:?} in\n{}", text(&tables.stdout));
     }
@@ -51,18 +51,49 @@ fn a_device_that_is_large_enough_tells_what_it_would_cost() {
         assert_eq!((row["queues"].as_u64(), row["stalls"].as_u64()), (Some(0), Some(0)));
         let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"));
         assert_eq!((number("trace_seconds"), number("waited_seconds")), (2.157157, 0.0));
-        // 154 calls of at least 28 us each.
-        assert!((0.004..0.1).contains(&number("driver_seconds")), "{row}");
+        // Each call takes some microseconds.
+        assert!((1e-6 * number("driver_calls")..0.5).contains(&number("driver_seconds")), "{row}");
         let share = number("driver_seconds") / number("trace_seconds");
         assert!((number("driver_share_of_trace") - share).abs() < 1e-12);
         let calls = &row["driver_calls_by_kind"];
-        let sum: u64 = ["create", "destroy", "release", "purge", "signal", "failed"]
-            .iter()
-            .map(|kind| calls[kind].as_u64().unwrap())
-            .sum();
+        let sum: u64 = calls.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(Some(sum), row["driver_calls"].as_u64());
         assert_eq!(row["peak_requested_bytes"].as_u64(), Some(6_101_516_760));
     }
+}
+
+#[test]
+fn elastic_is_the_default_where_the_backend_can_and_shows_what_it_remaps() {
+    let row = json(&replay(&["--backend", "sim", "--json"], &shipped()));
+    assert_eq!(row["policy"], "elastic");
+    let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("no {key} in {row}"));
+    assert_eq!(number("physical_page_bytes"), 2 << 20);
+    assert_eq!(number("peak_physical_pages") * (2 << 20), number("peak_reserved_bytes"));
+    assert_eq!(row["driver_calls_by_kind"]["map"].as_u64(), Some(number("mappings")));
+    assert!((1..number("mappings")).contains(&number("remapped")), "{row}");
+    assert!(number("remapped") * (2 << 20) <= number("remapped_bytes"), "{row}");
+    assert!((1..=number("mappings")).contains(&number("compositions")), "{row}");
+    let table = replay(&["--backend", "sim"], &shipped());
+    for expected in ["elastic, 8 sub-classes", "physical pages", "compositions", "remapped", " of 2 MiB"] {
+        assert!(success(&table).contains(expected), "no {expected:?} in\n{}", text(&table.stdout));
+    }
+    // Less is lost than with blocks, which have nothing of it to show.
+    for policy in ["blocks", "power-of-two"] {
+        let output = replay(&["--backend", "sim", "--json", "--policy", policy], &shipped());
+        let other = json(&output);
+        assert_eq!((&other["policy"], other.get("remapped")), (&policy.into(), None));
+        assert!(other["peak_reserved_bytes"].as_u64() > Some(number("peak_reserved_bytes")), "{other}");
+        let table = replay(&["--backend", "sim", "--policy", policy], &shipped());
+        assert!(!success(&table).contains("remapped"), "{}", text(&table.stdout));
+    }
+    // The environment holds where no option says otherwise.
+    let by_environment = |options: &[&str]| {
+        let mut command = aquifer();
+        command.args(["replay", "--backend", "sim", "--json"]).args(options).arg(shipped());
+        json(&command.env("AQUIFER_POLICY", "blocks").output().unwrap())["policy"].clone()
+    };
+    assert_eq!(by_environment(&[]), "blocks");
+    assert_eq!(by_environment(&["--policy", "elastic"]), "elastic");
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn fit(path: &Path, config: &Config, arguments: &FitArguments) -> Result<Row, Cl
     let step_bytes = arguments.precision.unwrap_or((peak_bytes / STEPS_IN_PEAK).min(STEP_BYTES_MAX));
     let statistics = &at_most.outcome.statistics;
     let (guess_bytes, most_bytes) = (statistics.reserved.peak, statistics.budget_bytes);
-    let ladder = Ladder::new(peak_bytes, step_bytes, most_bytes, at_most.block_granularity_bytes);
+    let ladder = Ladder::new(peak_bytes, step_bytes, most_bytes, at_most.unit_bytes);
     let found = ladder.search(guess_bytes, at_most, |Attempt { budget_bytes, left }| {
         let replayed = fitting.replay(&bytes_in_words(budget_bytes), Some(budget_bytes), left)?;
         Ok::<_, CliError>(replayed.ok())
