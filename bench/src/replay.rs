@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::ReplayArgs;
 use crate::peers::{
-    Aquifer, BestFit, LOOP, LoopOnly, OffsetAllocator, PytorchLike, REFERENCE, RangePeer, Replayer, Space,
-    VkMem,
+    Aquifer, BestFit, Driver, LOOP, LoopOnly, OffsetAllocator, PytorchLike, REFERENCE, RangePeer, Replayer,
+    Space, VkMem,
 };
 use crate::report::{self, ReplayRow};
 use crate::trace::{self, Operation, Trace};
@@ -23,6 +23,7 @@ const UNIT_BYTES: u64 = 512;
 struct Outcome {
     elapsed: Duration,
     reserved_bytes_peak: Option<u64>,
+    driver: Option<Driver>,
     /// The operation that found no memory, which was the last.
     failed: Option<usize>,
 }
@@ -120,6 +121,7 @@ fn summarise(
     let out_of_memory = |place| format!("out of memory at operation {place} of {}", trace.operations.len());
     let skipped = median.failed.map(out_of_memory);
     let reserved = median.reserved_bytes_peak.filter(|_| skipped.is_none());
+    let driver = median.driver.filter(|_| skipped.is_none());
     ReplayRow {
         bench: "replay",
         peer,
@@ -130,6 +132,8 @@ fn summarise(
         budget_over_peak,
         peak_reserved_bytes: reserved,
         reserved_over_requested: reserved.map(|reserved| reserved as f64 / trace.requested_bytes_peak as f64),
+        driver_calls: driver.map(|driver| driver.calls),
+        driver_seconds: driver.and_then(|driver| driver.ns).map(|ns| ns as f64 / 1e9),
         ns_per_pair: ns_per_pair(&median),
         ns_per_pair_min: ns_per_pair(&outcomes[0]),
         elapsed_seconds: median.elapsed.as_secs_f64(),
@@ -160,7 +164,8 @@ fn play<R: Replayer>(mut peer: R, trace: &Trace) -> Outcome {
             }
         }
     }
-    Outcome { elapsed: start.elapsed(), reserved_bytes_peak: peer.reserved_bytes_peak(), failed }
+    let elapsed = start.elapsed();
+    Outcome { elapsed, reserved_bytes_peak: peer.reserved_bytes_peak(), driver: peer.driver(), failed }
 }
 
 fn space(trace: &Trace, range_bytes: u64) -> Space {

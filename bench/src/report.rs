@@ -122,6 +122,12 @@ pub(crate) struct ReplayRow {
     pub(crate) budget_over_peak: Option<f64>,
     pub(crate) peak_reserved_bytes: Option<u64>,
     pub(crate) reserved_over_requested: Option<f64>,
+    /// Of the peers that call a driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) driver_calls: Option<u64>,
+    /// What these calls take on an H200: virtual time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) driver_seconds: Option<f64>,
     /// Of the median repetition.
     pub(crate) ns_per_pair: f64,
     pub(crate) ns_per_pair_min: f64,
@@ -206,6 +212,8 @@ pub(crate) fn replay_table(rows: &[ReplayRow]) -> Table {
             "budget / requested",
             "reserved MiB",
             "reserved / requested",
+            "driver calls",
+            "driver ms",
             "ns per pair",
             "ns min",
             "seconds",
@@ -223,6 +231,8 @@ pub(crate) fn replay_table(rows: &[ReplayRow]) -> Table {
                 .clone()
                 .unwrap_or_else(|| dash(row.peak_reserved_bytes.map(|bytes| (bytes >> 20).to_string()))),
             dash(row.reserved_over_requested.map(|ratio| format!("{ratio:.4}"))),
+            dash(row.driver_calls.map(|calls| calls.to_string())),
+            dash(row.driver_seconds.map(|seconds| format!("{:.2}", seconds * 1e3))),
             format!("{:.1}", row.ns_per_pair),
             format!("{:.1}", row.ns_per_pair_min),
             format!("{:.3}", row.elapsed_seconds),

@@ -78,6 +78,9 @@ fn a_trace_is_replayed_by_every_policy() -> Result<(), Box<dyn Error>> {
     assert_eq!(reserved("loop"), None);
     for peer in ["aquifer", "aquifer-blocks", "aquifer-power-of-two", "aquifer-on-host"] {
         assert!(reserved(peer) >= Some(6 * MIB + 100), "{peer}: {:?}", reserved(peer));
+        let row = lines.iter().find(|line| line["peer"] == peer).ok_or("a row for each")?;
+        assert!(row["driver_calls"].as_u64() > Some(0), "{row}");
+        assert_eq!(row["driver_seconds"].as_f64() > Some(0.0), peer != "aquifer-on-host", "{row}");
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod job;
 mod metal;
 mod output;
 mod progress;
+mod remapping;
 mod replay;
 mod simulation;
 mod trace_info;

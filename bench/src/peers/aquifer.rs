@@ -4,7 +4,7 @@
 use aquifer::sim::{Sim, SimDesc};
 use aquifer::{Buffer, Config, Host, Limits, MemoryManager, MemoryOptions, Queue, SimReplay, SyncBackend};
 
-use super::{Peer, Replayer};
+use super::{Driver, Peer, Replayer};
 
 /// More than any live set; blocks cost address space only, since no peer's memory is touched.
 const BUDGET_BYTES: u64 = 1 << 44;
@@ -12,12 +12,14 @@ const BUDGET_BYTES: u64 = 1 << 44;
 pub(crate) struct Aquifer<B: SyncBackend = Host> {
     manager: MemoryManager<B>,
     options: MemoryOptions,
+    /// How long the driver's calls took so far, if that is simulated.
+    driver_ns: fn(&B) -> Option<u64>,
 }
 
 // Derived, it would ask for backends that can be cloned.
 impl<B: SyncBackend> Clone for Aquifer<B> {
     fn clone(&self) -> Self {
-        Self { manager: self.manager.clone(), options: self.options }
+        Self { manager: self.manager.clone(), ..*self }
     }
 }
 
@@ -26,7 +28,7 @@ impl<B: SyncBackend> Aquifer<B> {
         config.budget_bytes = Some(budget_bytes);
         let manager = MemoryManager::with_config(backend, config).expect("the configuration is good");
         let tag = manager.tag("bench").expect("a first tag can be had");
-        Self { manager, options: MemoryOptions::DEFAULT.tag(tag) }
+        Self { manager, options: MemoryOptions::DEFAULT.tag(tag), driver_ns: |_| None }
     }
 }
 
@@ -43,7 +45,8 @@ impl Aquifer<Sim> {
         let desc =
             SimDesc { memory_bytes: BUDGET_BYTES, block_bytes_max: BUDGET_BYTES, ..SimDesc::default() };
         let device = SimReplay::new(desc);
-        Self::with_backend(device.sim().clone(), device.configure(config), budget_bytes)
+        let peer = Self::with_backend(device.sim().clone(), device.configure(config), budget_bytes);
+        Self { driver_ns: |sim| Some(sim.books().driver_ns), ..peer }
     }
 }
 
@@ -60,14 +63,14 @@ impl Aquifer {
 
     /// Where every buffer counts against a sub-budget and those above it, so many levels in all.
     pub(crate) fn in_sub_budget(levels: u32) -> Self {
-        let Self { manager, options } = Self::new();
+        let Self { manager, options, driver_ns } = Self::new();
         let limits = Limits::NONE.hard_bytes(1 << 40).hard_count(1 << 21).soft_bytes(1 << 39);
         let mut innermost =
             manager.sub_budget("bench-limited", limits).expect("a first sub-budget can be had");
         for _ in 1..levels {
             innermost = innermost.sub_budget("below", limits).expect("few levels can be had");
         }
-        Self { manager, options: options.tag(innermost.own_tag()) }
+        Self { manager, options: options.tag(innermost.own_tag()), driver_ns }
     }
 }
 
@@ -99,7 +102,7 @@ pub(crate) struct AquiferOnQueue {
 
 impl AquiferOnQueue {
     pub(crate) fn new() -> Self {
-        let Aquifer { manager, options } = Aquifer::new();
+        let Aquifer { manager, options, .. } = Aquifer::new();
         Self { queue: manager.queue().expect("a first queue can be had"), options }
     }
 }
@@ -136,5 +139,10 @@ impl<B: SyncBackend> Replayer for Aquifer<B> {
 
     fn reserved_bytes_peak(&self) -> Option<u64> {
         Some(self.manager.statistics().reserved.peak)
+    }
+
+    fn driver(&self) -> Option<Driver> {
+        let calls = self.manager.statistics().driver_calls.count();
+        Some(Driver { calls, ns: (self.driver_ns)(self.manager.backend()) })
     }
 }

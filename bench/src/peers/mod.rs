@@ -72,6 +72,19 @@ pub(crate) trait Replayer {
 
     /// The most memory ever taken from the layer below; none if the question makes no sense.
     fn reserved_bytes_peak(&self) -> Option<u64>;
+
+    /// What the layer below was asked; none where there is none, or nobody counts.
+    fn driver(&self) -> Option<Driver> {
+        None
+    }
+}
+
+/// Calls of the driver's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Driver {
+    pub(crate) calls: u64,
+    /// What they take, in virtual time; none but on a simulated device.
+    pub(crate) ns: Option<u64>,
 }
 
 /// What a peer needs to know to be set up.
