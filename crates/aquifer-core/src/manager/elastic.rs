@@ -7,9 +7,10 @@
 use super::config::Policy;
 use super::growth::ATTEMPTS_MAX;
 use super::shared::Shared;
+use super::shrink::Leaving;
 use super::typed_pool::Growing;
 use crate::pool::{Lane, Place, Request};
-use crate::range::{BlockIndex, Composition, Mapping, Terms};
+use crate::range::{BlockIndex, Composition, IdleBlock, Mapping, Terms};
 use crate::raw::allocation::{destroy_block, map, unmap};
 use crate::sync::{AtomicU64, Ordering};
 use aquifer_backend::{
@@ -186,27 +187,80 @@ impl<B: Backend> Shared<B> {
         bytes: u64,
         made: &mut Vec<BlockIndex>,
     ) -> Result<Composed, Error> {
+        let terms = self.terms(growing);
+        let way = growing.pool.compose(request, bytes, terms);
+        let shortage = match self.charge_and_carry_out(growing, request, &way, made)? {
+            Composed::Short(shortage) => shortage,
+            outcome => return Ok(outcome),
+        };
+        let has_made_room = self.make_room_for(growing, &shortage);
+        // What has been made so far is among what is free now, and small requests may have large blocks too.
+        let terms = Terms { block_bytes: u64::MAX, spare_bytes: 0, ..terms };
+        let (again, mut made_now) = (growing.pool.compose(request, bytes, terms), Vec::new());
+        if again == way && !has_made_room {
+            return Ok(Composed::Short(shortage));
+        }
+        let outcome = self.charge_and_carry_out(growing, request, &again, &mut made_now);
+        made.append(&mut made_now);
+        outcome
+    }
+
+    fn charge_and_carry_out(
+        &self,
+        growing: &mut Growing<'_, B::Block>,
+        request: Request,
+        way: &Composition,
+        made: &mut Vec<BlockIndex>,
+    ) -> Result<Composed, Error> {
         let ledger = &self.ledgers[growing.heap_index];
-        let left_bytes = ledger.budget_bytes().saturating_sub(ledger.reserved_bytes());
-        let is_spare = left_bytes > ledger.budget_bytes() / SCARCE_SHARE;
-        let way = growing.pool.compose(request, bytes, self.terms(ledger.budget_bytes()), is_spare);
         if way.new_bytes > 0 && !ledger.charge(way.new_bytes) {
             return Ok(Composed::Short(Shortage::Budget(way.new_bytes)));
         }
         let mut pending = way.new_bytes;
-        let outcome = self.carry_out(growing, request, &way, &mut pending, made);
+        let outcome = self.carry_out(growing, request, way, &mut pending, made);
         ledger.refund(pending);
         outcome
     }
 
-    /// What mapping costs, and in what new memory comes.
-    fn terms(&self, budget_bytes: u64) -> Terms {
+    /// What mapping costs, in what new memory comes, and whether there is some to spare: reserved bytes may be a little above the
+    /// peak of used bytes, unless the budget is nearly spent.
+    fn terms(&self, growing: &Growing<'_, B::Block>) -> Terms {
         let Properties { physical_page_bytes, mapping_costs, .. } = *self.backend.properties();
         let MappingCosts { create_ns, map_ns, .. } = mapping_costs.unwrap_or(UNKNOWN_COSTS);
-        let is_small = budget_bytes < UNITS_MIN * UNIT_BYTES;
-        let unit_bytes = if is_small { 1 } else { UNIT_BYTES }.next_multiple_of(physical_page_bytes);
-        let block_bytes = PHYSICAL_BYTES.next_multiple_of(physical_page_bytes);
-        Terms { unit_bytes, block_bytes, create_ns, map_ns, spare_bytes: 0 }
+        let ledger = &self.ledgers[growing.heap_index];
+        let (budget_bytes, reserved_bytes) = (ledger.budget_bytes(), ledger.reserved_bytes());
+        let unit_bytes = if budget_bytes < UNITS_MIN * UNIT_BYTES { 1 } else { UNIT_BYTES };
+        let is_scarce = budget_bytes.saturating_sub(reserved_bytes) < budget_bytes / SCARCE_SHARE;
+        Terms {
+            unit_bytes: unit_bytes.next_multiple_of(physical_page_bytes),
+            block_bytes: PHYSICAL_BYTES.next_multiple_of(physical_page_bytes),
+            create_ns,
+            map_ns,
+            spare_bytes: if is_scarce { 0 } else { growing.pool.spare_bytes() },
+        }
+    }
+
+    /// Down to how many reserved bytes memory must be given back, to end a shortage.
+    fn level_for(&self, heap_index: usize, shortage: &Shortage) -> u64 {
+        match shortage {
+            Shortage::Budget(bytes) => self.ledgers[heap_index].level_for(*bytes),
+            Shortage::Driver(_) => 0,
+        }
+    }
+
+    /// Gives back what holds nothing and no run can be made of: blocks that are not mapped, from when the driver mapped no more.
+    /// False if there is nothing.
+    fn make_room_for(&self, growing: &mut Growing<'_, B::Block>, shortage: &Shortage) -> bool {
+        let level = self.level_for(growing.heap_index, shortage);
+        let mut left = self.ledgers[growing.heap_index].reserved_bytes();
+        let mut is_needed = |idle: &IdleBlock| {
+            let is_needed = left > level;
+            left = left.saturating_sub(idle.reserved_bytes);
+            is_needed
+        };
+        let purgeable = growing.purgeable.take_oldest(&mut is_needed);
+        let idle = growing.pool.release_idle_with_addresses(&mut is_needed);
+        self.destroy(growing, Leaving { purgeable, idle }) > 0
     }
 
     /// Makes the memory and the mappings. `pending` is what has been charged and not been made yet.

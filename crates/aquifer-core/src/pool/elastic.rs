@@ -2,21 +2,24 @@
 
 use super::growth::Fit;
 use super::{Lane, Place, Pool, Request};
-use crate::range::{Area, BlockIndex, Composition, GRANULE_BYTES, Mapping, Terms};
+use crate::range::{Area, BlockIndex, Composition, GRANULE_BYTES, IdleBlock, Mapping, Terms};
 
 /// Where memory is to spare, reserved bytes may exceed the peak of used bytes by this share of it.
 const SPARE_SHARE: u64 = 2048;
 
 impl Pool {
-    /// How a run of `bytes` bytes for a request can best be put together. If memory is `spare`, a little more of it than was ever used
-    /// costs time only.
-    pub(crate) fn compose(&self, request: Request, bytes: u64, terms: Terms, is_spare: bool) -> Composition {
+    /// How a run of `bytes` bytes for a request can best be put together.
+    pub(crate) fn compose(&self, request: Request, bytes: u64, terms: Terms) -> Composition {
         let surely = bytes + request.alignment().saturating_sub(GRANULE_BYTES);
         let state = self.state.lock();
+        state.ranges.compose(state.area_for(bytes), surely, terms)
+    }
+
+    /// How many more bytes may be reserved without being much above the peak of used bytes.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        let state = self.state.lock();
         let peak = state.ranges.used_bytes_peak();
-        let limit = if is_spare { peak + peak / SPARE_SHARE } else { 0 };
-        let spare_bytes = limit.saturating_sub(state.ranges.reserved_bytes());
-        state.ranges.compose(state.area_for(bytes), surely, Terms { spare_bytes, ..terms })
+        (peak + peak / SPARE_SHARE).saturating_sub(state.ranges.reserved_bytes())
     }
 
     /// How many bytes of addresses a composition needs.
@@ -96,6 +99,22 @@ impl Pool {
     /// Takes back what has been returned of a physical block.
     pub(crate) fn take_back(&self, physical: BlockIndex) {
         self.state.lock().ranges.take_back(physical);
+    }
+
+    /// Lets go of idle blocks that are not mapped, longest idle first, for as long as `wants_more` says so of the next one.
+    pub(crate) fn release_idle_with_addresses(
+        &self,
+        mut wants_more: impl FnMut(&IdleBlock) -> bool,
+    ) -> Vec<IdleBlock> {
+        let mut state = self.state.lock();
+        let mut released = Vec::new();
+        while let Some(idle) = state.ranges.longest_idle_with_addresses()
+            && wants_more(&idle)
+        {
+            state.ranges.remove_block(idle.block).expect("an idle block can be removed");
+            released.push(idle);
+        }
+        released
     }
 
     /// How many mappings there are, and physical blocks.
