@@ -137,6 +137,14 @@ fn devices_and_settings_are_shown() {
     assert_eq!(info["devices"][0]["backend"], "host");
     let heap = &info["devices"][0]["heaps"][0];
     assert!(heap["budget_bytes"].as_u64() <= heap["size_bytes"].as_u64());
+    // Pages, mappings and what they cost, where memory can be mapped at all.
+    let device = &info["devices"][0];
+    let can_map = device["capabilities"].as_array().unwrap().contains(&"sparse-blocks".into());
+    assert_eq!(device["physical_page_bytes"].as_u64() > Some(0), can_map, "{device}");
+    assert_eq!(device["mapping_count_max"].as_u64() > Some(0), can_map, "{device}");
+    assert_eq!(tables.contains("mapping costs"), can_map, "{tables}");
+    assert!(can_map || device["mapping_costs"].is_null(), "{device}");
+    assert_eq!(info["settings"]["policy"], "automatic");
     assert_eq!(info["environment"].as_array().unwrap().len(), aquifer::ENVIRONMENT_VARIABLES.len());
 }
 
