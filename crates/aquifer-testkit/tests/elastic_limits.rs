@@ -160,6 +160,28 @@ fn purgeable_blocks_make_room_for_mapped_memory() {
     manager.allocate(60 * MIB).expect("nothing is live");
 }
 
+/// So are the free parts of blocks that are not mapped.
+#[test]
+fn free_parts_of_blocks_make_room_for_mapped_memory() {
+    use aquifer_sim::{Call, Fault, FaultPlan, Recurrence};
+    let capabilities = SimDesc::default().capabilities | Capabilities::RELEASE_RANGE;
+    let sim = Sim::new(SimDesc { capabilities, ..desc() });
+    let manager = manager(&sim, elastic_config(64 * MIB));
+    let plan = FaultPlan {
+        call: Some(Call::Map),
+        number: 0,
+        recurrence: Recurrence::FromThenOn,
+        fault: Fault::NoMemory,
+    };
+    sim.plan_fault(plan);
+    drop(manager.allocate(40 * MIB).expect("a block of its own will do"));
+    let part = manager.allocate(30 * MIB).expect("it is a part of the block");
+    sim.clear_faults();
+    manager.allocate(34 * MIB).expect("so much is free");
+    drop(part);
+    manager.allocate(64 * MIB).expect("nothing is live");
+}
+
 /// Free memory in large blocks is of no use to small requests, but its room is.
 #[test]
 fn large_free_blocks_make_room_for_small_requests() {

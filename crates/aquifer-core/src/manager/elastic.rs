@@ -248,8 +248,8 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Gives back what holds nothing and no run can be made of: blocks that are not mapped, from when the driver mapped no more.
-    /// False if there is nothing.
+    /// Gives back what holds nothing and no run can be made of: blocks that are not mapped, from when the driver mapped no more, and
+    /// free parts of them. False if there is nothing.
     fn make_room_for(&self, growing: &mut Growing<'_, B::Block>, shortage: &Shortage) -> bool {
         let level = self.level_for(growing.heap_index, shortage);
         let mut left = self.ledgers[growing.heap_index].reserved_bytes();
@@ -260,7 +260,11 @@ impl<B: Backend> Shared<B> {
         };
         let purgeable = growing.purgeable.take_oldest(&mut is_needed);
         let idle = growing.pool.release_idle_with_addresses(&mut is_needed);
-        self.destroy(growing, Leaving { purgeable, idle }) > 0
+        let mut bytes = self.destroy(growing, Leaving { purgeable, idle });
+        if self.ledgers[growing.heap_index].reserved_bytes() > level {
+            bytes += self.release_holes(growing);
+        }
+        bytes > 0
     }
 
     /// Makes the memory and the mappings. `pending` is what has been charged and not been made yet.
