@@ -4,7 +4,7 @@
 mod common;
 mod elastic;
 
-use aquifer_core::{Capabilities, Config, Error, ErrorKind, MemoryManager, Policy};
+use aquifer_core::{Buffer, Capabilities, Config, Error, ErrorKind, MemoryManager, MemoryOptions, Policy};
 use aquifer_sim::{Costs, KernelTimes, Sim, SimDesc};
 use aquifer_testkit::Faulty;
 use common::{MIB, refused, sim};
@@ -180,6 +180,24 @@ fn free_parts_of_blocks_make_room_for_mapped_memory() {
     manager.allocate(34 * MIB).expect("so much is free");
     drop(part);
     manager.allocate(64 * MIB).expect("nothing is live");
+}
+
+/// All of the budget can be had at any alignment.
+#[test]
+fn alignment_takes_no_memory_that_is_short() {
+    let sim = sim();
+    let manager = manager(&sim, elastic_config(64 * MIB));
+    for alignment in [256, 4096, 2 * MIB] {
+        let options = MemoryOptions::DEFAULT.alignment(alignment);
+        drop(manager.allocate_with(64 * MIB, options).expect("it is just the budget"));
+        let small = manager.allocate(MIB).expect("there is room");
+        let address = |buffer: &Buffer<Sim>| buffer.device_address().expect("the device uses addresses");
+        let large = manager.allocate_with(62 * MIB, options).expect("it is just what is left");
+        assert_eq!(address(&large) % alignment, 0);
+        drop((small, large));
+        manager.trim();
+        drop(manager.allocate(100));
+    }
 }
 
 /// Free memory in large blocks is of no use to small requests, but its room is.

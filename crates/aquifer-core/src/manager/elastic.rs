@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::shrink::Leaving;
 use super::typed_pool::Growing;
 use crate::pool::{Lane, Place, Request};
-use crate::range::{BlockIndex, Composition, IdleBlock, Mapping, Terms};
+use crate::range::{BlockIndex, Composition, GRANULE_BYTES, IdleBlock, Mapping, Terms};
 use crate::raw::allocation::{destroy_block, map, unmap};
 use crate::sync::{AtomicU64, Ordering};
 use aquifer_backend::{
@@ -194,12 +194,20 @@ impl<B: Backend> Shared<B> {
             outcome => return Ok(outcome),
         };
         let has_made_room = self.make_room_for(growing, &shortage);
-        // What has been made so far is among what is free now, and small requests may have large blocks too.
-        let terms = Terms { block_bytes: u64::MAX, spare_bytes: 0, ..terms };
-        let (again, mut made_now) = (growing.pool.compose(request, bytes, terms), Vec::new());
+        // What has been made so far is among what is free now; small requests may have large blocks too, and new memory comes in
+        // pages.
+        let unit_bytes = self.backend.properties().physical_page_bytes;
+        let terms = Terms { unit_bytes, block_bytes: u64::MAX, spare_bytes: 0, ..terms };
+        let is_aligned = request.alignment() > GRANULE_BYTES;
+        let again = if is_aligned {
+            growing.pool.compose_from_start(bytes, terms)
+        } else {
+            growing.pool.compose(request, bytes, terms)
+        };
         if again == way && !has_made_room {
             return Ok(Composed::Short(shortage));
         }
+        let mut made_now = Vec::new();
         let outcome = self.charge_and_carry_out(growing, request, &again, &mut made_now);
         made.append(&mut made_now);
         outcome

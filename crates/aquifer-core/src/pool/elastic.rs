@@ -22,6 +22,12 @@ impl Pool {
         (peak + peak / SPARE_SHARE).saturating_sub(state.ranges.reserved_bytes())
     }
 
+    /// The same behind addresses that are aligned as they are, so that none is lost for that.
+    pub(crate) fn compose_from_start(&self, bytes: u64, terms: Terms) -> Composition {
+        let state = self.state.lock();
+        state.ranges.compose_from_start(state.area_for(bytes), bytes, terms)
+    }
+
     /// How many bytes of addresses a composition needs.
     pub(crate) fn composition_bytes(&self, way: &Composition) -> u64 {
         self.state.lock().ranges.composition_bytes(way)

@@ -90,6 +90,11 @@ impl Ranges {
         best
     }
 
+    /// A run from the beginning of a new sparse block on, which is aligned to whatever can be asked for.
+    pub(crate) fn compose_from_start(&self, area: Area, bytes: u64, terms: Terms) -> Composition {
+        self.gather(Want { area, sparse: None, first: None, bytes, terms })
+    }
+
     /// A run behind a new sparse block: with the free end of a partly used block as its beginning, if that is worth it.
     fn compose_in_new(&self, want: Want) -> Composition {
         let plain = self.gather(want);
