@@ -40,6 +40,33 @@ mod invisible {
     }));
 }
 
+/// Memory that is mapped behind addresses, wherever the system can: managers do by themselves where its costs are known.
+mod elastic {
+    use super::*;
+    use aquifer_backend::{Backend, MappingCosts};
+    use aquifer_core::{Config, MemoryManager, Policy};
+
+    aquifer_testkit::conformance!(device(map));
+
+    /// Says what mapping costs, in words alone, so that it is done.
+    fn map(properties: &mut Properties) {
+        if properties.capabilities.contains(Capabilities::SPARSE_BLOCKS) {
+            properties.mapping_costs =
+                Some(MappingCosts { create_ns: 1, map_ns: 1, unmap_ns: 1, destroy_ns: 1 });
+        }
+    }
+
+    #[test]
+    fn managers_map_memory() {
+        let device = device(map);
+        let can_map = device.properties().capabilities.contains(Capabilities::SPARSE_BLOCKS);
+        let manager = MemoryManager::with_config(device, Config::default()).expect("a device");
+        assert_eq!(manager.config().policy == Policy::Elastic, can_map);
+        drop(manager.allocate(10 << 20).expect("there is room"));
+        assert_eq!(manager.statistics().driver_calls.map > 0, can_map);
+    }
+}
+
 /// Dirty new blocks, small ones only, in coarse granules, that are hardly aligned. No queues.
 mod awkward {
     use super::*;

@@ -1,9 +1,9 @@
 //! When memory runs out, and after.
 
 use super::{block_manager, manager};
-use crate::{Faults, Faulty, Pattern, Random, assert_balanced, config_with_budget};
+use crate::{Faults, Faulty, Pattern, Random, assert_balanced, config_with_blocks, config_with_budget};
 use aquifer_backend::Backend;
-use aquifer_core::{Buffer, Error, ErrorKind, MemoryManager, MemoryOptions};
+use aquifer_core::{Buffer, Config, Error, ErrorKind, MemoryManager, MemoryOptions};
 
 const BUDGET_BYTES: u64 = 32 << 20;
 
@@ -171,10 +171,10 @@ struct Sparse<B: Backend> {
 }
 
 /// What is left of many small buffers when all but every twentieth are freed.
-fn sparse<B: Backend>(make: impl Fn() -> B) -> Sparse<B> {
+fn sparse<B: Backend>(make: impl Fn() -> B, config: Config) -> Sparse<B> {
     let backend = Faulty::new(make());
     let faults = backend.faults();
-    let manager = small_manager(backend);
+    let manager = MemoryManager::with_config(backend, config).expect("the budget is given");
     let mut buffers: Vec<_> = (0..24 * 16)
         .map(|number| {
             let mut buffer = manager.allocate(60_000).expect("there is room");
@@ -194,7 +194,7 @@ fn sparse<B: Backend>(make: impl Fn() -> B) -> Sparse<B> {
 /// What trim cannot give back as whole blocks it gives back in parts; what is live stays as it was, the books balance,
 /// and the memory can be had again.
 pub fn trim_gives_free_parts_of_blocks_back<B: Backend>(make: impl Fn() -> B) {
-    let Sparse { manager, faults, buffers } = sparse(make);
+    let Sparse { manager, faults, buffers } = sparse(make, config_with_blocks(BUDGET_BYTES));
     let before = manager.statistics();
     let released = manager.trim();
     let after = manager.statistics();
@@ -217,7 +217,7 @@ pub fn trim_gives_free_parts_of_blocks_back<B: Backend>(make: impl Fn() -> B) {
 
 /// Before a request fails, free parts of used blocks make room for it.
 pub fn a_full_budget_takes_free_parts_of_blocks<B: Backend>(make: impl Fn() -> B) {
-    let Sparse { manager, faults, buffers } = sparse(make);
+    let Sparse { manager, faults, buffers } = sparse(make, config_with_budget(BUDGET_BYTES));
     let large = manager.allocate(BUDGET_BYTES - (8 << 20)).expect("little is live");
     assert!(faults.live_bytes_peak() <= BUDGET_BYTES);
     buffers.iter().for_each(|(pattern, buffer)| pattern.check(buffer));
