@@ -106,6 +106,7 @@ impl Scene {
         sim.run_all();
         let books = sim.books();
         assert_eq!((books.live_blocks, books.live_bytes), (0, 0), "blocks after the manager has gone");
+        assert_eq!((books.live_mappings, books.sparse_bytes), (0, 0), "addresses after the manager has gone");
         let violations = sim.violations();
         if let Some(first) = violations.first() {
             panic!("violation {:?}: {first}", first.kind);

@@ -1,6 +1,6 @@
 //! Programs from seeds.
 
-use super::program::{Action, HookKind, Program, Setup, Step};
+use super::program::{Action, HookKind, MappingSetup, Program, Setup, Step};
 use crate::Random;
 use aquifer_sim::Call;
 
@@ -15,10 +15,24 @@ impl Program {
     #[must_use]
     pub fn generate(seed: u64, step_count: usize) -> Self {
         let mut generator = Generator { random: Random::new(seed), moods: Moods::default() };
-        let setup = generator.setup();
+        let mut setup = generator.setup();
+        setup.mapping = mapping(&setup);
         let steps = generator.steps(step_count);
         Self { setup, steps }
     }
+}
+
+/// Most devices map memory, and most of them without a limit that matters. Drawn apart, from the device's seed.
+fn mapping(setup: &Setup) -> Option<MappingSetup> {
+    let mut random = Random::new(setup.device_seed);
+    if random.below(4) == 0 {
+        return None;
+    }
+    Some(MappingSetup {
+        page_log2: [16, 21, 21, 21, 25][random.below(5) as usize].max(setup.granularity_log2),
+        mapping_count_max: [1, 8, 50, 300, 1 << 32, 1 << 32, 1 << 32, 1 << 32][random.below(8) as usize],
+        address_mib: [8, 100, 3000, 1 << 27, 1 << 27, 1 << 27][random.below(6) as usize],
+    })
 }
 
 /// What a program is inclined to, so that programs differ.
@@ -93,6 +107,7 @@ impl Generator {
             } else {
                 20_000
             },
+            mapping: None,
             has_monitor: self.moods.is_watched,
             outlives_manager: self.chance(300),
         }
@@ -315,6 +330,10 @@ impl Generator {
                     Call::WaitOnQueue,
                     Call::MakePurgeable,
                     Call::MakeNonpurgeable,
+                    Call::CreatePhysical,
+                    Call::CreateSparse,
+                    Call::Map,
+                    Call::Unmap,
                 ];
                 let call = calls[self.random.below(calls.len() as u64) as usize];
                 Action::Fault { call: Some(call), number: number % 8, is_memory: self.chance(300) }

@@ -52,6 +52,11 @@ impl Scene {
         rounded.next_multiple_of(1 << self.setup.granularity_log2)
     }
 
+    /// The bytes that must be unreserved for a request to be served for certain.
+    fn room_bytes(&self, bytes: u64) -> u64 {
+        self.block_bytes(bytes).next_multiple_of(self.setup.page_bytes())
+    }
+
     pub(super) fn check_can_never_fit(&self, bytes: u64, error: &Error) {
         assert!(self.block_bytes(bytes) > self.budget_bytes(), "can fit: {bytes} bytes: {error}");
     }
@@ -82,7 +87,7 @@ impl Scene {
         self.manager.trim();
         let reserved = self.manager.statistics().reserved.current;
         let room = self.budget_bytes().saturating_sub(reserved);
-        let needed = self.block_bytes(bytes);
+        let needed = self.room_bytes(bytes);
         assert!(
             room < needed,
             "needless refusal: {needed} bytes needed, {room} unreserved after trimming: {error}"

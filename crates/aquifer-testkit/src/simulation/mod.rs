@@ -22,6 +22,6 @@ mod shrink;
 mod trouble;
 mod work;
 
-pub use program::{Action, HookKind, Program, Setup, Step};
+pub use program::{Action, HookKind, MappingSetup, Program, Setup, Step};
 pub use run::{Failure, Runner, Summary};
 pub use shrink::shrink;

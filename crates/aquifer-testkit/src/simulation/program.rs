@@ -31,12 +31,32 @@ pub struct Setup {
     pub has_purgeable: bool,
     /// After so many milliseconds they are by themselves.
     pub purgeable_after_ms: Option<u64>,
+    /// What memory that is mapped behind addresses is like, if there is any.
+    pub mapping: Option<MappingSetup>,
     /// How long an allocation waits for queues, in milliseconds.
     pub in_flight_wait_ms: u64,
     /// Whether the manager has a pressure monitor.
     pub has_monitor: bool,
     /// Whether the manager goes first in the end, and buffers later.
     pub outlives_manager: bool,
+}
+
+impl Setup {
+    /// What memory comes in multiples of, in bytes.
+    pub(super) fn page_bytes(&self) -> u64 {
+        1 << self.mapping.map_or(self.granularity_log2, |mapping| mapping.page_log2)
+    }
+}
+
+/// What mapping memory behind addresses is like on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappingSetup {
+    /// Logarithm of the physical pages' size in bytes, at least that of the granularity.
+    pub page_log2: u8,
+    /// How many mappings there may be.
+    pub mapping_count_max: u64,
+    /// How many MiB of addresses there are.
+    pub address_mib: u64,
 }
 
 /// One action and the thread that does it.

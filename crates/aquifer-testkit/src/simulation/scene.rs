@@ -105,6 +105,10 @@ fn device(setup: &Setup) -> Sim {
     if setup.zeroes_blocks {
         capabilities = capabilities | Capabilities::ZEROED_BLOCKS;
     }
+    if setup.mapping.is_some() {
+        capabilities = capabilities | Capabilities::SPARSE_BLOCKS;
+    }
+    let plain = SimDesc::default();
     let sim = Sim::new(SimDesc {
         memory_bytes: MEMORY_MIB << 20,
         seed: setup.device_seed,
@@ -118,8 +122,11 @@ fn device(setup: &Setup) -> Sim {
         block_bytes_max: MEMORY_MIB << 20,
         block_granularity_bytes: granularity,
         alignment_bytes_min: granularity,
+        physical_page_bytes: setup.page_bytes(),
+        mapping_count_max: setup.mapping.map_or(plain.mapping_count_max, |mapping| mapping.mapping_count_max),
+        sparse_bytes_max: setup.mapping.map_or(plain.sparse_bytes_max, |mapping| mapping.address_mib << 20),
         capabilities,
-        ..SimDesc::default()
+        ..plain
     });
     limit_calls(&sim);
     sim
@@ -323,7 +330,10 @@ impl Scene {
         let given_bytes = books.live_bytes + books.purged_bytes;
         assert_eq!(statistics.reserved.current, given_bytes, "reserved, and what the device has given");
         assert_eq!(statistics.purgeable_bytes, books.purgeable_bytes, "purgeable");
-        assert_eq!(statistics.block_count, books.live_blocks, "blocks");
+        let sparse_count = statistics.driver_calls.reserve - statistics.driver_calls.unreserve;
+        assert_eq!(statistics.block_count + sparse_count, books.live_blocks, "blocks");
+        let mapping_count = statistics.driver_calls.map - statistics.driver_calls.unmap;
+        assert!(mapping_count >= books.live_mappings, "some go with their addresses");
         assert_eq!(statistics.budget_bytes, self.budget_bytes());
         self.check_pressure(&statistics.pressure);
         let (held, live) = (self.held_count(), statistics.live_count());
