@@ -146,7 +146,7 @@ fn content_outlives_failures() {
         let mut number = 0;
         // Not each: what is behind the pages is written and read again.
         while run_on_host(number, mode, kind) {
-            number += 7;
+            number += 13;
         }
         assert!(number > 20, "the script makes only {number} calls");
     }
