@@ -88,9 +88,9 @@ fn the_device_is_lost_at_each_call() {
     sweep(None, Recurrence::Once, Fault::LoseDevice, 60);
 }
 
-/// What cannot be unmapped or destroyed once the device is lost is not served again.
+/// What is refused then stays in the books, and goes in the end.
 #[test]
-fn a_lost_device_takes_nothing_back() {
+fn the_device_is_lost_while_it_gives_back() {
     for call in [Call::Unmap, Call::Destroy] {
         for number in 0..12 {
             let sim = sim();
