@@ -72,6 +72,8 @@ impl<B: Backend> Drop for Shared<B> {
             typed.pool.flush();
             typed.pool.settle(Return::ToRanges);
             let mut growing = typed.lock_growth();
+            // Addresses go whether something is mapped there or not.
+            self.remove_unused_sparse(&mut growing, None, usize::MAX);
             let purgeable = growing.purgeable.take_oldest(|_| true);
             for block in purgeable.into_iter().chain(typed.pool.release_idle(|_, _| true)) {
                 let is_physical = typed.is_elastic && typed.pool.is_physical(block.block);

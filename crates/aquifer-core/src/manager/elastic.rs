@@ -36,7 +36,7 @@ const PIECES_OF_ALL_MAX: u64 = 4096;
 const SPARSE_BYTES: u64 = 64 << 30;
 /// Mappings that no address is used of are kept until there are so many for each physical block, and so many besides.
 const MAPPINGS_PER_PHYSICAL: usize = 8;
-const MAPPINGS_SPARE: usize = 1024;
+const MAPPINGS_SPARE: usize = 64;
 
 /// What remapping came to.
 #[derive(Debug, Default)]
@@ -70,6 +70,8 @@ pub(super) fn is_elastic(policy: Policy, properties: &Properties) -> Result<bool
         format!(
             "has physical pages of {page_bytes} bytes, which is no power of two, or not whole granules of blocks"
         )
+    } else if properties.block_bytes_max < page_bytes {
+        format!("has physical pages of {page_bytes} bytes, more than the largest block")
     } else {
         return Ok(
             policy == Policy::Elastic || policy == Policy::Automatic && properties.mapping_costs.is_some()
@@ -96,8 +98,12 @@ pub(super) enum Shortage {
 
 /// What came of an attempt to put a run together.
 pub(super) enum Composed {
-    /// It is there; what part of which sparse block is memory that was just made.
-    Done(Option<(BlockIndex, Range<u64>)>),
+    /// It is mapped behind a sparse block, and the pool is yet to know: physical blocks, and what part is memory that was just made.
+    Done {
+        sparse: BlockIndex,
+        mapped: Vec<BlockIndex>,
+        fresh: Range<u64>,
+    },
     Short(Shortage),
     /// The driver has no more addresses or mappings.
     NoMappings,
@@ -160,17 +166,14 @@ impl<B: Backend> Shared<B> {
         bytes: u64,
     ) -> Result<Elastic, Error> {
         for _ in 0..ATTEMPTS_MAX {
-            let fresh = match self.compose(growing, request, bytes, &mut Vec::new())? {
-                Composed::Done(fresh) => fresh,
+            let (sparse, mapped, fresh) = match self.compose(growing, request, bytes, &mut Vec::new())? {
+                Composed::Done { sparse, mapped, fresh } => (sparse, mapped, fresh),
                 Composed::Short(shortage) => return Ok(Elastic::Short(shortage)),
                 Composed::NoMappings => return Ok(Elastic::NoMappings),
             };
-            // Another thread may have been there first.
-            if let Some(place) = growing.pool.allocate_composed(lane, request) {
+            if let Some(place) = growing.pool.allocate_composed(lane, request, sparse, &mapped) {
                 let end = place.offset + growing.pool.bytes(request);
-                let is_fresh = fresh.is_some_and(|(block, range)| {
-                    place.block() == block && range.start <= place.offset && end <= range.end
-                });
+                let is_fresh = place.block() == sparse && fresh.start <= place.offset && end <= fresh.end;
                 let is_zeroed = self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);
                 return Ok(Elastic::Placed(place, is_fresh && is_zeroed));
             }
@@ -296,26 +299,31 @@ impl<B: Backend> Shared<B> {
             Err(refusal) if refusal.kind() == ErrorKind::OutOfMemory => return Ok(Composed::NoMappings),
             Err(refusal) => return Err(refusal),
         };
-        let mut fresh = None;
-        for (physical, is_new) in way
-            .mapped
-            .iter()
-            .map(|&index| (index, false))
-            .chain(made.iter().map(|&index| (index, true)))
-            .chain(way.last.map(|index| (index, false)))
-        {
-            match self.map_physical(growing, sparse, physical) {
-                Ok(range) if is_new => {
-                    let start = fresh.map_or(range.start, |(_, fresh): (BlockIndex, Range<u64>)| fresh.start);
-                    fresh = Some((sparse, start..range.end));
-                }
-                Ok(range) => self.remapping.count_remapped(range.end - range.start),
-                Err(refusal) if refusal.kind() == ErrorKind::DeviceLost => return Err(refusal),
-                Err(_) => return Ok(Composed::NoMappings),
+        let new = way.mapped.len()..way.mapped.len() + made.len();
+        let parts: Vec<_> = way.mapped.iter().chain(made.iter()).chain(&way.last).copied().collect();
+        let mut offset = growing.pool.mapped_end(sparse);
+        let mut fresh = offset..offset;
+        for (place, &physical) in parts.iter().enumerate() {
+            let bytes = growing.pool.physical_bytes(physical);
+            if let Err(refusal) = self.map_physical(growing, (sparse, offset), physical, bytes) {
+                growing.pool.add_mappings(sparse, &parts[..place]);
+                return match refusal.kind() {
+                    ErrorKind::DeviceLost => Err(refusal),
+                    _ => Ok(Composed::NoMappings),
+                };
+            }
+            if !new.contains(&place) {
+                self.remapping.count_remapped(bytes);
+            } else if place == new.start {
+                fresh.start = offset;
+            }
+            offset += bytes;
+            if new.contains(&place) {
+                fresh.end = offset;
             }
         }
         self.remapping.compositions.fetch_add(1, Ordering::Relaxed);
-        Ok(Composed::Done(fresh))
+        Ok(Composed::Done { sparse, mapped: parts, fresh })
     }
 
     /// Makes physical blocks of all that is pending.
@@ -429,44 +437,37 @@ impl<B: Backend> Shared<B> {
         mapping_count: usize,
     ) {
         let (mappings, physical) = growing.pool.mapping_and_physical_count();
-        let most = (MAPPINGS_PER_PHYSICAL * physical + MAPPINGS_SPARE)
-            .min(usize::try_from(self.mapping_count.most()).unwrap_or(usize::MAX));
-        let others =
-            usize::try_from(self.mapping_count.count()).unwrap_or(usize::MAX).saturating_sub(mappings);
-        let excess = (mappings + others + mapping_count).saturating_sub(most);
+        let own_most = MAPPINGS_PER_PHYSICAL * physical + MAPPINGS_SPARE;
+        let left = usize::try_from(self.mapping_count.left()).unwrap_or(usize::MAX);
+        let excess =
+            (mappings + mapping_count).saturating_sub(own_most).max(mapping_count.saturating_sub(left));
         if excess > 0 {
-            // Half as many again, so that this comes seldom.
-            self.remove_unused_sparse(growing, kept, excess.max(most / 4));
+            // Some more, so that this comes seldom.
+            self.remove_unused_sparse(growing, kept, excess.max(mappings / 4));
         }
     }
 
-    /// Maps a physical block behind the end of a sparse one; answers where.
+    /// Maps a physical block behind a part of a sparse one. The pool is yet to know.
     fn map_physical(
         &self,
         growing: &mut Growing<'_, B::Block>,
-        sparse: BlockIndex,
+        (sparse, offset): Mapping,
         physical: BlockIndex,
-    ) -> Result<Range<u64>, Error> {
+        bytes: u64,
+    ) -> Result<(), Error> {
         if !self.mapping_count.charge() {
             let message =
                 format!("there are {} mappings; the driver makes no more", self.mapping_count.count());
             return Err(Error::new(ErrorKind::OutOfMemory, "map", message));
         }
-        let (offset, bytes) = growing.pool.next_mapping(sparse, physical);
         let (block, memory) = (growing.block(sparse), growing.block(physical));
-        let answer = map(&self.backend, BlockRange { block: &block, offset, bytes }, &memory);
+        let answer = self.note(map(&self.backend, BlockRange { block: &block, offset, bytes }, &memory));
         drop((block, memory));
         self.count_call(growing, "map", bytes, &self.calls.map, answer.as_ref().err());
-        match answer {
-            Ok(()) => {
-                growing.pool.add_mapping(sparse, physical);
-                Ok(offset..offset + bytes)
-            }
-            Err(refusal) => {
-                self.mapping_count.refund();
-                Err(refusal)
-            }
+        if answer.is_err() {
+            self.mapping_count.refund();
         }
+        answer
     }
 
     /// Removes sparse blocks that nobody uses an address of, unused for longest first, until so many mappings are gone.

@@ -240,9 +240,12 @@ impl<B: Backend> Shared<B> {
             }
         }
         match outcome {
-            Composed::Done(_) => {
+            Composed::Done { sparse, mapped, .. } => {
+                let before = found.places.len();
+                growing.pool.add_mappings(sparse, &mapped);
                 growing.pool.find_places(request, &mut found.places, missing);
-                Ok(true)
+                // Other threads may have been there first.
+                Ok(found.places.len() > before)
             }
             Composed::NoMappings => Ok(false),
             Composed::Short(Shortage::Driver(refusal)) => Err(refusal),

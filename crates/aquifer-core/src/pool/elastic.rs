@@ -44,15 +44,15 @@ impl Pool {
         self.state.lock().ranges.add_physical(physical, bytes, now);
     }
 
-    /// Where in a sparse block the next mapping goes, and how long it is.
-    pub(crate) fn next_mapping(&self, sparse: BlockIndex, physical: BlockIndex) -> (u64, u64) {
-        let state = self.state.lock();
-        (state.ranges.mapped_end(sparse), state.ranges.physical_bytes(physical))
+    /// Where in a sparse block the next mapping goes.
+    pub(crate) fn mapped_end(&self, sparse: BlockIndex) -> u64 {
+        self.state.lock().ranges.mapped_end(sparse)
     }
 
-    /// Notes that a physical block has been mapped there.
-    pub(crate) fn add_mapping(&self, sparse: BlockIndex, physical: BlockIndex) {
-        self.state.lock().ranges.add_mapping(sparse, physical);
+    /// Notes that physical blocks have been mapped there, one after the other.
+    pub(crate) fn add_mappings(&self, sparse: BlockIndex, mapped: &[BlockIndex]) {
+        let mut state = self.state.lock();
+        mapped.iter().for_each(|&physical| state.ranges.add_mapping(sparse, physical));
     }
 
     pub(crate) fn physical_bytes(&self, physical: BlockIndex) -> u64 {
@@ -129,10 +129,18 @@ impl Pool {
         (state.ranges.mapping_count(), state.ranges.physical_count())
     }
 
-    /// Serves a request that a run has just been put together for, unless another thread was there first.
-    pub(crate) fn allocate_composed(&self, lane: &Lane, request: Request) -> Option<Place> {
+    /// Notes that a run has been mapped for a request, and serves it before anybody else can have what is new of it. None if another
+    /// thread has meanwhile taken what was free already.
+    pub(crate) fn allocate_composed(
+        &self,
+        lane: &Lane,
+        request: Request,
+        sparse: BlockIndex,
+        mapped: &[BlockIndex],
+    ) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
         let mut state = self.state.lock();
+        mapped.iter().for_each(|&physical| state.ranges.add_mapping(sparse, physical));
         let place = state.allocate(lane.queue, request, bytes, Fit::Any)?;
         state.allowance.count_miss();
         state.classes[request.class()].misses += 1;

@@ -243,7 +243,14 @@ impl Ranges {
             return;
         }
         let Some((block, from)) = template.filter(|_| claimed_bytes + returned_bytes > 0) else {
-            self.convert(sparse, start, bytes, RangeState::Released, RangeState::Free);
+            // Where in it the bytes are that the driver has back does not matter while it is mapped nowhere else.
+            if returned_bytes > 0 {
+                self.convert(sparse, start, returned_bytes, RangeState::Released, RangeState::Returned);
+            }
+            if returned_bytes < bytes {
+                let (start, bytes) = (start + returned_bytes, bytes - returned_bytes);
+                self.convert(sparse, start, bytes, RangeState::Released, RangeState::Free);
+            }
             return;
         };
         let mut at = from;
@@ -326,7 +333,9 @@ impl Ranges {
                 ranges.remap.unlist(piece.index);
                 let owner = ranges.remap.physical_mut(piece.index);
                 if owner.claimed_bytes == 0 {
-                    (owner.front_bytes, owner.back_bytes) = (owner.bytes, owner.bytes);
+                    // Of a block that is not all there it is found out when what is missing is taken back.
+                    let whole_bytes = if owner.returned_bytes == 0 { owner.bytes } else { 0 };
+                    (owner.front_bytes, owner.back_bytes) = (whole_bytes, whole_bytes);
                 }
                 owner.claimed_bytes += piece.bytes;
                 owner.front_bytes = owner.front_bytes.min(piece.start);

@@ -42,8 +42,8 @@ impl Ranges {
     pub(crate) fn most_returned(&self, bytes: u64) -> Option<(BlockIndex, u64)> {
         let is_unclaimed = |&&(_, index): &&(u64, BlockIndex)| self.remap.physical(index).claimed_bytes == 0;
         let unclaimed = self.remap.returned.iter().rev().find(is_unclaimed);
-        let most = || self.remap.returned.last().filter(|&&(returned_bytes, _)| returned_bytes >= bytes);
-        let &(returned_bytes, index) = unclaimed.or_else(most)?;
+        let enough = || self.remap.returned.range((bytes, 0)..).next();
+        let &(returned_bytes, index) = unclaimed.or_else(enough)?;
         Some((index, returned_bytes))
     }
 
