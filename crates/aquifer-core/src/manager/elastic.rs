@@ -196,24 +196,33 @@ impl<B: Backend> Shared<B> {
             Composed::Short(shortage) => shortage,
             outcome => return Ok(outcome),
         };
-        let has_made_room = self.make_room_for(growing, &shortage);
+        let mut has_made_room = self.make_room_for(growing, &shortage);
         // What has been made so far is among what is free now; small requests may have large blocks too, and new memory comes in
         // pages.
         let unit_bytes = self.backend.properties().physical_page_bytes;
         let terms = Terms { unit_bytes, block_bytes: u64::MAX, spare_bytes: 0, ..terms };
         let is_aligned = request.alignment() > GRANULE_BYTES;
-        let again = if is_aligned {
-            growing.pool.compose_from_start(bytes, terms)
-        } else {
-            growing.pool.compose(request, bytes, terms)
-        };
-        if again == way && !has_made_room {
-            return Ok(Composed::Short(shortage));
+        let mut last = (way, shortage);
+        for _ in 0..2 {
+            let way = if is_aligned {
+                growing.pool.compose_from_start(bytes, terms)
+            } else {
+                growing.pool.compose(request, bytes, terms)
+            };
+            if way != last.0 || has_made_room {
+                let mut made_now = Vec::new();
+                let outcome = self.charge_and_carry_out(growing, request, &way, &mut made_now);
+                made.append(&mut made_now);
+                match outcome? {
+                    Composed::Short(shortage) => last = (way, shortage),
+                    outcome => return Ok(outcome),
+                }
+            }
+            // What is free in whole blocks may be of use only as new memory, in one piece.
+            let level = self.level_for(growing.heap_index, &last.1);
+            has_made_room = self.release_down_to(growing, level) > 0;
         }
-        let mut made_now = Vec::new();
-        let outcome = self.charge_and_carry_out(growing, request, &again, &mut made_now);
-        made.append(&mut made_now);
-        outcome
+        Ok(Composed::Short(last.1))
     }
 
     fn charge_and_carry_out(

@@ -27,7 +27,7 @@ pub mod views;
 
 use crate::{config_with_blocks, config_with_budget};
 use aquifer_backend::{Backend, Capabilities, MemoryFlags, Properties};
-use aquifer_core::MemoryManager;
+use aquifer_core::{MemoryManager, Policy};
 
 /// What a backend must be able to do for a case to make sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,14 @@ fn manager<B: Backend>(backend: B) -> MemoryManager<B> {
 /// The same with blocks that have memory of their own.
 fn block_manager<B: Backend>(backend: B) -> MemoryManager<B> {
     MemoryManager::with_config(backend, config_with_blocks(BUDGET_BYTES)).expect("the budget is given")
+}
+
+/// Whether parts of mapped memory can be given back: they come again where they are touched, of which [`Faulty`] is not told.
+///
+/// [`Faulty`]: crate::Faulty
+fn may_return_parts<B: Backend>(manager: &MemoryManager<B>) -> bool {
+    manager.config().policy == Policy::Elastic
+        && manager.properties().capabilities.contains(Capabilities::RELEASE_RANGE)
 }
 
 /// Tests a backend with the whole suite: one `#[test]` for each case, and one that fails if every case was skipped.
