@@ -221,6 +221,7 @@ impl<B: Backend> Shared<B> {
             // What is free in whole blocks may be of use only as new memory, in one piece.
             let level = self.level_for(growing.heap_index, &last.1);
             has_made_room = self.release_down_to(growing, level) > 0;
+            made.retain(|&index| growing.pool.is_physical(index));
         }
         Ok(Composed::Short(last.1))
     }

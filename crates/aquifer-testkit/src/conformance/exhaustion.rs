@@ -125,7 +125,9 @@ pub fn the_budget_is_never_exceeded<B: Backend>(make: impl Fn() -> B) {
     }
     assert!(faults.live_bytes_peak() <= BUDGET_BYTES || may_return_parts(&manager));
     assert!(faults.live_bytes_peak() > BUDGET_BYTES / 2, "the case asks for too little");
-    assert_eq!(manager.statistics().reserved.peak, faults.live_bytes_peak());
+    if !may_return_parts(&manager) {
+        assert_eq!(manager.statistics().reserved.peak, faults.live_bytes_peak());
+    }
     drop(buffers);
     drop(manager);
     assert_eq!(faults.live_blocks(), 0);

@@ -322,15 +322,19 @@ impl Scene {
         (self.buffers.len() + self.shelf.len() + in_operations) as u64
     }
 
+    /// Whether parts of mapped memory may be given back, which come again where they are touched.
+    pub(super) fn may_return_parts(&self) -> bool {
+        self.manager.config().policy == Policy::Elastic
+            && self.manager.properties().capabilities.contains(Capabilities::RELEASE_RANGE)
+    }
+
     /// Compares what the manager has counted with what the program and the device know.
     pub(super) fn check(&mut self) -> Statistics {
         let statistics = self.manager.statistics();
         assert_balanced(&statistics);
         let books = self.sim.books();
         let given_bytes = books.live_bytes + books.purged_bytes;
-        let capabilities = self.manager.properties().capabilities;
-        let is_elastic = self.manager.config().policy == Policy::Elastic;
-        if is_elastic && capabilities.contains(Capabilities::RELEASE_RANGE) {
+        if self.may_return_parts() {
             // Parts that are taken back are there when they are touched.
             assert!(statistics.reserved.current >= given_bytes, "reserved, and what the device has given");
         } else {
