@@ -39,7 +39,10 @@ pub(crate) fn configure(
 /// `config` with the elastic policy where the device can and nothing says otherwise. A manager's own default also asks what it costs
 /// to touch such memory, which a replay does not.
 fn elastic_by_default(mut config: Config, backend: &impl Backend) -> Config {
-    let is_capable = backend.properties().capabilities.contains(Capabilities::SPARSE_BLOCKS);
+    let properties = backend.properties();
+    // A device may be smaller than one of its pages.
+    let is_capable = properties.capabilities.contains(Capabilities::SPARSE_BLOCKS)
+        && properties.physical_page_bytes <= properties.block_bytes_max;
     if config.policy == Policy::Automatic && is_capable {
         config.policy = Policy::Elastic;
     }

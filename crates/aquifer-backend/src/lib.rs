@@ -284,8 +284,8 @@ pub unsafe trait Backend: 'static {
     /// - No range of the block is in use, by the device or through a reference made from its host pointer.
     unsafe fn destroy_block(&self, block: Self::Block) -> Result<(), DestroyError<Self::Block>>;
 
-    /// Gives the physical memory of a part of a block back for good; its addresses stay the block's until the block is
-    /// destroyed. Obliged by [`Capabilities::RELEASE_RANGE`].
+    /// Gives the physical memory of a part of a block back; its addresses stay the block's until the block is destroyed, and
+    /// nobody uses them. Obliged by [`Capabilities::RELEASE_RANGE`].
     ///
     /// Of a sparse block, the memory that is mapped behind the range is given back, behind whatever other addresses it lies; it
     /// comes again, zeroed, where it is touched.

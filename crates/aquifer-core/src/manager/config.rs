@@ -30,7 +30,8 @@ pub enum Policy {
     /// [`Policy::Elastic`] where the backend can and says what it costs, else [`Policy::Blocks`].
     #[default]
     Automatic,
-    /// Physical memory is mapped behind addresses as it is needed, so that no hole is lost. Memory types that cannot be sparse
+    /// Physical memory is mapped behind addresses as it is needed, so that what is free in several places serves one request. Memory
+    /// types that cannot be sparse
     /// ([`MemoryFlags::SPARSE`](crate::MemoryFlags::SPARSE)) have blocks.
     Elastic,
     /// Blocks of memory with addresses of its own, for the driver to make and take back as a whole.

@@ -1,6 +1,6 @@
 //! What is tried before an allocation fails, the cheapest first:
 //!
-//! 1. what the pool has; what queues have passed meanwhile; all threads' caches; holes; idle blocks ([`super::growth`]);
+//! 1. what the pool has, and runs of addresses put together from it ([`super::elastic`]); what queues have passed meanwhile; all threads' caches; holes; idle blocks ([`super::growth`]);
 //! 2. a purgeable block that fits ([`super::purgeable`]);
 //! 3. a new block, within the budget, after giving back what is not needed ([`super::growth`]);
 //! 4. what other memory types of the same heap hold for nobody: it is given back ([`super::shrink`]);

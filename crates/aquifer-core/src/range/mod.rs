@@ -9,6 +9,10 @@
 //! A hole can be *released*: its memory goes back to the driver and only its addresses stay, unused, until its block is
 //! removed. A block with released ranges that becomes idle serves nothing more; it waits to be removed.
 //!
+//! A block can be *sparse*: addresses behind which memory is mapped, the same memory behind several. [`remap`] tells what states
+//! its ranges have, and [`compose`] how runs of addresses are put together; of sparse blocks only their memory is ever idle, and
+//! what is released can be taken back ([`returned`]).
+//!
 //! A free range can be *bound* to a queue up to a value: work of that queue may still use it until the queue has reached
 //! the value, so that until then only the same queue may have it. Ranges bound to one queue merge with each other, not
 //! with others; [`Ranges::settle`] unbinds what a queue has passed. A block all of whose bytes are bound to one queue is

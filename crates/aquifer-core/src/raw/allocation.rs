@@ -479,7 +479,7 @@ pub(crate) fn destroy_block<B: Backend>(
     block: B::Block,
 ) -> Result<(), aquifer_backend::DestroyError<B::Block>> {
     // SAFETY: a pool lets go only of blocks without a used range, and every reference into a block belongs to a used
-    // range. An imported block has come out of `ImportedBlocks`, which has it no more as a live one, and every reference
+    // range. A physical block has been unmapped everywhere, or its sparse blocks are gone. An imported block has come out of `ImportedBlocks`, which has it no more as a live one, and every reference
     // into it belongs to its live buffer; what queues did with it is over.
     unsafe { backend.destroy_block(block) }
 }
@@ -522,6 +522,7 @@ pub(crate) fn release_range<B: Backend>(
     range: &ranges::Range,
 ) -> Result<(), Error> {
     let range = BlockRange { block, offset: range.offset, bytes: range.bytes };
-    // SAFETY: a pool releases only holes, which nobody uses, cut to whole granules, and hands them out no more.
+    // SAFETY: a pool releases only holes, which nobody uses, cut to whole granules. Those of blocks with memory of their own it hands
+    // out no more; those of sparse blocks nobody finds before they are taken back, under the growth lock, which is held.
     unsafe { backend.release_range(range) }
 }
