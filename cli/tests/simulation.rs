@@ -51,6 +51,10 @@ fn a_device_that_is_large_enough_tells_what_it_would_cost() {
         assert_eq!((row["queues"].as_u64(), row["stalls"].as_u64()), (Some(0), Some(0)));
         let number = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("no {key} in {row}"));
         assert_eq!((number("trace_seconds"), number("waited_seconds")), (2.157157, 0.0));
+        assert_eq!(row["policy"], "elastic");
+        // Two threads race for what is free.
+        let most = if threads == "1" { 1.02 } else { 1.1 };
+        assert!((1.0..most).contains(&number("reserved_over_requested")), "{row}");
         // Each call takes some microseconds.
         assert!((1e-6 * number("driver_calls")..0.5).contains(&number("driver_seconds")), "{row}");
         let share = number("driver_seconds") / number("trace_seconds");
