@@ -12,6 +12,7 @@ mod imported_blocks;
 mod kinds;
 mod ladder;
 mod ledger;
+mod mapping;
 mod memory_pool;
 mod observers;
 mod operation;
