@@ -5,7 +5,7 @@ mod common;
 mod elastic;
 
 use aquifer_core::{Buffer, Capabilities, Config, Error, ErrorKind, MemoryManager, MemoryOptions, Policy};
-use aquifer_sim::{Costs, KernelTimes, Sim, SimDesc};
+use aquifer_sim::{Call, Costs, Fault, FaultPlan, KernelTimes, Recurrence, Sim, SimDesc};
 use aquifer_testkit::Faulty;
 use common::{MIB, refused, sim};
 use elastic::{BUDGET_BYTES, Program, elastic_config};
@@ -121,7 +121,6 @@ fn idle_blocks_make_room_for_mapped_memory() {
 /// The same where the device maps no more, and then does again.
 #[test]
 fn idle_blocks_go_when_mapping_works_again() {
-    use aquifer_sim::{Call, Fault, FaultPlan, Recurrence};
     for fails in [Call::Map, Call::CreateSparse] {
         let sim = sim();
         let manager = manager(&sim, elastic_config(64 * MIB));
@@ -140,19 +139,18 @@ fn idle_blocks_go_when_mapping_works_again() {
     }
 }
 
+/// From now on the device maps nothing.
+fn map_no_more(sim: &Sim) {
+    let (recurrence, fault) = (Recurrence::FromThenOn, Fault::NoMemory);
+    sim.plan_fault(FaultPlan { call: Some(Call::Map), number: 0, recurrence, fault });
+}
+
 /// Purgeable blocks are of no use to mapped memory but for their room.
 #[test]
 fn purgeable_blocks_make_room_for_mapped_memory() {
-    use aquifer_sim::{Call, Fault, FaultPlan, Recurrence};
     let sim = sim();
     let manager = manager(&sim, elastic_config(64 * MIB));
-    let plan = FaultPlan {
-        call: Some(Call::Map),
-        number: 0,
-        recurrence: Recurrence::FromThenOn,
-        fault: Fault::NoMemory,
-    };
-    sim.plan_fault(plan);
+    map_no_more(&sim);
     drop(manager.allocate(40 * MIB).expect("a block of its own will do"));
     manager.trim_to(40 * MIB);
     sim.clear_faults();
@@ -163,17 +161,10 @@ fn purgeable_blocks_make_room_for_mapped_memory() {
 /// So are the free parts of blocks that are not mapped.
 #[test]
 fn free_parts_of_blocks_make_room_for_mapped_memory() {
-    use aquifer_sim::{Call, Fault, FaultPlan, Recurrence};
     let capabilities = SimDesc::default().capabilities | Capabilities::RELEASE_RANGE;
     let sim = Sim::new(SimDesc { capabilities, ..desc() });
     let manager = manager(&sim, elastic_config(64 * MIB));
-    let plan = FaultPlan {
-        call: Some(Call::Map),
-        number: 0,
-        recurrence: Recurrence::FromThenOn,
-        fault: Fault::NoMemory,
-    };
-    sim.plan_fault(plan);
+    map_no_more(&sim);
     drop(manager.allocate(40 * MIB).expect("a block of its own will do"));
     let part = manager.allocate(30 * MIB).expect("it is a part of the block");
     sim.clear_faults();
@@ -203,7 +194,6 @@ fn alignment_takes_no_memory_that_is_short() {
 /// Free memory in large blocks is of no use to small requests, but its room is.
 #[test]
 fn large_free_blocks_make_room_for_small_requests() {
-    use aquifer_sim::{Call, Fault, FaultPlan, Recurrence};
     let page_bytes = 64 << 10;
     let sim = Sim::new(SimDesc {
         physical_page_bytes: page_bytes,

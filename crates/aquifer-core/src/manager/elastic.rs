@@ -26,9 +26,10 @@ const UNITS_MIN: u64 = 64;
 const SCARCE_SHARE: u64 = 16;
 /// Where the backend does not say: what matters is that to make a block takes longer than to map one.
 const UNKNOWN_COSTS: MappingCosts = MappingCosts { create_ns: 2, map_ns: 1, unmap_ns: 1, destroy_ns: 2 };
-/// What a large request needs comes in no more than so many physical blocks.
-const PIECES_MAX: u64 = 128;
-const PIECES_OF_ALL_MAX: u64 = 4096;
+/// What a large request needs comes in so many physical blocks, unless each were more than twice as large as most are and than this
+/// share of all that is reserved.
+const PIECES: u64 = 128;
+const PIECES_OF_ALL: u64 = 4096;
 
 /// What remapping came to.
 #[derive(Debug, Default)]
@@ -345,8 +346,8 @@ impl<B: Backend> Shared<B> {
             .min(properties.heaps[growing.heap_index].size_bytes);
         let share_bytes = budget_bytes / (self.block_count.most() / 2).max(1);
         let reserved_bytes = self.ledgers[growing.heap_index].reserved_bytes();
-        let large_bytes = (2 * PHYSICAL_BYTES).max(reserved_bytes / PIECES_OF_ALL_MAX);
-        let size = (*pending / PIECES_MAX).clamp(PHYSICAL_BYTES, large_bytes).max(share_bytes);
+        let large_bytes = (2 * PHYSICAL_BYTES).max(reserved_bytes / PIECES_OF_ALL);
+        let size = (*pending / PIECES).clamp(PHYSICAL_BYTES, large_bytes).max(share_bytes);
         let size = size.next_multiple_of(page_bytes).min(most);
         while *pending > 0 {
             let bytes = size.min(*pending);

@@ -15,17 +15,17 @@ impl Pool {
         state.ranges.compose(state.area_for(bytes), surely, terms)
     }
 
+    /// The same behind addresses that are aligned as they are, so that none is lost for that.
+    pub(crate) fn compose_from_start(&self, bytes: u64, terms: Terms) -> Composition {
+        let state = self.state.lock();
+        state.ranges.compose_from_start(state.area_for(bytes), bytes, terms)
+    }
+
     /// How many more bytes may be reserved without being much above the peak of used bytes.
     pub(crate) fn spare_bytes(&self) -> u64 {
         let state = self.state.lock();
         let peak = state.ranges.used_bytes_peak();
         (peak + peak / SPARE_SHARE).saturating_sub(state.ranges.reserved_bytes())
-    }
-
-    /// The same behind addresses that are aligned as they are, so that none is lost for that.
-    pub(crate) fn compose_from_start(&self, bytes: u64, terms: Terms) -> Composition {
-        let state = self.state.lock();
-        state.ranges.compose_from_start(state.area_for(bytes), bytes, terms)
     }
 
     /// How many bytes of addresses a composition needs.
@@ -92,7 +92,7 @@ impl Pool {
         self.state.lock().ranges.remove_sparse(sparse)
     }
 
-    /// Takes back a sparse block that the driver has not, with what is still mapped there. Nothing more will be.
+    /// Takes back a sparse block that the driver has not, with what is still mapped there.
     pub(crate) fn restore_sparse(&self, sparse: BlockIndex, bytes: u64, mapped: &[(BlockIndex, u64)]) {
         self.state.lock().ranges.restore_sparse(sparse, bytes, mapped);
     }

@@ -1,7 +1,9 @@
 //! When a pool grows, by how much, and what it gives back first.
 //!
-//! For pools whose memory is mapped behind addresses most of this has no bearing ([`crate::range`] composes runs); what follows is of
-//! blocks that have memory of their own. The rule, in five sentences. Holes of partly used blocks are tried before idle blocks. An idle block much larger
+//! For pools whose memory is mapped behind addresses most of this has no bearing ([`crate::range`] composes runs); what
+//! follows is of blocks that have memory of their own.
+//!
+//! The rule, in five sentences. Holes of partly used blocks are tried before idle blocks. An idle block much larger
 //! than the request is refused, so that large blocks stay whole for large requests. When nothing fits, a block is
 //! made: of just the size asked for from [`EXACT_BYTES_MIN`] up, a share of the peak below. If that would raise
 //! reserved bytes above their limit (the peak so far, or a little more than was ever used), idle blocks are given back

@@ -123,7 +123,7 @@ impl Ranges {
     fn gather_in_pieces(&self, want: Want) -> Composition {
         let Want { area, sparse, first, bytes, terms: Terms { unit_bytes, block_bytes, .. } } = want;
         let mut way = Composition { area, sparse, mapped: Vec::new(), new_bytes: 0, last: None };
-        // Nor do they break large free blocks.
+        // Small requests break no large free block, and leave those that large ones use in part to the large.
         let bytes_max = if area == Area::Small { block_bytes } else { u64::MAX };
         let may_have = |index: BlockIndex| {
             let physical = self.remap.physical(index);
@@ -135,8 +135,6 @@ impl Ranges {
             let mut fits = set.range((bytes, 0)..).map(|&(_, index)| index);
             fits.find(|&index| may_have(index) && !taken.contains(&index))
         };
-
-        // Small requests leave the blocks to the large ones that those use in part.
         let no_fronts = BTreeSet::new();
         let fronts = if area == Area::Small { &no_fronts } else { &self.remap.fronts };
         let mut largest = self.remap.free_by_size.iter().rev();

@@ -255,8 +255,7 @@ impl Ranges {
         };
         let mut at = from;
         while at < from + bytes {
-            let node = self.nodes[self.remap.range_at(block, at) as usize];
-            let end = (node.offset + node.bytes).min(from + bytes);
+            let (node, end) = self.part_at(block, at, from + bytes);
             let state = match node.state {
                 RangeState::Free if node.bound.is_none() => RangeState::Free,
                 RangeState::Returned => RangeState::Returned,
@@ -265,6 +264,12 @@ impl Ranges {
             self.convert(sparse, start + (at - from), end - at, RangeState::Released, state);
             at = end;
         }
+    }
+
+    /// The range that has a byte of a sparse block, and where it ends, or `end` if that comes first.
+    pub(super) fn part_at(&self, block: BlockIndex, offset: u64, end: u64) -> (Node, u64) {
+        let node = self.nodes[self.remap.range_at(block, offset) as usize];
+        (node, end.min(node.offset + node.bytes))
     }
 
     /// Gives a part of a range of a sparse block, which is all in one state, another.
@@ -428,8 +433,7 @@ impl Ranges {
             returned_parts.clear();
             let mut at = start;
             while at < start + bytes {
-                let node = self.nodes[self.remap.range_at(block, at) as usize];
-                let end = (node.offset + node.bytes).min(start + bytes);
+                let (node, end) = self.part_at(block, at, start + bytes);
                 if node.state == RangeState::Returned {
                     returned_parts.push((at - start, end - at));
                 }
@@ -528,7 +532,7 @@ impl Ranges {
         Some(mapped)
     }
 
-    /// Takes back a sparse block of `bytes` bytes with what is still mapped there. Nothing more will be.
+    /// Takes back a sparse block of `bytes` bytes with what is still mapped there. What is mapped next comes behind the last of that.
     pub(crate) fn restore_sparse(&mut self, block: BlockIndex, bytes: u64, mapped: &[(BlockIndex, u64)]) {
         self.add_sparse(block, bytes, Area::General);
         self.remap.ends.insert(block, bytes);

@@ -18,8 +18,7 @@ impl Ranges {
             let Some(&(block, start)) = mappings.first().filter(|_| claimed_bytes > 0) else { continue };
             let mut at = start;
             while at < start + bytes {
-                let node = self.nodes[self.remap.range_at(block, at) as usize];
-                let end = (node.offset + node.bytes).min(start + bytes);
+                let (node, end) = self.part_at(block, at, start + bytes);
                 let (from, to) = (at.next_multiple_of(granule), end / granule * granule);
                 if node.state == RangeState::Free && node.bound.is_none() && from < to {
                     self.change_part(index, from - start, to - from, RangeState::Free, RangeState::Returned);
@@ -59,8 +58,7 @@ impl Ranges {
         };
         let mut at = start;
         while at < start + bytes {
-            let node = self.nodes[self.remap.range_at(block, at) as usize];
-            let end = (node.offset + node.bytes).min(start + bytes);
+            let (node, end) = self.part_at(block, at, start + bytes);
             if node.state == RangeState::Returned {
                 self.change_part(index, at - start, end - at, RangeState::Returned, RangeState::Free);
             }
