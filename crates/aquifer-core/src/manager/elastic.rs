@@ -24,6 +24,8 @@ const UNIT_BYTES: u64 = 2 << 20;
 const UNITS_MIN: u64 = 64;
 /// Memory is scarce when no more than this share of the budget is left.
 const SCARCE_SHARE: u64 = 16;
+/// How often a run is tried to be put together when memory is short.
+const COMPOSE_ROUNDS: u32 = 3;
 /// Where the backend does not say: what matters is that to make a block takes longer than to map one.
 const UNKNOWN_COSTS: MappingCosts = MappingCosts { create_ns: 2, map_ns: 1, unmap_ns: 1, destroy_ns: 2 };
 /// What a large request needs comes in so many physical blocks, unless each were more than twice as large as most are and than this
@@ -196,25 +198,30 @@ impl<B: Backend> Shared<B> {
         let terms = Terms { unit_bytes, block_bytes: u64::MAX, spare_bytes: 0, ..terms };
         let is_aligned = request.alignment() > GRANULE_BYTES;
         let mut last = (way, shortage);
-        for _ in 0..2 {
+        for round in 0..COMPOSE_ROUNDS {
+            if round > 0 {
+                // What is free in whole blocks may be of use only as new memory, in one piece. What goes for that may be just what
+                // the next way would have been made of; so in the end all goes.
+                let is_last = round + 1 == COMPOSE_ROUNDS;
+                let level = if is_last { 0 } else { self.level_for(growing.heap_index, &last.1) };
+                has_made_room = self.release_down_to(growing, level) > 0;
+                made.retain(|&index| growing.pool.is_physical(index));
+            }
             let way = if is_aligned {
                 growing.pool.compose_from_start(bytes, terms)
             } else {
                 growing.pool.compose(request, bytes, terms)
             };
-            if way != last.0 || has_made_room {
-                let mut made_now = Vec::new();
-                let outcome = self.charge_and_carry_out(growing, request, &way, &mut made_now);
-                made.append(&mut made_now);
-                match outcome? {
-                    Composed::Short(shortage) => last = (way, shortage),
-                    outcome => return Ok(outcome),
-                }
+            if way == last.0 && !has_made_room {
+                continue;
             }
-            // What is free in whole blocks may be of use only as new memory, in one piece.
-            let level = self.level_for(growing.heap_index, &last.1);
-            has_made_room = self.release_down_to(growing, level) > 0;
-            made.retain(|&index| growing.pool.is_physical(index));
+            let mut made_now = Vec::new();
+            let outcome = self.charge_and_carry_out(growing, request, &way, &mut made_now);
+            made.append(&mut made_now);
+            match outcome? {
+                Composed::Short(shortage) => last = (way, shortage),
+                outcome => return Ok(outcome),
+            }
         }
         Ok(Composed::Short(last.1))
     }
