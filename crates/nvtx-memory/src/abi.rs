@@ -26,6 +26,8 @@ pub(crate) const USAGE_SUB_ALLOCATOR: u32 = 1;
 pub(crate) const TYPE_VIRTUAL_ADDRESS: u32 = 1;
 /// `NVTX_MEM_REGION_REF_TYPE_POINTER`: a region is meant by its start.
 pub(crate) const REFERENCE_POINTER: u32 = 1;
+/// `NVTX_MESSAGE_UNKNOWN`: no name.
+pub(crate) const MESSAGE_UNKNOWN: u32 = 0;
 /// `NVTX_MESSAGE_TYPE_ASCII`: bytes up to a zero.
 pub(crate) const MESSAGE_ASCII: u32 = 1;
 

@@ -10,6 +10,9 @@ use crate::abi::{
 };
 use crate::tool::Tool;
 
+/// The longest name that compute-sanitizer takes.
+const NAME_BYTES: usize = 49;
+
 /// Whose heaps they are: tools may show or filter what they are told by its domain.
 ///
 /// Cheap to clone; the tool's domain ends with the last clone and the last heap in it.
@@ -25,10 +28,11 @@ struct OwnedDomain {
 impl Domain {
     /// A new domain, or `None` if there is no tool ([`is_tool_present`](crate::is_tool_present)).
     ///
-    /// `name` counts up to its first zero byte, as all names here.
+    /// Of this and all other names here 49 characters are told, and those that are not printable ASCII as question marks: a longer name, or
+    /// another one, is not taken by compute-sanitizer.
     pub fn create(name: &str) -> Option<Domain> {
         let tool = Tool::get()?;
-        let handle = tool.create_domain(&c_string(name));
+        let handle = tool.create_domain(&label(name));
         Some(Domain(Arc::new(OwnedDomain { tool, handle })))
     }
 
@@ -42,7 +46,7 @@ impl Domain {
     pub fn register_heap(&self, start: u64, bytes: u64, name: &str) -> Option<Heap> {
         let end = start.checked_add(bytes)?;
         let range = range(start, bytes).filter(|_| bytes > 0)?;
-        let name = c_string(name);
+        let name = label(name);
         let description = HeapDescription {
             compatibility: abi::MEMORY_COMPATIBILITY,
             struct_size: abi::struct_size::<HeapDescription>(),
@@ -52,8 +56,8 @@ impl Domain {
             range_size: size_of::<VirtualRange>(),
             range: &raw const range,
             category: 0,
-            message_type: abi::MESSAGE_ASCII,
-            message: name.as_ptr(),
+            message_type: if name.is_empty() { abi::MESSAGE_UNKNOWN } else { abi::MESSAGE_ASCII },
+            message: if name.is_empty() { ptr::null() } else { name.as_ptr() },
         };
         // SAFETY: the domain lives, and range and name outlive the call.
         let handle = unsafe { self.0.tool.register_heap(self.0.handle, &description) }?;
@@ -84,7 +88,7 @@ pub struct Heap {
 impl Heap {
     /// Says that the `bytes` bytes from `start` on may be accessed now. To be called before anybody is given them.
     ///
-    /// With a name, as [`name_region`](Self::name_region) gives it.
+    /// With a name, unless it is empty, as [`name_region`](Self::name_region) gives it.
     ///
     /// Whether the tool has been told: `false`, and nothing else, for an empty region or one that is not inside the heap. Whether
     /// regions overlap is not checked here; what becomes of such is the tool's business.
@@ -105,7 +109,10 @@ impl Heap {
         };
         // SAFETY: batch is what this function takes, and element outlives the call.
         unsafe { self.tell(MemoryFunction::RegionsRegister, &batch) };
-        name.is_none_or(|name| self.name_region(start, name))
+        if let Some(name) = name {
+            self.name_region(start, name);
+        }
+        true
     }
 
     /// Says that the region that starts at `start` may no longer be accessed. To be called when no work in flight uses it any more, and
@@ -132,12 +139,13 @@ impl Heap {
     /// Names the region that starts at `start`, or names it anew. compute-sanitizer shows names in reports of leaks and of
     /// unused memory.
     ///
-    /// Whether the tool has been told: `false`, and nothing else, for an address outside the heap.
+    /// Whether the tool has been told: `false`, and nothing else, for an address outside the heap or an empty name.
     pub fn name_region(&self, start: u64, name: &str) -> bool {
-        let Some(region) = usize::try_from(start).ok().filter(|_| self.contains(start)) else {
+        let possible = self.contains(start) && !name.is_empty();
+        let Some(region) = usize::try_from(start).ok().filter(|_| possible) else {
             return false;
         };
-        let name = c_string(name);
+        let name = label(name);
         let element = RegionName {
             reference_type: abi::REFERENCE_POINTER,
             message_type: abi::MESSAGE_ASCII,
@@ -200,8 +208,10 @@ fn range(start: u64, bytes: u64) -> Option<VirtualRange> {
     Some(VirtualRange { bytes: bytes.try_into().ok()?, start: start.try_into().ok()? })
 }
 
-/// The name up to its first zero byte.
-fn c_string(name: &str) -> CString {
-    let name: Vec<u8> = name.bytes().take_while(|&byte| byte != 0).collect();
-    CString::new(name).unwrap_or_default()
+/// A name as compute-sanitizer takes it: printable ASCII, and no more than [`NAME_BYTES`] of it.
+fn label(name: &str) -> CString {
+    let printable = |character: char| if matches!(character, ' '..='~') { character as u8 } else { b'?' };
+    let bytes: Vec<u8> = name.chars().map(printable).take(NAME_BYTES).collect();
+    // There is no zero among them, which is all that could be refused.
+    CString::new(bytes).unwrap_or_default()
 }

@@ -113,7 +113,7 @@ fn a_tool_is_told_the_same_as_by_the_headers() {
 #[test]
 fn what_cannot_be_is_not_told() {
     let told = told("what_cannot_be_is_not_told", "", || {
-        let domain = Domain::create("cut\0off").unwrap();
+        let domain = Domain::create("refusing").unwrap();
         assert!(domain.register_heap(BLOCK, 0, "empty").is_none());
         assert!(domain.register_heap(u64::MAX, 2, "past the last address").is_none());
         let heap = domain.register_heap(BLOCK, 4096, "").unwrap();
@@ -123,22 +123,39 @@ fn what_cannot_be_is_not_told() {
             assert!(!heap.register_region(start, bytes, Some("outside")), "{start:#x}, {bytes} bytes");
         }
         assert!(!heap.name_region(BLOCK + 4096, "outside"));
+        assert!(!heap.name_region(BLOCK, ""));
         assert!(!heap.unregister_region(BLOCK - 1));
-        assert!(heap.register_region(BLOCK, 4096, None));
+        assert!(heap.register_region(BLOCK, 4096, Some("")));
         assert!(heap.register_region(BLOCK + 4095, 1, None));
     });
     let Some(told) = told else { return };
     assert_eq!(
         calls(&told),
         [
-            r#"DomainCreateA "cut" = 0xd1"#,
-            r#"HeapRegister 0xd1 0x102 48 [0, 1, 1] 16 [4096 0x7f0000000000] 0 1 "" = 0xa1"#,
+            r#"DomainCreateA "refusing" = 0xd1"#,
+            r#"HeapRegister 0xd1 0x102 48 [0, 1, 1] 16 [4096 0x7f0000000000] 0 0 null = 0xa1"#,
             "RegionsRegister 0xd1 0x102 48 1 0xa1 1 16 [4096 0x7f0000000000] 0",
             "RegionsRegister 0xd1 0x102 48 1 0xa1 1 16 [1 0x7f0000000fff] 0",
             "HeapUnregister 0xd1 0xa1",
             "DomainDestroy 0xd1",
         ]
     );
+}
+
+#[test]
+fn names_are_told_as_the_sanitizer_takes_them() {
+    let told = told("names_are_told_as_the_sanitizer_takes_them", "", || {
+        let domain = Domain::create("a\0b\n~").unwrap();
+        let heap = domain.register_heap(BLOCK, 64, "grün").unwrap();
+        assert!(heap.name_region(BLOCK, &"x".repeat(49)));
+        assert!(heap.name_region(BLOCK, &"x".repeat(50)));
+    });
+    let Some(told) = told else { return };
+    let calls = calls(&told);
+    assert_eq!(calls[0], r#"DomainCreateA "a?b?~" = 0xd1"#);
+    assert!(calls[1].contains(r#""gr?n""#), "{}", calls[1]);
+    assert!(calls[2].contains(&format!(r#""{}""#, "x".repeat(49))), "{}", calls[2]);
+    assert_eq!(calls[3], calls[2]);
 }
 
 #[test]
