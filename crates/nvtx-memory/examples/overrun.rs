@@ -34,13 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cuda = Cuda::open()?;
     let block = cuda.allocate(BLOCK_BYTES)?;
     // Only now: compute-sanitizer allows no NVTX before CUDA is initialised.
-    let heap = match Domain::create("overrun") {
-        Some(domain) => domain.register_heap(block, BLOCK_BYTES as u64, "block"),
-        None => None,
-    };
-    let Some(heap) = heap else {
-        return Err("there is no tool; run this under compute-sanitizer".into());
-    };
+    let domain = Domain::create("overrun").ok_or("there is no tool; run this under compute-sanitizer")?;
+    let heap = domain.register_heap(block, BLOCK_BYTES as u64, "block").ok_or("the tool takes no heap")?;
     let (first, second) = (block + 256, block + 1024);
     heap.register_region(first, 500, Some("first"));
     heap.register_region(second, 500, Some("second"));
