@@ -63,7 +63,7 @@ class Program:
         if line is None:
             status = self.process.wait()
             self.process = None
-            raise Ended(f"the process ended with status {status}: {''.join(self.complaints[-3:]).strip()}")
+            raise Ended(f"the process ended with status {status}: {''.join(self.complaints)[:400].strip()}")
         return json.loads(line)
 
     def measure(self, workload, peer, arguments):

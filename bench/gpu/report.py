@@ -6,6 +6,8 @@ import sys
 from collections import defaultdict
 
 REFERENCE = "aquifer"
+# What tells the rows of a workload apart.
+KEYS = ("threads", "trace", "pass", "streams", "cross", "largest_mib")
 
 
 def cell(row, reference):
@@ -86,10 +88,13 @@ def main():
     for title, lines in tables(rows):
         print(f"\n{'### ' if options.markdown else ''}{title}" + ("\n" if options.markdown else ""))
         show(lines, options.markdown)
-    failed = [row for row in rows if "failed" in row]
-    for row in failed:
-        key = " ".join(f"{name}={row[name]}" for name in ("threads", "trace", "pass", "streams", "cross", "largest_mib") if name in row)
-        print(f"\nfailed: {row['workload']} {row['peer']} {key}: {row['failed']}")
+    reasons = defaultdict(list)
+    for row in rows:
+        if "failed" in row:
+            key = " ".join(f"{name}={row[name]}" for name in KEYS if name in row)
+            reasons[row["peer"], " ".join(row["failed"].split())[:300]].append(f"{row['workload']} {key}".strip())
+    for (peer, reason), places in reasons.items():
+        print(f"\nfailed: {peer}: {reason}\n  in: {', '.join(places)}")
     return 0
 
 

@@ -5,6 +5,11 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
 
+// In libc10_cuda.so, declared in none of its headers.
+namespace c10::cuda::_internal {
+void setHasPrimaryContext(bool (*has)(DeviceIndex));
+}
+
 namespace {
 
 namespace caching = c10::cuda::CUDACachingAllocator;
@@ -47,6 +52,8 @@ private:
 std::vector<Peer> peers() {
     static const bool is_ready = [] {
         caching::init(1);
+        // As libtorch_cuda.so does, which is not loaded here. The device is open, so there is a context.
+        c10::cuda::_internal::setHasPrimaryContext([](c10::DeviceIndex) { return true; });
         return true;
     }();
     (void)is_ready;
