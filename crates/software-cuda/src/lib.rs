@@ -18,8 +18,8 @@
 //! # What it proves, and what not
 //!
 //! A program that runs on it speaks the driver's interface rightly: order of calls, ownership, sizes, codes, waiting. It proves
-//! nothing of NVIDIA's driver or devices, and its times mean nothing. `tests/driver` runs against either (`support.rs` says how);
-//! what is known to differ is listed below.
+//! nothing of NVIDIA's driver or devices, and its times mean nothing. What was guessed is listed in `GUESSES.md`; most of
+//! `tests/driver` can ask a machine's own driver the same (`support.rs` says how).
 //!
 //! # Design
 //!
@@ -45,7 +45,8 @@
 //! # Less than the driver
 //!
 //! - No capture, no sharing between processes, no null stream of each thread, no legacy contexts' flags, no priorities.
-//! - `cuMemGetInfo` counts the sizes that were asked for, by 512 bytes, and nothing for contexts and small blocks' pages.
+//! - `cuMemGetInfo` counts the sizes that were asked for, by 512 bytes; nothing for contexts, small blocks' pages and managed memory.
+//! - No pools of memory (`cuMemAllocAsync`), which the device's attributes say.
 //! - Calls about mapped memory need no context, so they go on after a device is lost.
 //!
 //! On other systems than Linux the crate is empty.

@@ -35,7 +35,6 @@ fn region(context: &Context, kind: Kind, len: u64, charge: Option<Charge>) -> An
         kind,
         start,
         len,
-        name: start,
         device: context.device,
         context: Some(context.handle),
         physical: 0,
@@ -99,14 +98,14 @@ extern "C" fn cuMemFree_v2(address: Address) -> c_int {
 
 /// Waits for all work of the region's device, as the driver does, and ends the region.
 fn free(driver: &Driver, context: &Context, start: Address, kinds: &[Kind], unknown: Code) -> Answer {
-    let found = {
+    let device = {
         let space = driver.space.lock();
-        let region = space.at(start).filter(|region| region.name == start && kinds.contains(&region.kind));
-        region.map(|region| (region.start, region.device)).ok_or(unknown)?
+        let region = space.at(start).filter(|region| region.start == start && kinds.contains(&region.kind));
+        region.ok_or(unknown)?.device
     };
-    wait_for_device(driver, found.1);
+    wait_for_device(driver, device);
     context.check()?;
-    let region = driver.space.lock().remove(found.0, kinds);
+    let region = driver.space.lock().remove(start, kinds);
     region.map(drop).ok_or(unknown)
 }
 
@@ -153,33 +152,33 @@ extern "C" fn cuMemHostRegister_v2(pointer: *mut c_void, len: usize, flags: c_ui
     const IO_MEMORY: c_uint = 4;
     enter("cuMemHostRegister_v2", |driver| {
         let context = current(driver)?;
-        let name = pointer.expose_provenance() as Address;
-        if name == 0 || len == 0 || flags & !15 != 0 {
+        let start = pointer.expose_provenance() as Address;
+        if start == 0 || len == 0 || flags & !15 != 0 {
             return Err(Code::INVALID_VALUE);
         }
         if flags & IO_MEMORY != 0 {
             return Err(Code::NOT_SUPPORTED);
         }
-        let start = name - name % PAGE;
-        let end = name.checked_add(len as u64).and_then(|end| end.checked_next_multiple_of(PAGE));
-        let len = end.ok_or(Code::INVALID_VALUE)? - start;
+        // Pages are locked whole: no two ranges share one.
+        let first = start - start % PAGE;
+        let end = start.checked_add(len as u64).and_then(|end| end.checked_next_multiple_of(PAGE));
+        let pages = end.ok_or(Code::INVALID_VALUE)? - first;
         let mut space = driver.space.lock();
-        if !space.is_pageable(start, len) {
+        if !space.is_pageable(first, pages) {
             return Err(Code::HOST_MEMORY_ALREADY_REGISTERED);
         }
-        if !is_mapped(start, len) {
+        if !is_mapped(first, pages) {
             return Err(Code::INVALID_VALUE);
         }
         space.insert(Region {
             kind: Kind::Registered,
             start,
-            len,
-            name,
+            len: len as u64,
             device: context.device,
             context: Some(context.handle),
             physical: 0,
             access: Box::default(),
-            host: HostPointer(pointer.cast::<u8>().wrapping_sub((name - start) as usize)),
+            host: HostPointer(pointer.cast()),
             id: next_handle(),
             _memory: None,
             _addresses: None,

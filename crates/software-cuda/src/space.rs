@@ -18,7 +18,7 @@ pub(crate) enum Kind {
     Managed,
     /// Of `cuMemHostAlloc`.
     Pinned,
-    /// Of `cuMemHostRegister`, whole pages.
+    /// Of `cuMemHostRegister`.
     Registered,
     /// Of `cuMemMap`.
     Mapping,
@@ -38,8 +38,6 @@ pub(crate) struct Region {
     pub(crate) kind: Kind,
     pub(crate) start: Address,
     pub(crate) len: u64,
-    /// The pointer by which the program knows it: `start`, but for what was registered.
-    pub(crate) name: Address,
     pub(crate) device: usize,
     /// What it ends with; `None` for mappings.
     pub(crate) context: Option<Handle>,

@@ -177,7 +177,6 @@ extern "C" fn cuMemMap(
             kind: Kind::Mapping,
             start: address,
             len,
-            name: address,
             device: physical.device,
             context: None,
             physical: handle,

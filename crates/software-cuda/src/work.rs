@@ -139,8 +139,8 @@ fn fill(spans: &[Span], value: u8) {
 fn with_word(at: Address, context: &Context, use_it: impl FnOnce(&AtomicU64)) -> Answer {
     let spans = resolve(at, 8, context, Use::Direct)?;
     let [span] = &*spans else { return Err(Code::ILLEGAL_ADDRESS) };
-    // SAFETY: aligned, since memory begins at multiples of 512 here and for the program; the span keeps it alive. Programs that
-    // share it with work use atomic accesses.
+    // SAFETY: aligned, since what is not at its own address begins at multiples of 512 there and here; the span keeps it alive.
+    // Programs that share it with work use atomic accesses.
     use_it(unsafe { AtomicU64::from_ptr(span.host.0.cast()) });
     Ok(())
 }

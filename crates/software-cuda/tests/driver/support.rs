@@ -4,8 +4,8 @@
 //! alike: `--test-threads=1`, since there may be one device only, and a test that loses a context must be the last of its process.
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::{c_int, c_uint, c_void};
-use std::sync::OnceLock;
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::sync::{Once, OnceLock};
 
 pub(crate) type HostFn = extern "C" fn(*mut c_void);
 
@@ -44,9 +44,11 @@ macro_rules! functions {
 
 functions! {
     cuInit(c_uint);
-    cuDriverGetVersion(&mut c_int);
     cuDeviceGetCount(&mut c_int);
     cuDeviceGetAttribute(&mut c_int, c_int, c_int);
+    cuGetErrorName(c_int, &mut *const c_char);
+    cuDeviceGetPCIBusId(*mut u8, c_int, c_int);
+    cuDeviceGetUuid_v2(&mut [u8; 16], c_int);
     cuDevicePrimaryCtxRetain(&mut usize, c_int);
     cuDevicePrimaryCtxRelease_v2(c_int);
     cuDevicePrimaryCtxGetState(c_int, &mut c_uint, &mut c_int);
@@ -129,14 +131,22 @@ pub(crate) fn is_software() -> bool {
     std::env::var_os("SOFTWARE_CUDA_COMPARE").is_none()
 }
 
-/// The driver, not yet told to initialise.
+/// The driver, not yet told to initialise, with as many devices as there are tests.
 pub(crate) fn library() -> &'static Cuda {
-    static CUDA: OnceLock<Cuda> = OnceLock::new();
-    CUDA.get_or_init(|| {
+    static SET_UP: Once = Once::new();
+    SET_UP.call_once(|| {
         if is_software() {
             let settings = software_cuda::Settings { device_count: DEVICES, ..Default::default() };
             assert!(software_cuda::configure(&settings), "nothing initialises the driver before");
         }
+    });
+    library_as_it_is()
+}
+
+/// The driver that this process has installed, or the machine's own.
+pub(crate) fn library_as_it_is() -> &'static Cuda {
+    static CUDA: OnceLock<Cuda> = OnceLock::new();
+    CUDA.get_or_init(|| {
         // SAFETY: the driver's constructors are for any program to run.
         let library = unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_LOCAL) };
         let cuda = Cuda::load(library.as_ref().expect("there is a driver"));
@@ -165,7 +175,10 @@ impl std::ops::Deref for Session {
 impl Session {
     /// `device` is the test's own number; a real machine may have fewer.
     pub(crate) fn new(device: c_int) -> Self {
-        let cuda = library();
+        Self::with(library(), device)
+    }
+
+    pub(crate) fn with(cuda: &'static Cuda, device: c_int) -> Self {
         assert_eq!((cuda.cuInit)(0), 0);
         let (mut count, mut context) = (0, 0);
         assert_eq!((cuda.cuDeviceGetCount)(&mut count), 0);
