@@ -1,0 +1,263 @@
+//! What a backend and its queues share: the context, the facts, and whether the device is lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use aquifer_backend::{
+    Capabilities, Error, ErrorKind, Heap, MappingCosts, MemoryFlags, MemoryType, Properties,
+};
+use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute, CUstream};
+use parking_lot::Mutex;
+
+use crate::context::Context;
+use crate::host_memory;
+use crate::nvml::Nvml;
+use crate::options::{CudaOptions, UnifiedMemory};
+use crate::status;
+use crate::sys::{self, Code};
+use crate::virtual_memory::Kind;
+use crate::words::Words;
+
+/// What a block is a multiple of, in bytes: the system's page, as pinned memory has it. The driver cuts device memory itself.
+const GRANULARITY_BYTES: u64 = 4 << 10;
+/// The driver aligns what it allocates to this many bytes at least (CUDA C++ Programming Guide, "Device Memory Accesses").
+const ALIGNMENT_BYTES: u64 = 256;
+/// On an H200 with driver 580, by the handle: map 1 us and allow 26 us together, and the least that was measured of the others
+/// (`bench/record/h200`). It hardly depends on the size.
+const MAPPING_COSTS: MappingCosts =
+    MappingCosts { create_ns: 11_000, map_ns: 27_000, unmap_ns: 18_000, destroy_ns: 11_000 };
+
+/// Which memory a memory type is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Device,
+    Pinned,
+    Mapped,
+    Managed,
+}
+
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) context: Arc<Context>,
+    pub(crate) options: CudaOptions,
+    pub(crate) properties: Properties,
+    pub(crate) ordinal: i32,
+    /// What physical blocks are made of, and whole blocks of many pages; `None` without virtual memory.
+    pub(crate) physical: Option<Kind>,
+    pub(crate) words: Words,
+    pub(crate) mapped: Mutex<Mapped>,
+    /// Of the device's heap, what this backend's blocks have.
+    pub(crate) device_bytes: AtomicU64,
+    pub(crate) managed_bytes: AtomicU64,
+    pub(crate) nvml: OnceLock<Nvml>,
+    /// Whether somebody has asked for the budget before.
+    pub(crate) is_watched: AtomicBool,
+    /// For copies and fills that are waited for, made with the first of them. Held while one runs.
+    transfers: Mutex<Option<Transfers>>,
+    raw: CUdevice,
+    /// The answer that told of the loss; 0 while there is none.
+    loss: AtomicU32,
+}
+
+/// What is mapped behind reserved addresses, and who may use it.
+#[derive(Debug, Default)]
+pub(crate) struct Mapped {
+    /// Bytes, by address.
+    pub(crate) extents: BTreeMap<u64, u64>,
+    /// Other devices whose queues read it, by ordinal.
+    pub(crate) peers: Vec<i32>,
+}
+
+/// A stream of the device's own.
+#[derive(Debug)]
+struct Transfers(CUstream);
+
+// SAFETY: a stream is a handle, which any thread may use with its context current.
+unsafe impl Send for Transfers {}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(Transfers(stream)) = self.transfers.get_mut().take()
+            && self.context.is_of_this_process()
+        {
+            // SAFETY: it was made for this device, and goes with it.
+            let _ = self.call("destroy_queue", || unsafe { sys::destroy_stream(stream) });
+        }
+    }
+}
+
+impl Device {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] if the device lacks what is needed; [`ErrorKind::Driver`].
+    pub(crate) fn new(
+        raw: CUdevice,
+        context: Context,
+        options: CudaOptions,
+        operation: &'static str,
+    ) -> Result<Self, Error> {
+        let facts = Facts::ask(raw, &context, &options).map_err(|code| status::error(operation, code))?;
+        facts.check(operation)?;
+        Ok(Self {
+            context: Arc::new(context),
+            properties: facts.properties(),
+            ordinal: options.ordinal as i32,
+            physical: facts.physical.map(|(kind, _)| kind),
+            options,
+            words: Words::default(),
+            mapped: Mutex::default(),
+            device_bytes: AtomicU64::new(0),
+            managed_bytes: AtomicU64::new(0),
+            nvml: OnceLock::new(),
+            is_watched: AtomicBool::new(false),
+            transfers: Mutex::default(),
+            raw,
+            loss: AtomicU32::new(0),
+        })
+    }
+
+    pub(crate) fn raw(&self) -> CUdevice {
+        self.raw
+    }
+
+    /// Calls the driver in the device's context, and notes what it says of the device.
+    pub(crate) fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce() -> Result<T, Code>,
+    ) -> Result<T, Error> {
+        let answer = self.context.enter().and_then(|_current| call());
+        answer.map_err(|code| self.note(operation, code))
+    }
+
+    /// What an answer of the driver's means; if it is the device's loss, that is kept.
+    pub(crate) fn note(&self, operation: &'static str, code: Code) -> Error {
+        if status::is_loss(code) {
+            self.loss.store(code as u32, Ordering::Release);
+        }
+        status::error(operation, code)
+    }
+
+    /// [`ErrorKind::DeviceLost`] once it is known that the device is lost.
+    pub(crate) fn check(&self, operation: &'static str) -> Result<(), Error> {
+        match self.loss.load(Ordering::Acquire) {
+            0 => Ok(()),
+            code => Err(Error::new(
+                ErrorKind::DeviceLost,
+                operation,
+                format!("the CUDA driver has given the device's context up (answer {code})"),
+            )),
+        }
+    }
+
+    /// Runs something on a stream of the device's own, and waits for it.
+    pub(crate) fn run(
+        &self,
+        operation: &'static str,
+        give: impl FnOnce(CUstream) -> Result<(), Code>,
+    ) -> Result<(), Error> {
+        self.check(operation)?;
+        let mut transfers = self.transfers.lock();
+        self.call(operation, || {
+            let stream = match &*transfers {
+                Some(Transfers(stream)) => *stream,
+                None => transfers.insert(Transfers(sys::create_stream()?)).0,
+            };
+            give(stream)?;
+            // SAFETY: the stream lives as long as the device.
+            unsafe { sys::synchronize(stream) }
+        })
+    }
+
+    pub(crate) fn place(&self, memory_type_index: usize) -> Place {
+        match (memory_type_index, self.options.unified) {
+            (0, _) => Place::Device,
+            (1, _) => Place::Pinned,
+            (_, UnifiedMemory::Mapped) => Place::Mapped,
+            (_, UnifiedMemory::Managed { .. }) => Place::Managed,
+        }
+    }
+}
+
+/// What the driver says of a device.
+#[derive(Debug)]
+struct Facts {
+    name: String,
+    device_bytes: u64,
+    host_bytes: u64,
+    has_words: bool,
+    has_register: bool,
+    is_managed_concurrent: bool,
+    is_managed_wanted: bool,
+    /// With what granularity, in bytes.
+    physical: Option<(Kind, u64)>,
+}
+
+impl Facts {
+    fn ask(raw: CUdevice, context: &Context, options: &CudaOptions) -> Result<Self, Code> {
+        let has = |attribute| sys::attribute(raw, attribute).map(|value| value != 0);
+        let ordinal = options.ordinal as i32;
+        let _current = context.enter()?;
+        let mut physical = None;
+        if options.virtual_memory && has(Attribute::CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)?
+        {
+            let is_shareable =
+                has(Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)?;
+            let kind = Kind { ordinal, is_shareable };
+            physical = Some((kind, kind.granularity()?));
+        }
+        Ok(Self {
+            name: sys::device_name(raw)?,
+            device_bytes: sys::total_bytes(raw)?,
+            host_bytes: host_memory::total_bytes(),
+            has_words: has(Attribute::CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS)?,
+            has_register: has(Attribute::CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED)?,
+            is_managed_concurrent: has(Attribute::CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS)?,
+            is_managed_wanted: matches!(options.unified, UnifiedMemory::Managed { .. }),
+            physical,
+        })
+    }
+
+    fn check(&self, operation: &'static str) -> Result<(), Error> {
+        let lack = if !self.has_words {
+            "its streams write no 64-bit words"
+        } else if !self.has_register {
+            "memory of the host cannot be page-locked for it"
+        } else if self.is_managed_wanted && !self.is_managed_concurrent {
+            "host and device cannot use managed memory at the same time; use UnifiedMemory::Mapped"
+        } else {
+            return Ok(());
+        };
+        let message = format!("{} cannot be used: {lack}", self.name);
+        Err(Error::new(ErrorKind::Unsupported, operation, message))
+    }
+
+    fn properties(&self) -> Properties {
+        let (visible, local) = (MemoryFlags::HOST_VISIBLE, MemoryFlags::DEVICE_LOCAL);
+        let pinned = visible | MemoryFlags::PINNED;
+        let device = if self.physical.is_some() { local | MemoryFlags::SPARSE } else { local };
+        // The driver moves managed memory as it likes; the other is locked.
+        let unified = if self.is_managed_wanted { visible | local } else { pinned | local };
+        let on_heap = |heap_index, flags| MemoryType { heap_index, flags };
+        let page_bytes = self.physical.map_or(0, |(_, bytes)| bytes.max(GRANULARITY_BYTES));
+        let sparse = if self.physical.is_some() { Capabilities::SPARSE_BLOCKS } else { Capabilities::NONE };
+        Properties {
+            backend: "cuda",
+            device: self.name.clone(),
+            heaps: vec![Heap { size_bytes: self.device_bytes }, Heap { size_bytes: self.host_bytes }],
+            memory_types: vec![on_heap(0, device), on_heap(1, pinned), on_heap(1, unified)],
+            block_granularity_bytes: GRANULARITY_BYTES,
+            block_bytes_max: self.device_bytes.max(self.host_bytes) / GRANULARITY_BYTES * GRANULARITY_BYTES,
+            // The documentation knows no limits of these two.
+            block_count_max: u64::MAX,
+            mapping_count_max: if self.physical.is_some() { u64::MAX } else { 0 },
+            alignment_bytes_min: ALIGNMENT_BYTES,
+            physical_page_bytes: page_bytes,
+            mapping_costs: self.physical.map(|_| MAPPING_COSTS),
+            import_alignment_bytes: host_memory::page_bytes(),
+            capabilities: Capabilities::QUEUES | Capabilities::IMPORT | sparse,
+        }
+    }
+}

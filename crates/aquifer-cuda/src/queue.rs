@@ -1,0 +1,425 @@
+//! Queues: a CUDA stream each, with a word that the stream itself writes.
+//!
+//! ```text
+//! enqueue ─> cuMemcpyAsync, cuMemsetD8Async, steps of the processor's ─> stream
+//! signal(value) ─> cuStreamWriteValue64 ─> the word (page-locked memory of the host)
+//! completed ─> a load of the word; the tickets of what is before the marker are told
+//! ```
+
+mod hold;
+mod host_step;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use aquifer_backend::{Command, CopyEnd, Error, ErrorKind, Ticket};
+use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUstream;
+use parking_lot::Mutex;
+
+use crate::block::{CudaBlock, HostAddress};
+use crate::device::Device;
+use crate::sys;
+use crate::words::Word;
+
+use hold::Gate;
+pub use hold::QueueHold;
+use host_step::HostSteps;
+
+/// How long a wait looks at the word without pause: about what a short kernel takes.
+const SPIN: Duration = Duration::from_micros(20);
+/// How long it sleeps between looks, at first and at most.
+const SLEEP_MIN: Duration = Duration::from_micros(20);
+const SLEEP_MAX: Duration = Duration::from_micros(500);
+/// How many looks at a word that does not move there are for each question to the driver whether the stream is well. Nothing else tells
+/// of a kernel that trapped.
+const LOOKS_PER_QUESTION: u32 = 64;
+
+/// A queue of a CUDA device.
+///
+/// Made by [`Backend::create_queue`](aquifer_backend::Backend::create_queue), or of a stream of the program's by
+/// [`Cuda::adopt_stream`](crate::Cuda::adopt_stream). Any thread may use it. Work of the program's own is launched on
+/// [`CudaQueue::stream`], and is in order with all else in it.
+pub struct CudaQueue {
+    device: Arc<Device>,
+    stream: Stream,
+    word: Word,
+    /// The last value that a marker was put in for.
+    signalled: AtomicU64,
+    /// What is on its way. Held while something is given to the stream, so that both are in the same order.
+    pending: Mutex<Pending>,
+    /// Up to which value the tickets have been told.
+    told: AtomicU64,
+    idle_looks: AtomicU32,
+    gate: Mutex<Option<Arc<Gate>>>,
+}
+
+/// Whose stream it is.
+enum Stream {
+    Own(CUstream),
+    /// The program's, kept alive.
+    Shared(Arc<CudaStream>),
+    /// The program's, which vouches that it stays.
+    Raw(CUstream),
+}
+
+// SAFETY: a stream is a handle, which any thread may use with its context current.
+unsafe impl Send for Stream {}
+// SAFETY: as above.
+unsafe impl Sync for Stream {}
+
+#[derive(Debug, Default)]
+struct Pending {
+    /// In the stream's order. `None`: no marker has come behind it yet.
+    tickets: Vec<(Option<u64>, Arc<Ticket>, u64)>,
+    host_steps: HostSteps,
+}
+
+impl fmt::Debug for CudaQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaQueue")
+            .field("stream", &self.stream())
+            .field("signalled", &self.signalled)
+            .field("value", self.word.value())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for CudaQueue {
+    fn drop(&mut self) {
+        if !self.device.context.is_of_this_process() {
+            return;
+        }
+        self.pending.get_mut().host_steps.free(&self.device);
+        if let Stream::Own(stream) = self.stream {
+            // SAFETY: it was made for this queue, and goes with it.
+            let _ = self.device.call("destroy_queue", || unsafe { sys::destroy_stream(stream) });
+        }
+    }
+}
+
+impl CudaQueue {
+    pub(crate) fn new(device: &Arc<Device>) -> Result<Self, Error> {
+        let operation = "create_queue";
+        device.check(operation)?;
+        let stream = device.call(operation, sys::create_stream)?;
+        Self::on(device, Stream::Own(stream), operation)
+    }
+
+    /// On a stream of the program's.
+    pub(crate) fn adopt(device: &Arc<Device>, stream: &Arc<CudaStream>) -> Result<Self, Error> {
+        // SAFETY: the reference keeps it alive.
+        unsafe { check_stream(device, stream.cu_stream()) }?;
+        Self::on(device, Stream::Shared(Arc::clone(stream)), ADOPT)
+    }
+
+    /// # Safety
+    ///
+    /// - The stream lives for as long as the queue does.
+    pub(crate) unsafe fn adopt_raw(device: &Arc<Device>, stream: CUstream) -> Result<Self, Error> {
+        // SAFETY: the caller vouches for it.
+        unsafe { check_stream(device, stream) }?;
+        Self::on(device, Stream::Raw(stream), ADOPT)
+    }
+
+    fn on(device: &Arc<Device>, stream: Stream, operation: &'static str) -> Result<Self, Error> {
+        let word = device.words.take(device, operation).inspect_err(|_| {
+            if let Stream::Own(stream) = stream {
+                // SAFETY: nobody has been given it.
+                let _ = device.call(operation, || unsafe { sys::destroy_stream(stream) });
+            }
+        })?;
+        Ok(Self {
+            device: Arc::clone(device),
+            stream,
+            word,
+            signalled: AtomicU64::new(0),
+            pending: Mutex::default(),
+            told: AtomicU64::new(0),
+            idle_looks: AtomicU32::new(0),
+            gate: Mutex::default(),
+        })
+    }
+
+    /// The stream, for work of the program's own: kernels, copies, captures. It must not be destroyed.
+    ///
+    /// What is launched on it may use buffers that are at home on this queue or recorded for it (`Buffer::record_use`) before they are
+    /// freed. While a graph is captured on it, markers and transfers are refused: memory that is freed meanwhile waits until the
+    /// capture is over.
+    #[must_use]
+    pub fn stream(&self) -> CUstream {
+        match &self.stream {
+            Stream::Own(stream) | Stream::Raw(stream) => *stream,
+            Stream::Shared(stream) => stream.cu_stream(),
+        }
+    }
+
+    /// Keeps what is put into the queue from now on from running, until the hold is dropped. Does not block.
+    ///
+    /// Calls of the driver's that wait for the device, such as `cudaFree`, wait for the hold too.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] if the driver did not take it; [`ErrorKind::DeviceLost`].
+    pub fn hold(&self) -> Result<QueueHold, Error> {
+        let gate = {
+            let mut gate = self.gate.lock();
+            match &*gate {
+                Some(gate) => Arc::clone(gate),
+                None => {
+                    let word = self.device.words.take(&self.device, "hold")?;
+                    Arc::clone(gate.insert(Arc::new(Gate::new(word))))
+                }
+            }
+        };
+        let _pending = self.pending.lock();
+        let (hold, word, value) = gate.close();
+        // SAFETY: the stream lives as long as the queue, and the word as long as the gate, which the queue keeps.
+        self.give("hold", |stream| unsafe { sys::await_word(stream, word, value) })?;
+        Ok(hold)
+    }
+
+    /// Blocks until everything that is in the queue has run, or the device is lost.
+    pub fn wait_idle(&self) {
+        // SAFETY: the stream lives as long as the queue.
+        let _ = self.device.call("wait", || unsafe { sys::synchronize(self.stream()) });
+    }
+
+    /// Gives the stream something, unless it is being captured: then it would become part of a graph, and run when that is launched, or
+    /// never, or often.
+    fn give<T>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(CUstream) -> Result<T, sys::Code>,
+    ) -> Result<T, Error> {
+        self.device.check(operation)?;
+        let stream = self.stream();
+        let may_capture = !matches!(self.stream, Stream::Own(_));
+        let given = self.device.call(operation, || {
+            // SAFETY: the stream lives as long as the queue.
+            if may_capture && unsafe { sys::is_capturing(stream) }? {
+                return Ok(None);
+            }
+            call(stream).map(Some)
+        })?;
+        given.ok_or_else(|| {
+            let message = "a graph is being captured on the stream; end the capture first";
+            Error::new(ErrorKind::Driver, operation, message)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// - As for [`Backend::enqueue`](aquifer_backend::Backend::enqueue).
+    pub(crate) unsafe fn enqueue(
+        &self,
+        command: Command<'_, CudaBlock>,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        self.device.check("enqueue")?;
+        if ticket.is_cancelled() {
+            return Ok(());
+        }
+        let mut pending = self.pending.lock();
+        let bytes = match command {
+            Command::Fill { destination, value } => {
+                let to = address_of(destination.block) + destination.offset;
+                if destination.bytes > 0 {
+                    self.give("enqueue", |stream| {
+                        // SAFETY: the caller vouches for the range until the queue's value shows that it has run.
+                        unsafe { sys::fill(stream, to, value, destination.bytes) }
+                    })?;
+                }
+                destination.bytes
+            }
+            Command::Copy { source, destination, bytes } => {
+                if bytes > 0 {
+                    let (from, to) = (End::of(source), End::of(destination));
+                    // SAFETY: as above, for both ends.
+                    unsafe { self.enqueue_copy(&mut pending.host_steps, from, to, bytes, ticket) }?;
+                }
+                bytes
+            }
+        };
+        pending.tickets.push((None, Arc::clone(ticket), bytes));
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// - Both ends stay until the copy has run, and nobody writes the one or touches the other.
+    unsafe fn enqueue_copy(
+        &self,
+        host_steps: &mut HostSteps,
+        from: End,
+        to: End,
+        bytes: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Error> {
+        let (locked_from, locked_to) =
+            self.device.call("enqueue", || Ok((from.address_if_locked(), to.address_if_locked())))?;
+        match (locked_from, locked_to, from.host, to.host) {
+            // A copy within the host the driver makes at once, out of its turn.
+            (_, _, Some(from), Some(to)) => self.give("enqueue", |stream| {
+                // SAFETY: the caller vouches for both ends.
+                unsafe { host_steps.copy(stream, (from, to), bytes, ticket) }
+            }),
+            (Some(from), Some(to), ..) => {
+                // SAFETY: as above.
+                self.give("enqueue", |stream| unsafe { sys::copy(stream, from, to, bytes) })
+            }
+            (None, Some(to), Some(from), None) => self.give("enqueue", |stream| {
+                // SAFETY: as above.
+                unsafe { host_steps.upload(stream, (from, to), bytes, ticket) }
+            }),
+            (Some(from), None, None, Some(to)) => self.give("enqueue", |stream| {
+                // SAFETY: as above.
+                unsafe { host_steps.download(stream, (from, to), bytes, ticket) }
+            }),
+            _ => unreachable!("an end that is not locked is the host's"),
+        }
+    }
+
+    pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
+        let mut pending = self.pending.lock();
+        let word = self.word.address();
+        // SAFETY: the stream and the word live as long as the queue, which the core keeps until its work has run.
+        self.give("signal", |stream| unsafe { sys::write_word(stream, word, value) })?;
+        pending.tickets.iter_mut().for_each(|(marker, ..)| {
+            marker.get_or_insert(value);
+        });
+        self.signalled.store(value, Ordering::Release);
+        Ok(())
+    }
+
+    pub(crate) fn completed(&self) -> Result<u64, Error> {
+        self.device.check("completed")?;
+        let value = self.value();
+        if value < self.signalled.load(Ordering::Acquire)
+            && self.idle_looks.fetch_add(1, Ordering::Relaxed) % LOOKS_PER_QUESTION == LOOKS_PER_QUESTION - 1
+        {
+            self.ask("completed")?;
+        }
+        Ok(value)
+    }
+
+    /// The word, and tells the tickets.
+    fn value(&self) -> u64 {
+        let value = self.word.value().load(Ordering::Acquire);
+        if self.told.load(Ordering::Acquire) < value {
+            let mut pending = self.pending.lock();
+            pending.tickets.retain(|(marker, ticket, bytes)| {
+                let has_run = marker.is_some_and(|marker| marker <= value);
+                if has_run && !ticket.is_cancelled() {
+                    ticket.add_done(*bytes);
+                }
+                !has_run
+            });
+            self.told.fetch_max(value, Ordering::Release);
+        }
+        value
+    }
+
+    /// Asks the driver whether the stream is well.
+    fn ask(&self, operation: &'static str) -> Result<(), Error> {
+        // SAFETY: the stream lives as long as the queue.
+        self.device.call(operation, || unsafe { sys::is_idle(self.stream()) })?;
+        Ok(())
+    }
+
+    pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
+        // `None`: longer than the clock can say.
+        let (start, mut sleep) = (Instant::now(), SLEEP_MIN);
+        let deadline = start.checked_add(timeout);
+        loop {
+            self.device.check("wait")?;
+            if self.value() >= value {
+                return Ok(true);
+            }
+            let now = Instant::now();
+            let left = deadline.map_or(SLEEP_MAX, |deadline| deadline.saturating_duration_since(now));
+            if left.is_zero() {
+                self.ask("wait")?;
+                return Ok(self.value() >= value);
+            }
+            if now.duration_since(start) < SPIN {
+                std::hint::spin_loop();
+                continue;
+            }
+            std::thread::sleep(sleep.min(left));
+            sleep = (sleep * 2).min(SLEEP_MAX);
+            if sleep == SLEEP_MAX {
+                self.ask("wait")?;
+            }
+        }
+    }
+
+    pub(crate) fn wait_on(&self, other: &Self, value: u64) -> Result<(), Error> {
+        self.device.check("wait_on_queue")?;
+        // Never signalled: nothing to wait for. Of this queue itself all is in order.
+        if other.stream() == self.stream() || other.signalled.load(Ordering::Acquire) < value {
+            return Ok(());
+        }
+        let _pending = self.pending.lock();
+        let word = other.word.address();
+        // SAFETY: the streams live as long as the queues; the core keeps the other until its work has run, and its word does not fall.
+        self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, word, value) })
+    }
+}
+
+const ADOPT: &str = "adopt_stream";
+
+/// Whether a stream is of the device's context.
+///
+/// # Safety
+///
+/// - The stream is alive.
+unsafe fn check_stream(device: &Device, stream: CUstream) -> Result<(), Error> {
+    device.check(ADOPT)?;
+    // SAFETY: the caller vouches for it.
+    let context = device.call(ADOPT, || unsafe { sys::context_of(stream) })?;
+    if context == device.context.raw() {
+        return Ok(());
+    }
+    let message = format!(
+        "the stream is of another context, or another device, than device {} is used through; make it there",
+        device.ordinal
+    );
+    Err(Error::new(ErrorKind::InvalidArgument, ADOPT, message))
+}
+
+fn address_of(block: &CudaBlock) -> u64 {
+    block.address().expect("the core names no address of memory that has none")
+}
+
+/// One end of a copy.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// Where the host reaches it.
+    host: Option<HostAddress>,
+    /// Where the device does, if that is known.
+    device: Option<u64>,
+}
+
+impl End {
+    fn of(end: CopyEnd<'_, CudaBlock>) -> Self {
+        match end {
+            CopyEnd::Block { block, offset } => {
+                // SAFETY: the core vouches that the offset lies in the block.
+                let host = block.host().map(|start| HostAddress(unsafe { start.add(offset as usize) }));
+                Self { host, device: Some(address_of(block) + offset) }
+            }
+            CopyEnd::Host(address) => Self { host: Some(HostAddress(address)), device: None },
+        }
+    }
+
+    /// Where the device reaches it; `None` for memory of the host that is not page-locked.
+    fn address_if_locked(self) -> Option<u64> {
+        self.device.or_else(|| {
+            let host = self.host?.0.as_ptr();
+            sys::is_locked(host).then(|| host.addr() as u64)
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Steps of the processor's in a stream: copies from and to memory that is not page-locked, in their turn.
+//!
+//! The driver itself copies such memory when it is asked to, not in the stream's turn, or makes the caller wait. So it goes through a
+//! piece of page-locked memory of the queue's, which a function that the stream calls fills or empties. That is for what is small:
+//! the core brings large transfers through pinned memory of its own.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use aquifer_backend::Ticket;
+use cudarc::driver::sys::CUstream;
+
+use crate::block::HostAddress;
+use crate::device::Device;
+use crate::sys::{self, Code};
+
+/// How much is staged at once. The stream's own order keeps the pieces apart.
+const STAGE_BYTES: u64 = 1 << 20;
+
+/// A queue's staging memory, made with its first such copy.
+#[derive(Debug, Default)]
+pub(super) struct HostSteps {
+    stage: Option<HostAddress>,
+}
+
+/// One copy by the processor.
+struct Step {
+    from: HostAddress,
+    to: HostAddress,
+    bytes: u64,
+    ticket: Arc<Ticket>,
+}
+
+/// What the stream calls.
+///
+/// # Safety
+///
+/// - The argument is a [`Step`] from [`Box::into_raw`], and is given once.
+unsafe extern "C" fn run(argument: *mut c_void) {
+    // SAFETY: the caller vouches for it.
+    let step = unsafe { Box::from_raw(argument.cast::<Step>()) };
+    if !step.ticket.is_cancelled() {
+        // SAFETY: who enqueued the copy vouches for both ends until it has run; they do not overlap.
+        unsafe { step.from.0.copy_to_nonoverlapping(step.to.0, step.bytes as usize) };
+    }
+    // The last reference to a ticket may be the program's code to drop, which must not unwind from here: a ticket has none.
+}
+
+impl Step {
+    /// # Safety
+    ///
+    /// - As for [`HostSteps::copy`].
+    unsafe fn give(self, stream: CUstream) -> Result<(), Code> {
+        let argument = Box::into_raw(Box::new(self));
+        // SAFETY: the caller vouches for the stream; the function takes what it is given, makes no call and does not unwind.
+        let given = unsafe { sys::call_on_host(stream, run, argument.cast()) };
+        given.inspect_err(|_| {
+            // SAFETY: the driver did not take it.
+            drop(unsafe { Box::from_raw(argument) });
+        })
+    }
+}
+
+impl HostSteps {
+    fn stage(&mut self) -> Result<HostAddress, Code> {
+        if let Some(stage) = self.stage {
+            return Ok(stage);
+        }
+        let start = NonNull::new(sys::host_alloc(STAGE_BYTES)?);
+        let stage = HostAddress(start.expect("the driver answers an address"));
+        self.stage = Some(stage);
+        Ok(stage)
+    }
+
+    /// Copies within the host.
+    ///
+    /// # Safety
+    ///
+    /// - The stream is alive. Both ends stay until the copy has run, nobody writes the one or touches the other, and they do not overlap.
+    #[allow(clippy::unused_self, reason = "as the others")]
+    pub(super) unsafe fn copy(
+        &mut self,
+        stream: CUstream,
+        (from, to): (HostAddress, HostAddress),
+        bytes: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Code> {
+        let step = Step { from, to, bytes, ticket: Arc::clone(ticket) };
+        // SAFETY: the caller vouches for it.
+        unsafe { step.give(stream) }
+    }
+
+    /// Copies from the host to an address of the device's.
+    ///
+    /// # Safety
+    ///
+    /// - As for [`HostSteps::copy`].
+    pub(super) unsafe fn upload(
+        &mut self,
+        stream: CUstream,
+        (from, to): (HostAddress, u64),
+        bytes: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Code> {
+        let stage = self.stage()?;
+        for (offset, bytes) in pieces(bytes) {
+            // SAFETY: the piece lies in the memory that the caller vouches for.
+            let from = HostAddress(unsafe { from.0.add(offset as usize) });
+            // SAFETY: the caller vouches for one end; the stage is the stream's alone, which uses it in order.
+            unsafe { self.copy(stream, (from, stage), bytes, ticket) }?;
+            // SAFETY: as above.
+            unsafe { sys::copy(stream, stage.0.addr().get() as u64, to + offset, bytes) }?;
+        }
+        Ok(())
+    }
+
+    /// Copies from an address of the device's to the host.
+    ///
+    /// # Safety
+    ///
+    /// - As for [`HostSteps::copy`].
+    pub(super) unsafe fn download(
+        &mut self,
+        stream: CUstream,
+        (from, to): (u64, HostAddress),
+        bytes: u64,
+        ticket: &Arc<Ticket>,
+    ) -> Result<(), Code> {
+        let stage = self.stage()?;
+        for (offset, bytes) in pieces(bytes) {
+            // SAFETY: as in `upload`.
+            unsafe { sys::copy(stream, from + offset, stage.0.addr().get() as u64, bytes) }?;
+            // SAFETY: the piece lies in the memory that the caller vouches for.
+            let to = HostAddress(unsafe { to.0.add(offset as usize) });
+            // SAFETY: as in `upload`.
+            unsafe { self.copy(stream, (stage, to), bytes, ticket) }?;
+        }
+        Ok(())
+    }
+
+    /// Gives the staging memory back. The stream has nothing more to do.
+    pub(super) fn free(&mut self, device: &Device) {
+        if let Some(stage) = self.stage.take() {
+            // SAFETY: it is the driver's, and no step uses it any more. A lost device keeps it.
+            let _ = device.call("destroy_queue", || unsafe { sys::host_free(stage.0.as_ptr()) });
+        }
+    }
+}
+
+/// Offset and length of each piece.
+fn pieces(bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+    (0..bytes.div_ceil(STAGE_BYTES)).map(move |index| {
+        let offset = index * STAGE_BYTES;
+        (offset, STAGE_BYTES.min(bytes - offset))
+    })
+}

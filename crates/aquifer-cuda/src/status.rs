@@ -1,0 +1,40 @@
+//! The driver's answers as errors.
+
+use aquifer_backend::{Error, ErrorKind};
+use cudarc::driver::sys::CUresult;
+
+use crate::sys::{Code, name_of};
+
+/// Whether an answer means that the context is of no use any more. The driver's documentation says of the first lot: "the process
+/// must be terminated and relaunched".
+pub(crate) fn is_loss(code: Code) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_EXTERNAL_DEVICE
+            | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
+            // The context was destroyed, or the driver has shut down with the process.
+            | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUresult::CUDA_ERROR_INVALID_CONTEXT
+            | CUresult::CUDA_ERROR_DEINITIALIZED
+    )
+}
+
+/// What an answer means for who called.
+pub(crate) fn error(operation: &'static str, code: Code) -> Error {
+    let kind = match code {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => ErrorKind::OutOfMemory,
+        code if is_loss(code) => ErrorKind::DeviceLost,
+        _ => ErrorKind::Driver,
+    };
+    Error::new(kind, operation, format!("the CUDA driver answered {}", name_of(code)))
+}
