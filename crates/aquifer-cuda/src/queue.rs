@@ -238,7 +238,7 @@ impl CudaQueue {
                 if bytes > 0 {
                     let (from, to) = (End::of(source), End::of(destination));
                     // SAFETY: as above, for both ends.
-                    unsafe { self.enqueue_copy(&mut pending.host_steps, from, to, bytes, ticket) }?;
+                    unsafe { self.enqueue_copy(&mut pending.host_steps, from, to, bytes) }?;
                 }
                 bytes
             }
@@ -256,7 +256,6 @@ impl CudaQueue {
         from: End,
         to: End,
         bytes: u64,
-        ticket: &Arc<Ticket>,
     ) -> Result<(), Error> {
         let (locked_from, locked_to) =
             self.device.call("enqueue", || Ok((from.address_if_locked(), to.address_if_locked())))?;
@@ -264,7 +263,7 @@ impl CudaQueue {
             // A copy within the host the driver makes at once, out of its turn.
             (_, _, Some(from), Some(to)) => self.give("enqueue", |stream| {
                 // SAFETY: the caller vouches for both ends.
-                unsafe { host_steps.copy(stream, (from, to), bytes, ticket) }
+                unsafe { host_step::copy(stream, (from, to), bytes) }
             }),
             (Some(from), Some(to), ..) => {
                 // SAFETY: as above.
@@ -272,11 +271,11 @@ impl CudaQueue {
             }
             (None, Some(to), Some(from), None) => self.give("enqueue", |stream| {
                 // SAFETY: as above.
-                unsafe { host_steps.upload(stream, (from, to), bytes, ticket) }
+                unsafe { host_steps.upload(stream, (from, to), bytes) }
             }),
             (Some(from), None, None, Some(to)) => self.give("enqueue", |stream| {
                 // SAFETY: as above.
-                unsafe { host_steps.download(stream, (from, to), bytes, ticket) }
+                unsafe { host_steps.download(stream, (from, to), bytes) }
             }),
             _ => unreachable!("an end that is not locked is the host's"),
         }
@@ -312,7 +311,7 @@ impl CudaQueue {
             let mut pending = self.pending.lock();
             pending.tickets.retain(|(marker, ticket, bytes)| {
                 let has_run = marker.is_some_and(|marker| marker <= value);
-                if has_run && !ticket.is_cancelled() {
+                if has_run {
                     ticket.add_done(*bytes);
                 }
                 !has_run

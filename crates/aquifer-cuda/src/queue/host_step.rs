@@ -6,9 +6,7 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
-use aquifer_backend::Ticket;
 use cudarc::driver::sys::CUstream;
 
 use crate::block::HostAddress;
@@ -29,7 +27,6 @@ struct Step {
     from: HostAddress,
     to: HostAddress,
     bytes: u64,
-    ticket: Arc<Ticket>,
 }
 
 /// What the stream calls.
@@ -40,17 +37,14 @@ struct Step {
 unsafe extern "C" fn run(argument: *mut c_void) {
     // SAFETY: the caller vouches for it.
     let step = unsafe { Box::from_raw(argument.cast::<Step>()) };
-    if !step.ticket.is_cancelled() {
-        // SAFETY: who enqueued the copy vouches for both ends until it has run; they do not overlap.
-        unsafe { step.from.0.copy_to_nonoverlapping(step.to.0, step.bytes as usize) };
-    }
-    // The last reference to a ticket may be the program's code to drop, which must not unwind from here: a ticket has none.
+    // SAFETY: who enqueued the copy vouches for both ends until it has run; they do not overlap.
+    unsafe { step.from.0.copy_to_nonoverlapping(step.to.0, step.bytes as usize) };
 }
 
 impl Step {
     /// # Safety
     ///
-    /// - As for [`HostSteps::copy`].
+    /// - As for [`copy`].
     unsafe fn give(self, stream: CUstream) -> Result<(), Code> {
         let argument = Box::into_raw(Box::new(self));
         // SAFETY: the caller vouches for the stream; the function takes what it is given, makes no call and does not unwind.
@@ -60,6 +54,20 @@ impl Step {
             drop(unsafe { Box::from_raw(argument) });
         })
     }
+}
+
+/// Copies within the host, in the stream's turn. It is not cancelled: what is copied behind it may be what it staged.
+///
+/// # Safety
+///
+/// - The stream is alive. Both ends stay until the copy has run, nobody writes the one or touches the other, and they do not overlap.
+pub(super) unsafe fn copy(
+    stream: CUstream,
+    (from, to): (HostAddress, HostAddress),
+    bytes: u64,
+) -> Result<(), Code> {
+    // SAFETY: the caller vouches for it.
+    unsafe { Step { from, to, bytes }.give(stream) }
 }
 
 impl HostSteps {
@@ -73,42 +81,23 @@ impl HostSteps {
         Ok(stage)
     }
 
-    /// Copies within the host.
-    ///
-    /// # Safety
-    ///
-    /// - The stream is alive. Both ends stay until the copy has run, nobody writes the one or touches the other, and they do not overlap.
-    #[allow(clippy::unused_self, reason = "as the others")]
-    pub(super) unsafe fn copy(
-        &mut self,
-        stream: CUstream,
-        (from, to): (HostAddress, HostAddress),
-        bytes: u64,
-        ticket: &Arc<Ticket>,
-    ) -> Result<(), Code> {
-        let step = Step { from, to, bytes, ticket: Arc::clone(ticket) };
-        // SAFETY: the caller vouches for it.
-        unsafe { step.give(stream) }
-    }
-
     /// Copies from the host to an address of the device's.
     ///
     /// # Safety
     ///
-    /// - As for [`HostSteps::copy`].
+    /// - As for [`copy`].
     pub(super) unsafe fn upload(
         &mut self,
         stream: CUstream,
         (from, to): (HostAddress, u64),
         bytes: u64,
-        ticket: &Arc<Ticket>,
     ) -> Result<(), Code> {
         let stage = self.stage()?;
         for (offset, bytes) in pieces(bytes) {
             // SAFETY: the piece lies in the memory that the caller vouches for.
             let from = HostAddress(unsafe { from.0.add(offset as usize) });
             // SAFETY: the caller vouches for one end; the stage is the stream's alone, which uses it in order.
-            unsafe { self.copy(stream, (from, stage), bytes, ticket) }?;
+            unsafe { copy(stream, (from, stage), bytes) }?;
             // SAFETY: as above.
             unsafe { sys::copy(stream, stage.0.addr().get() as u64, to + offset, bytes) }?;
         }
@@ -119,13 +108,12 @@ impl HostSteps {
     ///
     /// # Safety
     ///
-    /// - As for [`HostSteps::copy`].
+    /// - As for [`copy`].
     pub(super) unsafe fn download(
         &mut self,
         stream: CUstream,
         (from, to): (u64, HostAddress),
         bytes: u64,
-        ticket: &Arc<Ticket>,
     ) -> Result<(), Code> {
         let stage = self.stage()?;
         for (offset, bytes) in pieces(bytes) {
@@ -134,7 +122,7 @@ impl HostSteps {
             // SAFETY: the piece lies in the memory that the caller vouches for.
             let to = HostAddress(unsafe { to.0.add(offset as usize) });
             // SAFETY: as in `upload`.
-            unsafe { self.copy(stream, (stage, to), bytes, ticket) }?;
+            unsafe { copy(stream, (stage, to), bytes) }?;
         }
         Ok(())
     }
