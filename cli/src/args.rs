@@ -74,7 +74,7 @@ The host can take back parts of a block that are free, and so needs less than mo
 Stalls and the time waited are those of the replay in the smallest budget: allocations that were
 served only when completions had been waited for. Waits of the whole device are not told apart.
 
-AQUIFER_BUDGET is the most that is tried (else: no limit on the host, what a Metal device advises,
+AQUIFER_BUDGET is the most that is tried (else: no limit on the host, what a CUDA device has free, what a Metal device advises,
 all of a simulated device's), and AQUIFER_BUDGET_GROUP has no part in it. The other variables hold
 (`aquifer info` lists them). A trace that completes in no budget, or fails otherwise, does not keep
 the others from being done; the exit code is then 2.";
@@ -121,7 +121,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Replay allocation traces through the memory manager, on host memory, a Metal device or a simulated one
+    /// Replay allocation traces through the memory manager, on host memory, a CUDA or Metal device or a simulated one
     ///
     /// Each trace gets a manager of its own, and its allocations and frees happen in the order of the trace, as fast as
     /// they are served. The memory is reserved but never touched (unless AQUIFER_ZERO=reuse has it cleared), so a trace
@@ -162,7 +162,7 @@ pub(crate) struct ManagerArguments {
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["elastic", "blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
 
-    /// Whose memory: this machine's, a Metal device's, or a simulated device's, with the costs of an NVIDIA H200
+    /// Whose memory: this machine's, a CUDA or Metal device's, or a simulated device's, with the costs of an NVIDIA H200
     #[arg(long, value_name = "NAME", value_enum, default_value_t = BackendName::Host)]
     pub(crate) backend: BackendName,
 
@@ -178,7 +178,7 @@ pub(crate) struct ReplayArguments {
     pub(crate) manager: ManagerArguments,
 
     /// The most bytes to reserve, such as 1073741824, 512M or 8G [default: no limit on the host, since the memory is never
-    /// touched; what a Metal device recommends; all of a simulated device's]
+    /// touched; what a CUDA device has free; what a Metal device recommends; all of a simulated device's]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) budget: Option<u64>,
 
@@ -219,6 +219,7 @@ pub(crate) struct FitArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendName {
     Host,
+    Cuda,
     Metal,
     Sim,
 }
@@ -259,7 +260,7 @@ pub(crate) struct TraceInfoArguments {
 #[derive(Debug, Args)]
 #[command(after_help = BANDWIDTH_EXAMPLES)]
 pub(crate) struct BandwidthArguments {
-    /// Whose transfers: this machine's memory, a Metal device's, or a simulated device's, with the costs of an NVIDIA H200
+    /// Whose transfers: this machine's memory, a CUDA or Metal device's, or a simulated device's, with the costs of an NVIDIA H200
     #[arg(long, value_name = "NAME", value_enum, default_value_t = BackendName::Host)]
     pub(crate) backend: BackendName,
 

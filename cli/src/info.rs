@@ -7,6 +7,7 @@ use aquifer::{Backend, Config, ENVIRONMENT_VARIABLES, Host, MappingCosts};
 use serde::Serialize;
 
 use crate::args::InfoArguments;
+use crate::cuda;
 use crate::error::{CliError, Status};
 use crate::job::policy_name;
 use crate::metal;
@@ -94,6 +95,7 @@ struct Variable {
 /// Tells what devices there are and how a manager would be set up.
 pub(crate) fn run(arguments: &InfoArguments) -> Result<Status, CliError> {
     let mut devices = vec![device(&Host::new()?)?];
+    devices.extend(cuda::devices()?);
     devices.extend(metal::devices()?);
     let info = Info {
         version: env!("CARGO_PKG_VERSION"),

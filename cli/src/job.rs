@@ -11,6 +11,7 @@ use aquifer::{
 use thiserror::Error;
 
 use crate::args::{BackendName, ManagerArguments};
+use crate::cuda;
 use crate::metal;
 use crate::output::NO_LIMIT;
 use crate::simulation::{self, Costs};
@@ -132,6 +133,7 @@ impl<'a> Job<'a> {
             BackendName::Host => {
                 self.replay_on(Host::new()?, HostReplay.configure(self.config.clone()), &HostReplay)
             }
+            BackendName::Cuda => cuda::replay(self),
             BackendName::Metal => metal::replay(self),
             BackendName::Sim => {
                 let device = SimReplay::new(self.sim.clone());

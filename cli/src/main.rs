@@ -8,6 +8,7 @@
 
 mod args;
 mod bandwidth;
+mod cuda;
 mod error;
 mod fit;
 mod info;

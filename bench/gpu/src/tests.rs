@@ -4,6 +4,7 @@ use super::*;
 use std::thread;
 
 fn open() -> *mut AqManager {
+    software_cuda::install();
     // SAFETY: no policy is named.
     let manager = unsafe { aq_open(0, ptr::null()) };
     assert!(!manager.is_null(), "{}", last_error());
@@ -119,10 +120,10 @@ fn what_fails_says_why() {
 }
 
 #[test]
-fn host_memory_has_no_streams() {
+fn a_queue_has_a_stream() {
     let manager = open();
     let queue = open_queue(manager);
     // SAFETY: the queue is open.
-    assert!(unsafe { aq_queue_stream(queue) }.is_null());
+    assert!(!unsafe { aq_queue_stream(queue) }.is_null());
     close(manager, [queue]);
 }

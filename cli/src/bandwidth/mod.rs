@@ -14,6 +14,7 @@ use aquifer::bandwidth::{LeftOut, Memory, Outcome, Row, SIZES};
 use serde::Serialize;
 
 use crate::args::{BackendName, BandwidthArguments};
+use crate::cuda;
 use crate::error::{CliError, Status};
 use crate::metal;
 use crate::output::{self, Align, Stream, bucket_in_words, count_in_words};
@@ -125,6 +126,7 @@ pub(crate) fn run(arguments: &BandwidthArguments) -> Result<Status, CliError> {
     let job = Job { sizes, span: arguments.seconds_per_size, threads, config, steps: &steps };
     let measured = match arguments.backend {
         BackendName::Host => devices::on_host(&job),
+        BackendName::Cuda => cuda::bandwidth(&job),
         BackendName::Metal => metal::bandwidth(&job),
         BackendName::Sim => devices::on_sim(&job),
     };

@@ -1,6 +1,8 @@
 #![doc = include_str!("../../../README.md")]
 
 pub mod bandwidth;
+#[cfg(not(target_vendor = "apple"))]
+mod cuda;
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
 mod metal;
 pub mod pressure;
@@ -8,6 +10,8 @@ mod replay_devices;
 mod virtual_copies;
 
 pub use aquifer_core::*;
+#[cfg(not(target_vendor = "apple"))]
+pub use cuda::*;
 #[cfg(any(target_vendor = "apple", feature = "software-metal"))]
 pub use metal::*;
 pub use pressure::system_pressure_sources;
