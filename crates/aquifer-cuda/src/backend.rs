@@ -153,6 +153,15 @@ impl Cuda {
         unsafe { CudaQueue::adopt_raw(&self.device, stream) }
     }
 
+    /// That a queue is this backend's: what is enqueued elsewhere would run in another context.
+    fn check_queue(&self, queue: &CudaQueue, operation: &'static str) -> Result<(), Error> {
+        if queue.is_of(&self.device) {
+            return Ok(());
+        }
+        let message = format!("a queue of another backend was given to that of device {}", self.ordinal());
+        Err(Error::new(ErrorKind::InvalidArgument, operation, message))
+    }
+
     /// What the device's heap still has, what this process may have of it, and what it has.
     fn device_budget(&self) -> Result<HeapBudget, Error> {
         let device = &self.device;
@@ -281,6 +290,7 @@ unsafe impl Backend for Cuda {
     }
 
     fn completed(&self, queue: &CudaQueue) -> Result<u64, Error> {
+        self.check_queue(queue, "completed")?;
         queue.completed()
     }
 

@@ -143,6 +143,10 @@ impl CudaQueue {
         })
     }
 
+    pub(crate) fn is_of(&self, device: &Arc<Device>) -> bool {
+        Arc::ptr_eq(&self.device, device)
+    }
+
     /// The stream, for work of the program's own: kernels, copies, captures. It must not be destroyed.
     ///
     /// What is launched on it may use buffers that are at home on this queue or recorded for it (`Buffer::record_use`) before they are

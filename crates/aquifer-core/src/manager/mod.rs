@@ -196,11 +196,35 @@ impl<B: Backend> MemoryManager<B> {
     where
         B: SyncBackend,
     {
+        self.prepare_queues()?;
+        Ok(Queue::new(self.clone(), self.owner.make_queue()?))
+    }
+
+    /// A queue of one of the backend's that the program brings, such as one on a stream that it has already. It is the manager's from
+    /// then on, until that goes: adopt each once, and keep the handle. A manager has 65,535 queues at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryManager::queue`]; also [`ErrorKind::InvalidArgument`] if the queue has been in use, or is of another device where the
+    /// backend can tell.
+    pub fn adopt_queue(&self, raw: B::Queue) -> Result<Queue<B>, Error>
+    where
+        B: SyncBackend,
+    {
+        self.prepare_queues()?;
+        Ok(Queue::new(self.clone(), self.owner.adopt_queue(raw)?))
+    }
+
+    /// Starts what queues need, if the configuration allows it.
+    fn prepare_queues(&self) -> Result<(), Error>
+    where
+        B: SyncBackend,
+    {
         self.start_reaper()?;
         if self.owner.config.reaper {
             self.owner.finish_later.get_or_init(|| reaper::finish_later);
         }
-        Ok(Queue::new(self.clone(), self.owner.make_queue()?))
+        Ok(())
     }
 
     pub(crate) fn shared(&self) -> &Shared<B> {

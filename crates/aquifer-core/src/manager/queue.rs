@@ -39,7 +39,7 @@ struct Handle<B: Backend> {
 
 impl<B: Backend> Drop for Handle<B> {
     fn drop(&mut self) {
-        self.manager.owner.queues.give_back(self.state.index);
+        self.manager.owner.queues.give_back(&self.state);
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct QueueState<Q> {
     pub(crate) timeline: Arc<Timeline>,
     /// By memory type.
     pub(crate) lanes: Box<[LaneKey]>,
+    /// Whether it was the program's before; then it is not given to anybody else.
+    is_adopted: bool,
     /// Whether the driver refused the last marker, so that what waits for it needs another. Held while a marker is put in.
     is_refused: Mutex<bool>,
 }
@@ -55,8 +57,10 @@ impl<Q> Queues<Q> {
     }
 
     /// Keeps a queue whose last handle has gone.
-    pub(crate) fn give_back(&self, index: QueueIndex) {
-        self.unused.lock().push(index);
+    pub(crate) fn give_back(&self, queue: &QueueState<Q>) {
+        if !queue.is_adopted {
+            self.unused.lock().push(queue.index);
+        }
     }
 }
 
@@ -78,7 +82,24 @@ impl<B: Backend> Shared<B> {
         if let Some(index) = self.queues.unused.lock().pop() {
             return Ok(self.queues.get(index));
         }
-        let raw = self.backend.create_queue()?;
+        self.list_queue(self.backend.create_queue()?, false)
+    }
+
+    /// A queue of a driver's queue that the program brings, which nobody else will be given.
+    pub(crate) fn adopt_queue(&self, raw: B::Queue) -> Result<Arc<QueueState<B::Queue>>, Error> {
+        self.check_process("adopt_queue")?;
+        if self.is_lost() {
+            return Err(lost("adopt_queue"));
+        }
+        let value = self.note(self.backend.completed(&raw))?;
+        if value != 0 {
+            let message = format!("the queue has the value {value}, so it has been in use; give a new one");
+            return Err(Error::new(ErrorKind::InvalidArgument, "adopt_queue", message));
+        }
+        self.list_queue(raw, true)
+    }
+
+    fn list_queue(&self, raw: B::Queue, is_adopted: bool) -> Result<Arc<QueueState<B::Queue>>, Error> {
         let mut all = self.queues.all.write();
         let Ok(index) = QueueIndex::try_from(all.len() + 1) else {
             let message = format!("there are {} queues; drop one before asking for another", all.len());
@@ -91,7 +112,7 @@ impl<B: Backend> Shared<B> {
         });
         let lanes = lanes.collect();
         let is_refused = Mutex::new(Rank::Signal, false);
-        let queue = Arc::new(QueueState { raw, index, timeline, lanes, is_refused });
+        let queue = Arc::new(QueueState { raw, index, timeline, lanes, is_adopted, is_refused });
         all.push(Arc::clone(&queue));
         if self.is_lost() {
             // Who noted that may have ended the others before this one was listed.

@@ -1,0 +1,93 @@
+//! What cannot be had is an error that says so, and what others do to the device is found out.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use aquifer_backend::{Backend, ErrorKind};
+use aquifer_core::{MemoryManager, MemoryOptions};
+use aquifer_cuda::cudarc::driver::CudaContext;
+use aquifer_cuda::{Cuda, CudaOptions, UnifiedMemory};
+use aquifer_testkit::config_with_budget;
+use common::{cuda, prepare, with};
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    prepare();
+    let count = Cuda::device_count().unwrap();
+    let error = Cuda::with_options(CudaOptions::default().ordinal(count)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains(&format!("device {count} asked for")), "{error}");
+    assert!(Cuda::with_options(CudaOptions::default().ordinal(u32::MAX)).is_err());
+}
+
+#[test]
+fn a_stream_of_the_programs_becomes_a_queue() {
+    prepare();
+    let context = CudaContext::new(0).unwrap();
+    let backend = Cuda::with_context(&context, CudaOptions::default()).unwrap();
+    let stream = context.new_stream().unwrap();
+    let manager = MemoryManager::with_config(backend.clone(), config_with_budget(64 << 20)).unwrap();
+    let queue = manager.adopt_queue(backend.adopt_stream(&stream).unwrap()).unwrap();
+    assert_eq!(queue.raw().stream(), stream.cu_stream());
+    let buffer = queue.allocate(1 << 20).unwrap();
+    let (buffer, ticket) = (buffer, queue.signal().unwrap());
+    drop(buffer);
+    queue.wait(ticket, MINUTE).unwrap();
+    // The program's own work on the stream is in order with it.
+    stream.synchronize().unwrap();
+    drop(queue);
+    // Nobody else is given the stream.
+    let other = manager.queue().unwrap();
+    assert_ne!(other.raw().stream(), stream.cu_stream());
+}
+
+#[test]
+fn a_queue_of_another_backend_is_refused() {
+    let (one, other) = (cuda(), cuda());
+    let manager = MemoryManager::with_config(one, config_with_budget(64 << 20)).unwrap();
+    let error = manager.adopt_queue(other.create_queue().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+}
+
+#[test]
+fn a_queue_that_was_used_is_not_adopted() {
+    let backend = cuda();
+    let queue = backend.create_queue().unwrap();
+    // SAFETY: nobody relies on the queue's value.
+    unsafe { backend.signal(&queue, 1) }.unwrap();
+    assert!(backend.wait(&queue, 1, MINUTE).unwrap());
+    let manager = MemoryManager::with_config(backend, config_with_budget(64 << 20)).unwrap();
+    let error = manager.adopt_queue(queue).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+}
+
+#[test]
+fn managed_memory_has_a_limit() {
+    let bytes_max = NonZeroU64::new(4 << 20).unwrap();
+    let backend = with(CudaOptions::default().unified(UnifiedMemory::Managed { bytes_max }));
+    let manager = MemoryManager::with_config(backend, config_with_budget(64 << 20)).unwrap();
+    let held = manager.allocate_with(4 << 20, MemoryOptions::UNIFIED).unwrap();
+    let error = manager.allocate_with(4 << 20, MemoryOptions::UNIFIED).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    drop(held);
+    manager.allocate_with(2 << 20, MemoryOptions::UNIFIED).expect("it has been given back");
+}
+
+#[test]
+fn holds_end_in_any_order() {
+    let backend = cuda();
+    let queue = backend.create_queue().unwrap();
+    let (first, second) = (queue.hold().unwrap(), queue.hold().unwrap());
+    // SAFETY: nobody relies on the queue's value.
+    unsafe { backend.signal(&queue, 1) }.unwrap();
+    drop(second);
+    assert!(!backend.wait(&queue, 1, Duration::from_millis(20)).unwrap());
+    drop(first);
+    assert!(backend.wait(&queue, 1, MINUTE).unwrap());
+    queue.wait_idle();
+}
