@@ -17,7 +17,7 @@ use crate::nvml::Nvml;
 use crate::options::{CudaOptions, UnifiedMemory};
 use crate::status;
 use crate::sys::{self, Code};
-use crate::virtual_memory::Kind;
+use crate::virtual_memory::{self, Kind};
 use crate::words::Words;
 
 /// What a block is a multiple of, in bytes: the system's page, as pinned memory has it. The driver cuts device memory itself.
@@ -181,6 +181,22 @@ impl Device {
     }
 }
 
+/// A kind that memory can really be made of, and its granularity: some systems say that it can be shared by descriptor, and refuse it.
+fn working_kind(kind: Kind) -> Result<Option<(Kind, u64)>, Code> {
+    let granularity = kind.granularity()?;
+    match kind.create(granularity) {
+        Ok(handle) => {
+            // SAFETY: it has just been made, and nobody else names it.
+            unsafe { virtual_memory::release(handle) }?;
+            Ok(Some((kind, granularity)))
+        }
+        // There is none now; that says nothing about the kind.
+        Err(Code::CUDA_ERROR_OUT_OF_MEMORY) => Ok(Some((kind, granularity))),
+        Err(_) if kind.is_shareable => working_kind(Kind { is_shareable: false, ..kind }),
+        Err(_) => Ok(None),
+    }
+}
+
 /// What the driver says of a device.
 #[derive(Debug)]
 struct Facts {
@@ -205,8 +221,7 @@ impl Facts {
         {
             let is_shareable =
                 has(Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)?;
-            let kind = Kind { ordinal, is_shareable };
-            physical = Some((kind, kind.granularity()?));
+            physical = working_kind(Kind { ordinal, is_shareable })?;
         }
         Ok(Self {
             name: sys::device_name(raw)?,

@@ -45,13 +45,15 @@ const LOOKS_PER_QUESTION: u32 = 64;
 pub struct CudaQueue {
     device: Arc<Device>,
     stream: Stream,
-    word: Word,
+    word: Arc<Word>,
     /// The last value that a marker was put in for.
     signalled: AtomicU64,
-    /// What is on its way. Held while something is given to the stream, so that both are in the same order.
-    pending: Mutex<Pending>,
-    /// Up to which value the tickets have been told.
-    told: AtomicU64,
+    /// Held while something is given to the stream, so that what is pending is in the stream's order.
+    giving: Mutex<HostSteps>,
+    /// What is on its way. Apart from the other lock, since giving may take long, and nobody who asks for the value is to wait for that.
+    pending: Mutex<Vec<Pending>>,
+    /// Up to which value what was pending has been ended.
+    ended: AtomicU64,
     idle_looks: AtomicU32,
     gate: Mutex<Option<Arc<Gate>>>,
 }
@@ -70,11 +72,29 @@ unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
 
-#[derive(Debug, Default)]
+/// Something in the stream.
+#[derive(Debug)]
 struct Pending {
-    /// In the stream's order. `None`: no marker has come behind it yet.
-    tickets: Vec<(Option<u64>, Arc<Ticket>, u64)>,
-    host_steps: HostSteps,
+    /// The first behind it; `None` while none has come.
+    marker: Option<u64>,
+    effect: Effect,
+}
+
+/// What follows when it has run.
+#[derive(Debug)]
+enum Effect {
+    /// So many bytes have arrived.
+    Tell(Arc<Ticket>, u64),
+    /// Another queue's word, which the stream waits for, is needed no more.
+    LetGo { _word: Arc<Word> },
+}
+
+impl Pending {
+    fn end(self) {
+        if let Effect::Tell(ticket, bytes) = self.effect {
+            ticket.add_done(bytes);
+        }
+    }
 }
 
 impl fmt::Debug for CudaQueue {
@@ -92,7 +112,7 @@ impl Drop for CudaQueue {
         if !self.device.context.is_of_this_process() {
             return;
         }
-        self.pending.get_mut().host_steps.free(&self.device);
+        self.giving.get_mut().free(&self.device);
         if let Stream::Own(stream) = self.stream {
             // SAFETY: it was made for this queue, and goes with it.
             let _ = self.device.call("destroy_queue", || unsafe { sys::destroy_stream(stream) });
@@ -134,10 +154,11 @@ impl CudaQueue {
         Ok(Self {
             device: Arc::clone(device),
             stream,
-            word,
+            word: Arc::new(word),
             signalled: AtomicU64::new(0),
+            giving: Mutex::default(),
             pending: Mutex::default(),
-            told: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             idle_looks: AtomicU32::new(0),
             gate: Mutex::default(),
         })
@@ -178,7 +199,7 @@ impl CudaQueue {
                 }
             }
         };
-        let _pending = self.pending.lock();
+        let _giving = self.giving.lock();
         let (hold, word, value) = gate.close();
         // SAFETY: the stream lives as long as the queue, and the word as long as the gate, which the queue keeps.
         self.give("hold", |stream| unsafe { sys::await_word(stream, word, value) })?;
@@ -199,19 +220,31 @@ impl CudaQueue {
         call: impl FnOnce(CUstream) -> Result<T, sys::Code>,
     ) -> Result<T, Error> {
         self.device.check(operation)?;
-        let stream = self.stream();
-        let may_capture = !matches!(self.stream, Stream::Own(_));
-        let given = self.device.call(operation, || {
-            // SAFETY: the stream lives as long as the queue.
-            if may_capture && unsafe { sys::is_capturing(stream) }? {
-                return Ok(None);
-            }
-            call(stream).map(Some)
-        })?;
-        given.ok_or_else(|| {
+        self.unless_captured(operation, call)?.ok_or_else(|| {
             let message = "a graph is being captured on the stream; end the capture first";
             Error::new(ErrorKind::Driver, operation, message)
         })
+    }
+
+    /// `None` while the stream is being captured.
+    fn unless_captured<T>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(CUstream) -> Result<T, sys::Code>,
+    ) -> Result<Option<T>, Error> {
+        let stream = self.stream();
+        // Its own is captured only by a program that means to; the question is asked there too.
+        self.device.call(operation, || {
+            // SAFETY: the stream lives as long as the queue.
+            if unsafe { sys::is_capturing(stream) }? {
+                return Ok(None);
+            }
+            call(stream).map(Some)
+        })
+    }
+
+    fn push(&self, effect: Effect) {
+        self.pending.lock().push(Pending { marker: None, effect });
     }
 
     /// # Safety
@@ -226,7 +259,7 @@ impl CudaQueue {
         if ticket.is_cancelled() {
             return Ok(());
         }
-        let mut pending = self.pending.lock();
+        let mut host_steps = self.giving.lock();
         let bytes = match command {
             Command::Fill { destination, value } => {
                 let to = address_of(destination.block) + destination.offset;
@@ -242,12 +275,12 @@ impl CudaQueue {
                 if bytes > 0 {
                     let (from, to) = (End::of(source), End::of(destination));
                     // SAFETY: as above, for both ends.
-                    unsafe { self.enqueue_copy(&mut pending.host_steps, from, to, bytes) }?;
+                    unsafe { self.enqueue_copy(&mut host_steps, from, to, bytes) }?;
                 }
                 bytes
             }
         };
-        pending.tickets.push((None, Arc::clone(ticket), bytes));
+        self.push(Effect::Tell(Arc::clone(ticket), bytes));
         Ok(())
     }
 
@@ -286,13 +319,14 @@ impl CudaQueue {
     }
 
     pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
-        let mut pending = self.pending.lock();
+        let _giving = self.giving.lock();
+        // Before the stream can write it. If the driver refuses the marker, the next one covers it.
+        self.pending.lock().iter_mut().for_each(|pending| {
+            pending.marker.get_or_insert(value);
+        });
         let word = self.word.address();
         // SAFETY: the stream and the word live as long as the queue, which the core keeps until its work has run.
         self.give("signal", |stream| unsafe { sys::write_word(stream, word, value) })?;
-        pending.tickets.iter_mut().for_each(|(marker, ..)| {
-            marker.get_or_insert(value);
-        });
         self.signalled.store(value, Ordering::Release);
         Ok(())
     }
@@ -308,27 +342,23 @@ impl CudaQueue {
         Ok(value)
     }
 
-    /// The word, and tells the tickets.
+    /// The word; ends what has run.
     fn value(&self) -> u64 {
         let value = self.word.value().load(Ordering::Acquire);
-        if self.told.load(Ordering::Acquire) < value {
+        if self.ended.load(Ordering::Acquire) < value {
             let mut pending = self.pending.lock();
-            pending.tickets.retain(|(marker, ticket, bytes)| {
-                let has_run = marker.is_some_and(|marker| marker <= value);
-                if has_run {
-                    ticket.add_done(*bytes);
-                }
-                !has_run
-            });
-            self.told.fetch_max(value, Ordering::Release);
+            let has_run = |one: &Pending| one.marker.is_some_and(|marker| marker <= value);
+            let count = pending.iter().take_while(|one| has_run(one)).count();
+            pending.drain(..count).for_each(Pending::end);
+            self.ended.fetch_max(value, Ordering::Release);
         }
         value
     }
 
-    /// Asks the driver whether the stream is well.
+    /// Asks the driver whether the stream is well; not while it is captured, which the question would spoil.
     fn ask(&self, operation: &'static str) -> Result<(), Error> {
         // SAFETY: the stream lives as long as the queue.
-        self.device.call(operation, || unsafe { sys::is_idle(self.stream()) })?;
+        self.unless_captured(operation, |stream| unsafe { sys::is_idle(stream) })?;
         Ok(())
     }
 
@@ -365,10 +395,12 @@ impl CudaQueue {
         if other.stream() == self.stream() || other.signalled.load(Ordering::Acquire) < value {
             return Ok(());
         }
-        let _pending = self.pending.lock();
+        let _giving = self.giving.lock();
         let word = other.word.address();
-        // SAFETY: the streams live as long as the queues; the core keeps the other until its work has run, and its word does not fall.
-        self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, word, value) })
+        // SAFETY: the stream lives as long as the queue; the word is kept until the stream has passed it, and does not fall.
+        self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, word, value) })?;
+        self.push(Effect::LetGo { _word: Arc::clone(&other.word) });
+        Ok(())
     }
 }
 
