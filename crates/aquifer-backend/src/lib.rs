@@ -44,20 +44,20 @@
 //! - **budget group**: processes that share one budget; a **lease** is what one of them may have of it now.
 
 mod error;
+mod imported;
 mod pressure;
 mod properties;
 mod queue;
 
 pub use error::{Error, ErrorKind, OutOfMemoryReport, TagUsage};
+pub use imported::{DeviceMemory, HostMemory, ImportError};
 pub use pressure::{
     Descriptor, PressureLevel, PressureNotifier, PressureReading, PressureSource, PressureWake,
 };
 pub use properties::{Capabilities, Heap, HeapBudget, MappingCosts, MemoryFlags, MemoryType, Properties};
 pub use queue::{Command, CopyEnd, Ticket};
 
-use std::any::Any;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,99 +79,6 @@ impl BlockDesc<'_> {
     #[must_use]
     pub const fn new(bytes: u64, memory_type_index: usize) -> Self {
         Self { bytes, memory_type_index, dedicated_to: None }
-    }
-}
-
-/// Memory of the host, with what owns it: [`Backend::import_block`] makes a block of it without a copy.
-pub struct HostMemory {
-    start: NonNull<u8>,
-    bytes: u64,
-    /// Dropped when nothing uses the memory any more. `None` only then.
-    owner: Option<Box<dyn Any + Send + Sync>>,
-}
-
-// SAFETY: whoever made it vouches that until the owner is dropped the memory may be used from any thread.
-unsafe impl Send for HostMemory {}
-// SAFETY: as above; a shared reference gives the address only.
-unsafe impl Sync for HostMemory {}
-
-impl fmt::Debug for HostMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostMemory")
-            .field("start", &self.start)
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for HostMemory {
-    /// Drops the owner. If that panics, the panic ends here: it may be a driver that lets go, which nothing may unwind
-    /// through.
-    fn drop(&mut self) {
-        let owner = self.owner.take();
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(owner))) {
-            // What was thrown may throw again when it is dropped.
-            std::mem::forget(panic);
-        }
-    }
-}
-
-impl HostMemory {
-    /// `bytes` bytes from `start`, which live as long as `owner`. Nothing is checked here.
-    ///
-    /// The owner is dropped on whichever thread lets go last; it should not wait for others there.
-    ///
-    /// # Safety
-    ///
-    /// - Until `owner` is dropped, on whichever thread, the bytes stay where they are and are readable, writable and
-    ///   initialised, and nobody touches them but through what is made of this value.
-    ///
-    /// For a mapped file this means: the mapping is readable and writable (private, if the file is not to change), the
-    /// owner's drop unmaps it and nothing else does, and nobody writes to the file or makes it shorter meanwhile. For memory
-    /// of an allocator: the owner's drop gives it back, and `start` stays good for all of it when the owner is moved. In
-    /// either case the same bytes are not given twice.
-    pub unsafe fn new(start: NonNull<u8>, bytes: u64, owner: impl Any + Send + Sync) -> Self {
-        Self { start, bytes, owner: Some(Box::new(owner)) }
-    }
-
-    /// The first byte.
-    #[must_use]
-    pub fn start(&self) -> NonNull<u8> {
-        self.start
-    }
-
-    /// The size in bytes.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-/// Memory that no block was made of, together with the reason.
-#[derive(Debug)]
-pub struct ImportError {
-    /// The memory, untouched.
-    pub memory: HostMemory,
-    /// Why there is no block.
-    pub error: Error,
-}
-
-impl fmt::Display for ImportError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl std::error::Error for ImportError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-/// The memory is dropped.
-impl From<ImportError> for Error {
-    fn from(error: ImportError) -> Self {
-        error.error
     }
 }
 
@@ -348,6 +255,25 @@ pub unsafe trait Backend: 'static {
         Err(ImportError {
             memory,
             error: unsupported(self.properties(), "import_block", "imports no memory"),
+        })
+    }
+
+    /// Makes a block of memory of the device that something else allocated. Destroying the block drops the owner, on whichever
+    /// thread. Obliged by [`Capabilities::IMPORT_DEVICE`].
+    ///
+    /// # Errors
+    ///
+    /// The memory itself and the reason: [`ErrorKind::Unsupported`] without the capability; [`ErrorKind::InvalidArgument`] if the
+    /// driver knows the address as something else than the device's memory, or not at all.
+    fn import_device_block(
+        &self,
+        memory: DeviceMemory,
+        memory_type_index: usize,
+    ) -> Result<Self::Block, ImportError<DeviceMemory>> {
+        let _ = memory_type_index;
+        Err(ImportError {
+            memory,
+            error: unsupported(self.properties(), "import_device_block", "imports no memory of the device"),
         })
     }
 
@@ -541,32 +467,4 @@ pub trait DefaultDevice: Backend + Sized {
     ///
     /// [`ErrorKind::Unsupported`] if there is none; [`ErrorKind::Driver`] if the driver failed.
     fn default_device() -> Result<Self, Error>;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    struct Owner(Arc<AtomicU32>);
-
-    impl Drop for Owner {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            panic!("this owner panics, as it should");
-        }
-    }
-
-    #[test]
-    fn an_owner_is_dropped_once_and_its_panic_goes_no_further() {
-        let drops = Arc::new(AtomicU32::new(0));
-        // SAFETY: there is no byte that anybody could touch.
-        let memory = unsafe { HostMemory::new(NonNull::dangling(), 0, Owner(Arc::clone(&drops))) };
-        let error = Error::new(ErrorKind::Driver, "import_block", "refused");
-        let refused = ImportError { memory, error };
-        assert_eq!((refused.to_string(), refused.memory.bytes()), (refused.error.to_string(), 0));
-        assert_eq!(drops.load(Ordering::Relaxed), 0);
-        assert_eq!(Error::from(refused).kind(), ErrorKind::Driver);
-        assert_eq!(drops.load(Ordering::Relaxed), 1);
-    }
 }

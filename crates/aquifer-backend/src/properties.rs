@@ -85,6 +85,10 @@ bit_set! {
         SPARSE_BLOCKS = 1 << 7;
         /// The device is the host's processors: a queue copies no faster than a thread of the program does.
         RUNS_ON_HOST = 1 << 8;
+        /// Memory of the device that something else allocated can be made a block:
+        /// [`Backend::import_device_block`](crate::Backend::import_device_block). At least one memory type has
+        /// [`MemoryFlags::DEVICE_LOCAL`].
+        IMPORT_DEVICE = 1 << 9;
     }
 }
 

@@ -31,9 +31,10 @@ mod waiters;
 /// The traits and collections of allocators that [`PinnedAllocator`] goes with.
 pub use allocator_api2;
 pub use aquifer_backend::{
-    Backend, Capabilities, Command, CopyEnd, DefaultDevice, Error, ErrorKind, Heap, HeapBudget, HostMemory,
-    ImportError, MappingCosts, MemoryFlags, MemoryType, OutOfMemoryReport, PressureLevel, PressureNotifier,
-    PressureReading, PressureSource, PressureWake, Properties, SyncBackend, TagUsage, Ticket,
+    Backend, Capabilities, Command, CopyEnd, DefaultDevice, DeviceMemory, Error, ErrorKind, Heap, HeapBudget,
+    HostMemory, ImportError, MappingCosts, MemoryFlags, MemoryType, OutOfMemoryReport, PressureLevel,
+    PressureNotifier, PressureReading, PressureSource, PressureWake, Properties, SyncBackend, TagUsage,
+    Ticket,
 };
 pub use budget_group::{BudgetGroup, BudgetGroupDesc, GroupStatus, Lease, MemberStatus};
 pub use cancel::CancelToken;

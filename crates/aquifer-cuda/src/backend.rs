@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Command, DefaultDevice, DestroyError, Error, ErrorKind, HeapBudget,
-    HostMemory, ImportError, Properties, Ticket,
+    Backend, BlockDesc, BlockRange, Command, DefaultDevice, DestroyError, DeviceMemory, Error, ErrorKind,
+    HeapBudget, HostMemory, ImportError, Properties, Ticket,
 };
 use cudarc::driver::sys::{CUcontext, CUstream};
-use cudarc::driver::{CudaContext, CudaStream};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, DriverError};
 
 use crate::block::CudaBlock;
 use crate::context::Context;
@@ -153,6 +153,26 @@ impl Cuda {
         unsafe { CudaQueue::adopt_raw(&self.device, stream) }
     }
 
+    /// A slice of `cudarc`'s as memory for `MemoryManager::import_device`, without a copy; it is freed with the buffer. Blocks until
+    /// what its stream has been given has run.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Driver`] or [`ErrorKind::DeviceLost`], as the stream's work ends. The slice is dropped then.
+    pub fn memory_of<T: DeviceRepr + Send + Sync + 'static>(
+        mut slice: CudaSlice<T>,
+    ) -> Result<DeviceMemory, Error> {
+        let failed = |DriverError(code)| status::error("Cuda::memory_of", code);
+        let stream = Arc::clone(slice.stream());
+        // The stream waits for what others do with the slice, as far as `cudarc` knows of it.
+        let (address, guard) = slice.device_ptr_mut(&stream);
+        drop(guard);
+        stream.synchronize().map_err(failed)?;
+        let bytes = slice.num_bytes() as u64;
+        // SAFETY: the slice is the only owner of its memory, which is where it is until it is dropped, and nothing uses it any more.
+        Ok(unsafe { DeviceMemory::new(address, bytes, slice) })
+    }
+
     /// That a queue is this backend's: what is enqueued elsewhere would run in another context.
     fn check_queue(&self, queue: &CudaQueue, operation: &'static str) -> Result<(), Error> {
         if queue.is_of(&self.device) {
@@ -225,6 +245,14 @@ unsafe impl Backend for Cuda {
 
     fn import_block(&self, memory: HostMemory, _memory_type_index: usize) -> Result<CudaBlock, ImportError> {
         create::import(&self.device, memory)
+    }
+
+    fn import_device_block(
+        &self,
+        memory: DeviceMemory,
+        _memory_type_index: usize,
+    ) -> Result<CudaBlock, ImportError<DeviceMemory>> {
+        create::import_device(&self.device, memory)
     }
 
     fn create_sparse_block(&self, desc: &BlockDesc<'_>) -> Result<CudaBlock, Error> {

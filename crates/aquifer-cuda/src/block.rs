@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use aquifer_backend::HostMemory;
+use aquifer_backend::{DeviceMemory, HostMemory};
 use cudarc::driver::sys::CUmemGenericAllocationHandle;
 
 /// A block of a CUDA device: memory, addresses or both. Plain numbers; it has no `Drop`, since only the backend's `destroy_block` gives
@@ -31,6 +31,8 @@ pub(crate) enum Content {
     Managed { host: HostAddress },
     /// Memory that the program brought, page-locked while it is a block.
     Imported { memory: HostMemory, address: u64 },
+    /// Memory of the device that the program brought.
+    ImportedDevice { memory: DeviceMemory },
 }
 
 /// An address of the host's, for whoever may use the memory behind it.
@@ -68,6 +70,7 @@ impl CudaBlock {
             | Content::Locked { address, .. }
             | Content::Imported { address, .. } => Some(address),
             Content::Managed { host } => Some(host.0.addr().get() as u64),
+            Content::ImportedDevice { ref memory } => Some(memory.address()),
             Content::Physical { .. } => None,
         }
     }

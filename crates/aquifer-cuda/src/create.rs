@@ -3,7 +3,9 @@
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
-use aquifer_backend::{BlockDesc, BlockRange, DestroyError, Error, ErrorKind, HostMemory, ImportError};
+use aquifer_backend::{
+    BlockDesc, BlockRange, DestroyError, DeviceMemory, Error, ErrorKind, HostMemory, ImportError,
+};
 
 use crate::block::{Content, CudaBlock, HostAddress};
 use crate::device::{Device, Place};
@@ -106,6 +108,53 @@ pub(crate) fn import(device: &Device, memory: HostMemory) -> Result<CudaBlock, I
         }
         Err(error) => Err(ImportError { memory, error }),
     }
+}
+
+pub(crate) fn import_device(
+    device: &Device,
+    memory: DeviceMemory,
+) -> Result<CudaBlock, ImportError<DeviceMemory>> {
+    let bytes = memory.bytes();
+    match check_device_memory(device, &memory) {
+        Ok(()) => {
+            let content = Content::ImportedDevice { memory };
+            Ok(CudaBlock { content, bytes, ordinal: device.ordinal })
+        }
+        Err(error) => Err(ImportError { memory, error }),
+    }
+}
+
+/// That its first and its last byte are memory of the device. (What lies between may be several allocations: mapped ones have no common
+/// extent.)
+fn check_device_memory(device: &Device, memory: &DeviceMemory) -> Result<(), Error> {
+    let operation = "import_device_block";
+    device.check(operation)?;
+    let refuse = |message| Err(Error::new(ErrorKind::InvalidArgument, operation, message));
+    for address in [memory.address(), memory.address() + (memory.bytes() - 1)] {
+        match device.call(operation, || match sys::device_of(address) {
+            Err(sys::Code::CUDA_ERROR_INVALID_VALUE) => Ok(None),
+            answer => answer.map(Some),
+        })? {
+            Some(Some(ordinal)) if ordinal == device.ordinal => {}
+            Some(Some(ordinal)) => {
+                return refuse(format!(
+                    "{address:#x} is memory of device {ordinal}, not of device {}",
+                    device.ordinal
+                ));
+            }
+            Some(None) => {
+                return refuse(format!("{address:#x} is memory of the host; import it as such"));
+            }
+            None => {
+                return refuse(format!(
+                    "the driver knows no memory at {address:#x}, of {} bytes from {:#x}",
+                    memory.bytes(),
+                    memory.address()
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn sparse(device: &Device, desc: &BlockDesc<'_>) -> Result<CudaBlock, Error> {
@@ -215,7 +264,10 @@ pub(crate) unsafe fn destroy(device: &Device, block: CudaBlock) -> Result<(), De
         Content::Managed { .. } => {
             device.managed_bytes.fetch_sub(block.bytes, Ordering::Relaxed);
         }
-        Content::Sparse { .. } | Content::Locked { .. } | Content::Imported { .. } => {}
+        Content::Sparse { .. }
+        | Content::Locked { .. }
+        | Content::Imported { .. }
+        | Content::ImportedDevice { .. } => {}
     }
     Ok(())
 }
@@ -264,6 +316,8 @@ unsafe fn give_back(device: &Device, block: &CudaBlock, operation: &'static str)
             // SAFETY: as above.
             device.call(operation, || unsafe { sys::free(address) })
         }
+        // Its owner's, who is dropped with the block.
+        Content::ImportedDevice { .. } => Ok(()),
         Content::Imported { memory, .. } => {
             let start = memory.start().as_ptr();
             // SAFETY: as above.

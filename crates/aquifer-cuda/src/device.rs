@@ -272,7 +272,7 @@ impl Facts {
             physical_page_bytes: page_bytes,
             mapping_costs: self.physical.map(|_| MAPPING_COSTS),
             import_alignment_bytes: host_memory::page_bytes(),
-            capabilities: Capabilities::QUEUES | Capabilities::IMPORT | sparse,
+            capabilities: Capabilities::QUEUES | Capabilities::IMPORT | Capabilities::IMPORT_DEVICE | sparse,
         }
     }
 }

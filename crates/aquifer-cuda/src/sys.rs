@@ -234,6 +234,21 @@ pub(crate) fn is_locked(start: *const u8) -> bool {
     known.is_ok() && kind == sys::CUmemorytype::CU_MEMORYTYPE_HOST as c_uint
 }
 
+/// Of which device the memory behind an address is; `None` if it is the host's. An error for an address that the driver does not know.
+pub(crate) fn device_of(address: u64) -> Result<Option<i32>, Code> {
+    let (mut kind, mut ordinal): (c_uint, c_int) = (0, 0);
+    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
+    // SAFETY: the attribute is a number of this size; the driver only looks the address up.
+    answer(unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) })?;
+    if kind != sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as c_uint {
+        return Ok(None);
+    }
+    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+    // SAFETY: as above.
+    answer(unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address) })?;
+    Ok(Some(ordinal))
+}
+
 pub(crate) fn create_stream() -> Result<CUstream, Code> {
     let mut stream = ptr::null_mut();
     let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as c_uint;

@@ -2,6 +2,7 @@
 
 use super::MemoryManager;
 use super::buffer::Buffer;
+use super::importable::Importable;
 use super::kinds::MemoryKind;
 use super::options::MemoryOptions;
 use super::queues::lost;
@@ -11,9 +12,7 @@ use crate::raw::allocation::destroy_block;
 use crate::raw::local;
 use crate::statistics::Tag;
 use crate::sync::Ordering;
-use aquifer_backend::{
-    Backend, Capabilities, DestroyError, Error, ErrorKind, HostMemory, ImportError, MemoryFlags,
-};
+use aquifer_backend::{Backend, DestroyError, DeviceMemory, Error, ErrorKind, HostMemory, ImportError};
 use std::convert::Infallible;
 use tracing::{debug, error, warn};
 
@@ -94,7 +93,7 @@ impl<B: Backend> MemoryManager<B> {
     ///
     /// The memory itself, and why it is no buffer:
     ///
-    /// - [`ErrorKind::Unsupported`] if the backend imports no memory ([`Capabilities::IMPORT`]), or this device has no memory that
+    /// - [`ErrorKind::Unsupported`] if the backend imports no memory ([`Capabilities::IMPORT`](aquifer_backend::Capabilities::IMPORT)), or this device has no memory that
     ///   the host sees.
     /// - [`ErrorKind::InvalidArgument`] for no bytes, or a start or size that is not aligned.
     /// - [`ErrorKind::OutOfMemory`] if there are as many blocks as the driver makes
@@ -114,13 +113,56 @@ impl<B: Backend> MemoryManager<B> {
     /// alignment, if it is to be zeroed (what is imported keeps what it holds), or if the options ask for a kind of memory.
     #[track_caller]
     pub fn import_with(&self, memory: HostMemory, options: MemoryOptions) -> Result<Buffer<B>, ImportError> {
+        self.import_any(memory, options)
+    }
+
+    /// Makes a buffer of memory of the device that something else allocated: another allocator's, or what a library has answered.
+    /// Untagged.
+    ///
+    /// All that [`MemoryManager::import`] says of the buffer, of its owner and of what is counted holds here too; start and size may be
+    /// any. Queues do not know of work that uses the memory already: wait for it, or order the queue behind it.
+    ///
+    /// Calls the driver, and may block for as long as that does.
+    ///
+    /// # Errors
+    ///
+    /// The memory itself, and why it is no buffer:
+    ///
+    /// - [`ErrorKind::Unsupported`] if the backend imports no memory of the device ([`Capabilities::IMPORT_DEVICE`](aquifer_backend::Capabilities::IMPORT_DEVICE)).
+    /// - [`ErrorKind::InvalidArgument`] for no bytes, an address beyond the last one, or memory that is not the device's.
+    /// - Otherwise as [`MemoryManager::import`].
+    #[track_caller]
+    pub fn import_device(&self, memory: DeviceMemory) -> Result<Buffer<B>, ImportError<DeviceMemory>> {
+        self.import_device_with(memory, MemoryOptions::DEFAULT)
+    }
+
+    /// As [`MemoryManager::import_device`], under a tag. An alignment is one that the memory must have already.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryManager::import_device`] and [`MemoryManager::import_with`].
+    #[track_caller]
+    pub fn import_device_with(
+        &self,
+        memory: DeviceMemory,
+        options: MemoryOptions,
+    ) -> Result<Buffer<B>, ImportError<DeviceMemory>> {
+        self.import_any(memory, options)
+    }
+
+    #[track_caller]
+    fn import_any<M: Importable<B>>(
+        &self,
+        memory: M,
+        options: MemoryOptions,
+    ) -> Result<Buffer<B>, ImportError<M>> {
         let owner = &self.owner;
         let memory_type = match owner.check_import(&memory, &options) {
             Ok(memory_type) => memory_type,
             Err(error) => return Err(ImportError { memory, error }),
         };
         owner.let_go_of_imported();
-        let bytes = memory.bytes();
+        let (_, bytes) = memory.extent();
         let block = owner.import_block(memory, memory_type)?;
         let place = Place::new(0, owner.imported.insert(block, bytes), 0);
         let request = Request::imported(memory_type, bytes, options.tag);
@@ -136,29 +178,21 @@ impl<B: Backend> MemoryManager<B> {
 
 impl<B: Backend> Shared<B> {
     /// Checks memory that is to be imported, and answers its memory type.
-    fn check_import(&self, memory: &HostMemory, options: &MemoryOptions) -> Result<usize, Error> {
+    fn check_import<M: Importable<B>>(&self, memory: &M, options: &MemoryOptions) -> Result<usize, Error> {
         let refuse = |kind, message| Err(Error::new(kind, "import", message));
         let properties = self.backend.properties();
-        let is_visible = |flags: MemoryFlags| flags.contains(MemoryFlags::HOST_VISIBLE);
-        // What users bring is not pinned by that, where there is a difference.
-        let is_plain = |flags: MemoryFlags| is_visible(flags) && !flags.contains(MemoryFlags::PINNED);
-        let first = |is_wanted: &dyn Fn(MemoryFlags) -> bool| {
-            properties.memory_types.iter().position(|memory_type| is_wanted(memory_type.flags))
-        };
-        let visible = first(&is_plain).or_else(|| first(&is_visible));
-        let (true, Some(memory_type)) = (properties.capabilities.contains(Capabilities::IMPORT), visible)
-        else {
-            let message = format!(
-                "the {} backend imports no memory of the host on {}; allocate a buffer and write to it",
-                properties.backend, properties.device
-            );
+        let Some(memory_type) = M::memory_type(properties) else {
+            let message = format!("the {} backend {}", properties.backend, M::LACK);
             return refuse(ErrorKind::Unsupported, message);
         };
-        let (start, bytes) = (memory.start().addr().get() as u64, memory.bytes());
-        let needed = properties.import_alignment_bytes;
-        // References to it may not be longer than the host's addresses.
-        if bytes == 0 || bytes > isize::MAX as u64 {
+        let (start, bytes) = memory.extent();
+        let (needed, most) = M::limits(properties);
+        if bytes == 0 || bytes > most {
             let message = format!("{bytes} bytes given; give {needed} or a multiple of it");
+            return refuse(ErrorKind::InvalidArgument, message);
+        }
+        if start.checked_add(bytes).is_none() {
+            let message = format!("{bytes} bytes from {start:#x} given; there are no such addresses");
             return refuse(ErrorKind::InvalidArgument, message);
         }
         if !start.is_multiple_of(needed) || !bytes.is_multiple_of(needed) {
@@ -213,12 +247,16 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Asks the driver. Memory that was checked.
-    fn import_block(&self, memory: HostMemory, memory_type: usize) -> Result<B::Block, ImportError> {
-        let bytes = memory.bytes();
+    fn import_block<M: Importable<B>>(
+        &self,
+        memory: M,
+        memory_type: usize,
+    ) -> Result<B::Block, ImportError<M>> {
+        let (_, bytes) = memory.extent();
         if let Err(error) = self.charge_imported(bytes, memory_type) {
             return Err(ImportError { memory, error });
         }
-        match self.backend.import_block(memory, memory_type) {
+        match memory.import(&self.backend, memory_type) {
             Ok(block) => {
                 self.calls.create.fetch_add(1, Ordering::Relaxed);
                 debug!(call = "import_block", bytes, "driver call");

@@ -8,6 +8,7 @@ mod config;
 mod elastic;
 mod growth;
 mod import;
+mod importable;
 mod imported_blocks;
 mod kinds;
 mod ladder;

@@ -34,7 +34,7 @@ pub enum DriverCall {
     MakePurgeable,
     /// [`Backend::make_nonpurgeable`].
     MakeNonpurgeable,
-    /// [`Backend::import_block`].
+    /// [`Backend::import_block`], [`Backend::import_device_block`].
     Import,
     /// [`Backend::create_physical_block`].
     CreatePhysical,

@@ -6,8 +6,8 @@ mod sparse;
 pub use hand::{DriverCall, FaultMode, Faults};
 
 use aquifer_backend::{
-    Backend, BlockDesc, BlockRange, Capabilities, Command, CopyEnd, DestroyError, Error, ErrorKind,
-    HeapBudget, HostMemory, ImportError, MemoryFlags, Properties, Ticket,
+    Backend, BlockDesc, BlockRange, Capabilities, Command, CopyEnd, DestroyError, DeviceMemory, Error,
+    ErrorKind, HeapBudget, HostMemory, ImportError, MemoryFlags, Properties, Ticket,
 };
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -244,6 +244,22 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         }
         let bytes = memory.bytes();
         let inner = self.inner.import_block(memory, self.inner_type(memory_type_index))?;
+        Ok(self.block(inner, memory_type_index, bytes))
+    }
+
+    fn import_device_block(
+        &self,
+        memory: DeviceMemory,
+        memory_type_index: usize,
+    ) -> Result<Self::Block, ImportError<DeviceMemory>> {
+        if !self.has(Capabilities::IMPORT_DEVICE) {
+            return Err(ImportError { memory, error: self.unsupported("import_device_block") });
+        }
+        if let Err(error) = self.faults.call(DriverCall::Import, "import_device_block") {
+            return Err(ImportError { memory, error });
+        }
+        let bytes = memory.bytes();
+        let inner = self.inner.import_device_block(memory, self.inner_type(memory_type_index))?;
         Ok(self.block(inner, memory_type_index, bytes))
     }
 
