@@ -258,6 +258,18 @@ pub unsafe trait Backend: 'static {
         })
     }
 
+    /// From now on `range` is an allocation: what the user asked for, without what it was rounded up by. Obliged by
+    /// [`Capabilities::SANITIZED`], without which it is not called.
+    fn note_allocated(&self, range: BlockRange<'_, Self::Block>) {
+        let _ = range;
+    }
+
+    /// The allocation that [`Backend::note_allocated`] was called with is freed, and no queue uses it. One is left out if a queue did not
+    /// come to its end in time; the next one there takes its place.
+    fn note_freed(&self, range: BlockRange<'_, Self::Block>) {
+        let _ = range;
+    }
+
     /// Makes a block of memory of the device that something else allocated. Destroying the block drops the owner, on whichever
     /// thread. Obliged by [`Capabilities::IMPORT_DEVICE`].
     ///

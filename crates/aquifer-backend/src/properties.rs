@@ -89,6 +89,10 @@ bit_set! {
         /// [`Backend::import_device_block`](crate::Backend::import_device_block). At least one memory type has
         /// [`MemoryFlags::DEVICE_LOCAL`].
         IMPORT_DEVICE = 1 << 9;
+        /// A tool checks what the device does with memory, and wants to know which parts of blocks are in use:
+        /// [`Backend::note_allocated`](crate::Backend::note_allocated), [`Backend::note_freed`](crate::Backend::note_freed). For finding
+        /// mistakes: every allocation and free takes the slow way, and a free waits for queues.
+        SANITIZED = 1 << 10;
     }
 }
 

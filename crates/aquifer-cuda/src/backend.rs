@@ -247,6 +247,18 @@ unsafe impl Backend for Cuda {
         create::import(&self.device, memory)
     }
 
+    fn note_allocated(&self, range: BlockRange<'_, CudaBlock>) {
+        if let (Some(sanitizer), Some(address)) = (&self.device.sanitizer, range.block.watched_address()) {
+            sanitizer.add_region(address + range.offset, range.bytes);
+        }
+    }
+
+    fn note_freed(&self, range: BlockRange<'_, CudaBlock>) {
+        if let (Some(sanitizer), Some(address)) = (&self.device.sanitizer, range.block.watched_address()) {
+            sanitizer.remove_region(address + range.offset);
+        }
+    }
+
     fn import_device_block(
         &self,
         memory: DeviceMemory,

@@ -75,6 +75,11 @@ impl CudaBlock {
         }
     }
 
+    /// Where the device reaches it, if a [`Sanitizer`](crate::sanitizer::Sanitizer) is told of what is in use there.
+    pub(crate) fn watched_address(&self) -> Option<u64> {
+        if let Content::Allocated { address } = self.content { Some(address) } else { None }
+    }
+
     /// Where the host reaches it.
     pub(crate) fn host(&self) -> Option<NonNull<u8>> {
         match &self.content {

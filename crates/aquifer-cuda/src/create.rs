@@ -36,7 +36,13 @@ fn device_memory(device: &Device, bytes: u64, operation: &'static str) -> Result
         Some(kind) if bytes.is_multiple_of(device.properties.physical_page_bytes) => {
             whole(device, kind, bytes, operation)?
         }
-        _ => Content::Allocated { address: device.call(operation, || sys::alloc(bytes))? },
+        _ => {
+            let address = device.call(operation, || sys::alloc(bytes))?;
+            if let Some(sanitizer) = &device.sanitizer {
+                sanitizer.add_block(address, bytes);
+            }
+            Content::Allocated { address }
+        }
     };
     device.device_bytes.fetch_add(bytes, Ordering::Relaxed);
     Ok(content)
@@ -278,8 +284,17 @@ pub(crate) unsafe fn destroy(device: &Device, block: CudaBlock) -> Result<(), De
 unsafe fn give_back(device: &Device, block: &CudaBlock, operation: &'static str) -> Result<(), Error> {
     let bytes = block.bytes;
     match &block.content {
-        // SAFETY: the caller vouches for it, here and below.
-        &Content::Allocated { address } => device.call(operation, || unsafe { sys::free(address) }),
+        &Content::Allocated { address } => {
+            if let Some(sanitizer) = &device.sanitizer {
+                sanitizer.remove_block(address);
+            }
+            // SAFETY: the caller vouches for it, here and below.
+            let freed = device.call(operation, || unsafe { sys::free(address) });
+            if let (Err(_), Some(sanitizer)) = (&freed, &device.sanitizer) {
+                sanitizer.add_block(address, bytes);
+            }
+            freed
+        }
         &Content::Whole { address, handle } => {
             if device.mapped.lock().extents.contains_key(&address) {
                 // SAFETY: it was mapped when the block was made, and nobody uses it.

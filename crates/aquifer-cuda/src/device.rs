@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::host_memory;
 use crate::nvml::Nvml;
 use crate::options::{CudaOptions, UnifiedMemory};
+use crate::sanitizer::Sanitizer;
 use crate::status;
 use crate::sys::{self, Code};
 use crate::virtual_memory::{self, Kind};
@@ -47,6 +48,8 @@ pub(crate) struct Device {
     /// What physical blocks are made of, and whole blocks of many pages; `None` without virtual memory.
     pub(crate) physical: Option<Kind>,
     pub(crate) words: Words,
+    /// Whom to tell what is in use.
+    pub(crate) sanitizer: Option<Sanitizer>,
     pub(crate) mapped: Mutex<Mapped>,
     /// Of the device's heap, what this backend's blocks have.
     pub(crate) device_bytes: AtomicU64,
@@ -95,18 +98,21 @@ impl Device {
     pub(crate) fn new(
         raw: CUdevice,
         context: Context,
-        options: CudaOptions,
+        mut options: CudaOptions,
         operation: &'static str,
     ) -> Result<Self, Error> {
+        let sanitizer = if options.sanitizer { Sanitizer::find() } else { None };
+        options.virtual_memory &= sanitizer.is_none();
         let facts = Facts::ask(raw, &context, &options).map_err(|code| status::error(operation, code))?;
         facts.check(operation)?;
         Ok(Self {
             context: Arc::new(context),
-            properties: facts.properties(),
+            properties: facts.properties(sanitizer.is_some()),
             ordinal: options.ordinal as i32,
             physical: facts.physical.map(|(kind, _)| kind),
             options,
             words: Words::default(),
+            sanitizer,
             mapped: Mutex::default(),
             device_bytes: AtomicU64::new(0),
             managed_bytes: AtomicU64::new(0),
@@ -249,7 +255,7 @@ impl Facts {
         Err(Error::new(ErrorKind::Unsupported, operation, message))
     }
 
-    fn properties(&self) -> Properties {
+    fn properties(&self, is_sanitized: bool) -> Properties {
         let (visible, local) = (MemoryFlags::HOST_VISIBLE, MemoryFlags::DEVICE_LOCAL);
         let pinned = visible | MemoryFlags::PINNED;
         let device = if self.physical.is_some() { local | MemoryFlags::SPARSE } else { local };
@@ -257,6 +263,7 @@ impl Facts {
         let unified = if self.is_managed_wanted { visible | local } else { pinned | local };
         let on_heap = |heap_index, flags| MemoryType { heap_index, flags };
         let page_bytes = self.physical.map_or(0, |(_, bytes)| bytes.max(GRANULARITY_BYTES));
+        let sanitized = if is_sanitized { Capabilities::SANITIZED } else { Capabilities::NONE };
         let sparse = if self.physical.is_some() { Capabilities::SPARSE_BLOCKS } else { Capabilities::NONE };
         Properties {
             backend: "cuda",
@@ -272,7 +279,11 @@ impl Facts {
             physical_page_bytes: page_bytes,
             mapping_costs: self.physical.map(|_| MAPPING_COSTS),
             import_alignment_bytes: host_memory::page_bytes(),
-            capabilities: Capabilities::QUEUES | Capabilities::IMPORT | Capabilities::IMPORT_DEVICE | sparse,
+            capabilities: Capabilities::QUEUES
+                | Capabilities::IMPORT
+                | Capabilities::IMPORT_DEVICE
+                | sparse
+                | sanitized,
         }
     }
 }

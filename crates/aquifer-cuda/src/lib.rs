@@ -32,6 +32,9 @@
 //!   out by whoever waits, or looks at a queue that does not move. Blocks of a lost device are not given back: the process's end does it.
 //! - **Budget.** `cuMemGetInfo`: what is free now, and what this backend's blocks have; other processes may take it. How much the process has
 //!   is asked of NVML, from the second question on.
+//! - **compute-sanitizer.** A program that runs under it has each buffer's bounds told to it ([`CudaOptions::sanitizer`]), so that kernels that
+//!   leave their buffer, or use it after it was freed, are reported though the memory around it is the pool's. Memory is then the driver's
+//!   (`cuMemAlloc`), caches are passed by, and freeing a buffer waits for the queues that may use it.
 //! - **The end of the process.** Nothing here runs when a process ends. In a forked process the driver is not called.
 
 mod backend;
@@ -45,6 +48,7 @@ mod nvml;
 mod options;
 mod peer;
 mod queue;
+mod sanitizer;
 mod status;
 mod sys;
 mod transfer;

@@ -30,11 +30,20 @@ pub struct CudaOptions {
     pub peer_access: bool,
     /// Whether addresses and memory are had apart from each other where the device can, which elastic pools need.
     pub virtual_memory: bool,
+    /// Whether compute-sanitizer is told of each buffer if the program runs under it (`compute-sanitizer --nvtx yes`). Then there is no
+    /// virtual memory, and freeing a buffer waits for the queues that may use it.
+    pub sanitizer: bool,
 }
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        Self { ordinal: 0, unified: UnifiedMemory::Mapped, peer_access: true, virtual_memory: true }
+        Self {
+            ordinal: 0,
+            unified: UnifiedMemory::Mapped,
+            peer_access: true,
+            virtual_memory: true,
+            sanitizer: true,
+        }
     }
 }
 
@@ -57,6 +66,13 @@ impl CudaOptions {
     #[must_use]
     pub fn peer_access(mut self, peer_access: bool) -> Self {
         self.peer_access = peer_access;
+        self
+    }
+
+    /// The same with [`CudaOptions::sanitizer`].
+    #[must_use]
+    pub fn sanitizer(mut self, sanitizer: bool) -> Self {
+        self.sanitizer = sanitizer;
         self
     }
 

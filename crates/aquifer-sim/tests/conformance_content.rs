@@ -73,7 +73,7 @@ mod threads {
             it_may_be_dropped_in_flight: UnifiedBuffersOnQueues,
         }
         queue_memory {
-            a_queue_uses_its_memory_again_at_once: Queues,
+            a_queue_uses_its_memory_again_at_once: UnwatchedQueues,
             what_queues_use_comes_back: Queues,
             operations_give_back_what_they_used: Queues,
             operations_may_be_dropped: Queues,

@@ -1,4 +1,4 @@
-//! Who wants to know of every allocation and free: the tracker of live allocations, and a recorder.
+//! Who wants to know of every allocation and free: the tracker of live allocations, recorders, and a tool that checks what the device does.
 //!
 //! While nobody does, the hot path reads one word of flags, which also says whether requests are kept back for want of memory. An allocation is told after its place was handed out and a free
 //! before its place goes back, so that of one place the events are in order.
@@ -60,15 +60,19 @@ pub(crate) struct Observers {
     /// [`TOLD`] and [`GATED`]: one word for all that keeps allocations from the hot path.
     watched: AtomicU8,
     tracking: Tracking,
+    /// A tool that checks the device's accesses is told too.
+    is_sanitized: bool,
     tracked: Mutex<HashMap<PlaceKey, TrackedAllocation>>,
     recorders: Mutex<Arc<[Arc<dyn EventSink>]>>,
 }
 
 impl Observers {
-    pub(crate) fn new(tracking: Tracking) -> Self {
+    pub(crate) fn new(tracking: Tracking, is_sanitized: bool) -> Self {
+        let is_told = tracking != Tracking::Off || is_sanitized;
         Self {
-            watched: AtomicU8::new(if tracking == Tracking::Off { 0 } else { TOLD }),
+            watched: AtomicU8::new(if is_told { TOLD } else { 0 }),
             tracking,
+            is_sanitized,
             tracked: Mutex::new(HashMap::new()),
             recorders: Mutex::new(Arc::new([])),
         }
@@ -77,6 +81,11 @@ impl Observers {
     #[inline]
     pub(crate) fn are_active(&self) -> bool {
         self.watched.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the backend is to be told of allocations and frees.
+    pub(crate) fn are_sanitized(&self) -> bool {
+        self.is_sanitized
     }
 
     /// Whether allocations must pass the gate.
@@ -109,7 +118,7 @@ impl Observers {
         // Dropped after the lock: it may hold the last share of the sink, and with it the user's writer.
         let before = Arc::clone(&recorders);
         *recorders = before.iter().filter(|other| !Arc::ptr_eq(other, sink)).cloned().collect();
-        self.set(TOLD, self.tracking != Tracking::Off || !recorders.is_empty());
+        self.set(TOLD, self.tracking != Tracking::Off || self.is_sanitized || !recorders.is_empty());
         drop(recorders);
     }
 

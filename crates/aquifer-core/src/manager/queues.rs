@@ -318,6 +318,16 @@ impl<B: Backend> Shared<B> {
         Ok(())
     }
 
+    /// Waits until no queue uses an allocation any more, each queue for as long as allocations wait; false if one still may, or if this
+    /// process is a forked one.
+    pub(crate) fn have_passed(&self, uses: Uses) -> bool {
+        let has_passed = |queue: &QueueState<B::Queue>| {
+            let value = self.signal(queue)?;
+            self.wait_a_while(queue, value, self.config.in_flight_wait)
+        };
+        !self.is_forked() && self.queues_of(uses).all(|queue| matches!(has_passed(&queue), Ok(true)))
+    }
+
     /// Keeps what is enqueued to `queue` from now on from running before all other queues that may use an allocation have
     /// done what they were given so far.
     pub(crate) fn order_after_uses(&self, queue: &QueueState<B::Queue>, uses: Uses) -> Result<(), Error> {

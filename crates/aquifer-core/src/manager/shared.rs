@@ -32,7 +32,7 @@ use crate::statistics::{DriverCalls, Tally};
 use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
 use crate::trace::lasting_sink;
 use crate::transfer::Engine;
-use aquifer_backend::{Backend, Error, ErrorKind, MemoryFlags};
+use aquifer_backend::{Backend, Capabilities, Error, ErrorKind, MemoryFlags};
 use std::sync::{Arc, OnceLock};
 
 #[derive(Debug, Default)]
@@ -127,7 +127,8 @@ impl<B: Backend> Shared<B> {
                 TypedPool::new(pool, memory_type.heap_index, is_elastic)
             })
             .collect();
-        let observers = Observers::new(config.tracking);
+        let is_sanitized = backend.properties().capabilities.contains(Capabilities::SANITIZED);
+        let observers = Observers::new(config.tracking, is_sanitized);
         if let Some(path) = &config.record_to {
             let sink = lasting_sink(path).map_err(|error| {
                 Error::new(ErrorKind::Configuration, "record_to", error.to_string()).with_source(error)
@@ -440,6 +441,9 @@ pub(super) fn finish<B: Backend>(
 ) -> Result<Place, Error> {
     // From here on the place is freed if anything fails, or panics.
     let mut allocation = owner.adopt(home.queue, place, request);
+    if owner.observers.are_sanitized() {
+        allocation.note_allocated();
+    }
     if owner.must_clear(&options) && !is_fresh {
         allocation.clear()?;
     }

@@ -224,7 +224,28 @@ impl<B: Backend> Allocation<B> {
     #[inline(never)]
     fn free_watched(&self) {
         let _free = FreeOnDrop(self);
+        if self.shared.observers.are_sanitized() && !self.request.is_imported() {
+            self.note_freed();
+        }
         self.shared.observers.freed(self.place, self.request);
+    }
+
+    /// Tells the backend of the requested bytes.
+    pub(crate) fn note_allocated(&self) {
+        let block = self.block();
+        self.shared.backend.note_allocated(self.requested_range(&block));
+    }
+
+    /// The same when they are freed; waits for the queues that may use them, as long as an allocation would.
+    fn note_freed(&self) {
+        if self.shared.have_passed(self.uses()) {
+            let block = self.block();
+            self.shared.backend.note_freed(self.requested_range(&block));
+        }
+    }
+
+    fn requested_range<'a>(&self, block: &'a B::Block) -> BlockRange<'a, B::Block> {
+        BlockRange { block, offset: self.place.offset, bytes: self.requested_bytes() }
     }
 
     #[inline]
@@ -426,7 +447,9 @@ impl<B: Backend> Allocation<B> {
     /// Sets everything that is allocated to zero, before anybody uses it: on its home queue, if it has one, without waiting for
     /// it.
     pub(crate) fn clear(&mut self) -> Result<(), Error> {
-        let bytes = self.allocated_bytes();
+        // A tool that checks knows what was asked for.
+        let is_sanitized = self.shared.observers.are_sanitized();
+        let bytes = if is_sanitized { self.requested_bytes() } else { self.allocated_bytes() };
         let home = self.uses().home();
         if home == NO_QUEUE {
             return self.fill(0..bytes, 0);

@@ -54,6 +54,8 @@ pub enum Need {
     ReleaseMapped,
     /// There are queues.
     Queues,
+    /// There are queues, and no tool is told of frees.
+    UnwatchedQueues,
     /// It has queues that really move bytes.
     WorkingQueues,
     /// The host's memory can be imported.
@@ -104,6 +106,10 @@ impl Need {
                 (has(Capabilities::RELEASE_RANGE), "only whole blocks can be given back")
             }
             Self::Queues => (has(Capabilities::QUEUES), "the device has no queues"),
+            Self::UnwatchedQueues => (
+                has(Capabilities::QUEUES) && !has(Capabilities::SANITIZED),
+                "the device has no queues, or a tool checks what it does, for which frees wait",
+            ),
             Self::WorkingQueues => (
                 has(Capabilities::QUEUES) && !has(Capabilities::SIMULATED),
                 "the device has no queues, or is simulated",
@@ -372,7 +378,7 @@ macro_rules! conformance {
                 values_are_seen_by_other_threads: WorkingQueues,
             }
             queue_memory {
-                a_queue_uses_its_memory_again_at_once: Queues,
+                a_queue_uses_its_memory_again_at_once: UnwatchedQueues,
                 what_queues_use_comes_back: Queues,
                 operations_give_back_what_they_used: Queues,
                 operations_may_be_dropped: Queues,

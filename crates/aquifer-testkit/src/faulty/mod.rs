@@ -247,6 +247,14 @@ unsafe impl<B: Backend> Backend for Faulty<B> {
         Ok(self.block(inner, memory_type_index, bytes))
     }
 
+    fn note_allocated(&self, range: BlockRange<'_, Self::Block>) {
+        self.inner.note_allocated(self.range(range));
+    }
+
+    fn note_freed(&self, range: BlockRange<'_, Self::Block>) {
+        self.inner.note_freed(self.range(range));
+    }
+
     fn import_device_block(
         &self,
         memory: DeviceMemory,
