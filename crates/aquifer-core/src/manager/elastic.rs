@@ -362,7 +362,7 @@ impl<B: Backend> Shared<B> {
             *pending -= bytes;
             let block = self.create_physical(growing, request, bytes)?;
             self.ledgers[growing.heap_index].confirm_beside(bytes, *pending);
-            let index = growing.insert_block(block);
+            let index = growing.insert_block(&self.backend, block);
             growing.pool.add_physical(index, bytes);
             made.push(index);
         }

@@ -152,7 +152,7 @@ impl<B: Backend> Shared<B> {
             Room::Block((block, bytes)) => (block, bytes),
         };
         ledger.confirm(bytes);
-        let index = growing.insert_block(block);
+        let index = growing.insert_block(&self.backend, block);
         let place = growing.pool.grow(lane, index, bytes, request);
         let is_fresh = place.block() == index
             && self.backend.properties().capabilities.contains(Capabilities::ZEROED_BLOCKS);

@@ -39,7 +39,7 @@ impl<B: Backend> Shared<B> {
             heap_bytes.min(budget_bytes).min(enough).min(most / 2).next_multiple_of(page_bytes).max(least);
         let create = |growing: &mut Growing<'_, B::Block>, bytes| {
             let block = self.create_sparse(growing, request, bytes)?;
-            let index = growing.insert_block(block);
+            let index = growing.insert_block(&self.backend, block);
             growing.pool.add_sparse(index, bytes, way.area);
             Ok(index)
         };

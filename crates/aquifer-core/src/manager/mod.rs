@@ -1,5 +1,6 @@
 //! The manager: the one object users make, and what it hands out.
 
+mod addresses;
 mod block_count;
 mod buffer;
 mod builder;

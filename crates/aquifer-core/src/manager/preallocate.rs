@@ -205,7 +205,7 @@ impl<B: Backend> Shared<B> {
                 }
             };
             ledger.confirm_beside(bytes, charged);
-            let index = growing.insert_block(block);
+            let index = growing.insert_block(&self.backend, block);
             found.blocks.push(index);
             found.created_bytes += bytes;
             growing.pool.add_block(index, bytes, request, &mut found.places);

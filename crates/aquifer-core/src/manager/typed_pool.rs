@@ -1,10 +1,14 @@
 //! One memory type of a manager: its pool, its blocks, and the lock under which it grows and shrinks.
 
+use super::addresses::Addresses;
 use super::purgeable::PurgeableBlocks;
 use crate::pool::Pool;
 use crate::range::BlockIndex;
 use crate::sync::{Mutex, MutexGuard, Rank};
+use aquifer_backend::Backend;
 use parking_lot::RwLock;
+use std::collections::BTreeSet;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use tracing::{debug, warn};
 
@@ -14,20 +18,42 @@ pub(crate) struct TypedPool<T> {
     pub(crate) heap_index: usize,
     /// Whether its memory is mapped behind addresses, where that can be.
     pub(super) is_elastic: bool,
-    blocks: RwLock<Vec<Option<Arc<T>>>>,
+    blocks: RwLock<Blocks<T>>,
+    addresses: Addresses,
     growth: Mutex<PurgeableBlocks>,
+}
+
+/// Blocks by their index.
+#[derive(Debug)]
+struct Blocks<T> {
+    all: Vec<Option<Arc<T>>>,
+    /// The indices that are free again.
+    unused: BTreeSet<BlockIndex>,
 }
 
 impl<T> TypedPool<T> {
     pub(super) fn new(pool: Arc<Pool>, heap_index: usize, is_elastic: bool) -> Self {
         let growth = Mutex::new(Rank::Growth, PurgeableBlocks::default());
-        Self { pool, heap_index, is_elastic, blocks: RwLock::new(Vec::new()), growth }
+        let blocks = RwLock::new(Blocks { all: Vec::new(), unused: BTreeSet::new() });
+        Self { pool, heap_index, is_elastic, blocks, addresses: Addresses::new(), growth }
     }
 
     /// The block of a live allocation, or one that is set aside.
     pub(crate) fn block(&self, index: BlockIndex) -> Arc<T> {
         let blocks = self.blocks.read();
-        Arc::clone(blocks[index as usize].as_ref().expect("a block that is in use, or set aside, exists"))
+        Arc::clone(blocks.all[index as usize].as_ref().expect("a block that is in use, or set aside, exists"))
+    }
+
+    /// Where the device reaches the block of a live allocation.
+    #[inline]
+    pub(crate) fn device_address(&self, index: BlockIndex) -> Option<u64> {
+        self.addresses.device(index)
+    }
+
+    /// Where the host sees the block of a live allocation.
+    #[inline]
+    pub(crate) fn host_pointer(&self, index: BlockIndex) -> Option<NonNull<u8>> {
+        self.addresses.host(index)
     }
 
     /// Waits until no other thread makes this pool grow or shrink.
@@ -37,7 +63,9 @@ impl<T> TypedPool<T> {
 
     /// Takes a block out that the pool has let go.
     pub(super) fn take_block(&self, index: BlockIndex) -> T {
-        let block = self.blocks.write()[index as usize].take().expect("an idle block exists");
+        let blocks = &mut *self.blocks.write();
+        let block = blocks.all[index as usize].take().expect("an idle block exists");
+        blocks.unused.insert(index);
         Arc::into_inner(block)
             .expect("only calls on live allocations borrow a block, and an idle block has none")
     }
@@ -62,19 +90,22 @@ impl<T> std::ops::Deref for Growing<'_, T> {
 
 impl<T> Growing<'_, T> {
     /// Keeps a new block under a free index.
-    pub(super) fn insert_block(&self, block: T) -> BlockIndex {
-        let mut blocks = self.blocks.write();
-        let place = blocks.iter().position(Option::is_none).unwrap_or_else(|| {
-            blocks.push(None);
-            blocks.len() - 1
+    pub(super) fn insert_block<B: Backend<Block = T>>(&self, backend: &B, block: T) -> BlockIndex {
+        let blocks = &mut *self.blocks.write();
+        let index = blocks.unused.pop_first().unwrap_or_else(|| {
+            blocks.all.push(None);
+            BlockIndex::try_from(blocks.all.len() - 1).expect("fewer than 2^32 blocks")
         });
-        blocks[place] = Some(Arc::new(block));
-        BlockIndex::try_from(place).expect("fewer than 2^32 blocks")
+        self.addresses.note(backend, index, &block);
+        blocks.all[index as usize] = Some(Arc::new(block));
+        index
     }
 
     /// Puts a block back that [`TypedPool::take_block`] took out.
     pub(super) fn put_block(&self, index: BlockIndex, block: T) {
-        self.blocks.write()[index as usize] = Some(Arc::new(block));
+        let blocks = &mut *self.blocks.write();
+        blocks.unused.remove(&index);
+        blocks.all[index as usize] = Some(Arc::new(block));
     }
 }
 

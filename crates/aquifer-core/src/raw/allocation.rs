@@ -390,15 +390,23 @@ impl<B: Backend> Allocation<B> {
     }
 
     /// The address of the first byte, by which the device's programs reach it.
+    #[inline]
     pub(crate) fn device_address(&self) -> Option<u64> {
-        let start = self.shared.backend.device_address(&self.block())?;
-        Some(start + self.place.offset)
+        let start = if self.request.is_imported() {
+            self.shared.backend.device_address(&self.block())
+        } else {
+            self.shared.pools[self.request.memory_type()].device_address(self.place.block())
+        };
+        Some(start? + self.place.offset)
     }
 
     /// The address of the first byte, where the host can see it.
     pub(crate) fn host_pointer(&self) -> Option<NonNull<u8>> {
-        let block = self.block();
-        let start = self.shared.backend.host_pointer(&block)?;
+        let start = if self.request.is_imported() {
+            self.shared.backend.host_pointer(&self.block())
+        } else {
+            self.shared.pools[self.request.memory_type()].host_pointer(self.place.block())
+        }?;
         // SAFETY: the range lies in its block, and the block is one object of the host's memory (`Backend`).
         Some(unsafe { start.add(self.place.offset as usize) })
     }

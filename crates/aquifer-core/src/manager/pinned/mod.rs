@@ -176,8 +176,7 @@ impl<B: Backend> Shared<B> {
 
     /// Where the host sees a live place.
     fn host_address(&self, place: Place, request: Request) -> Option<usize> {
-        let block = self.pools[request.memory_type()].block(place.block());
-        let start = self.backend.host_pointer(&block)?;
+        let start = self.pools[request.memory_type()].host_pointer(place.block())?;
         Some(start.addr().get() + place.offset as usize)
     }
 
