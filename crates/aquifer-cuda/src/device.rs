@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::host_memory;
 use crate::nvml::Nvml;
 use crate::options::{CudaOptions, UnifiedMemory};
+use crate::queue::HostWork;
 use crate::sanitizer::Sanitizer;
 use crate::status;
 use crate::sys::{self, Code};
@@ -50,6 +51,7 @@ pub(crate) struct Device {
     pub(crate) words: Words,
     /// Whom to tell what is in use.
     pub(crate) sanitizer: Option<Sanitizer>,
+    pub(crate) host_work: Arc<HostWork>,
     pub(crate) mapped: Mutex<Mapped>,
     /// Of the device's heap, what this backend's blocks have.
     pub(crate) device_bytes: AtomicU64,
@@ -113,6 +115,7 @@ impl Device {
             options,
             words: Words::default(),
             sanitizer,
+            host_work: Arc::default(),
             mapped: Mutex::default(),
             device_bytes: AtomicU64::new(0),
             managed_bytes: AtomicU64::new(0),
@@ -141,6 +144,8 @@ impl Device {
     /// What an answer of the driver's means; if it is the device's loss, that is kept.
     pub(crate) fn note(&self, operation: &'static str, code: Code) -> Error {
         if status::is_loss(code) {
+            // Before anybody learns of it, who then gives memory back.
+            self.host_work.end();
             self.loss.store(code as u32, Ordering::Release);
         }
         status::error(operation, code)

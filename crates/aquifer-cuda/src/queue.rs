@@ -8,6 +8,7 @@
 
 mod hold;
 mod host_step;
+mod host_work;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,12 +22,14 @@ use parking_lot::Mutex;
 
 use crate::block::{CudaBlock, HostAddress};
 use crate::device::Device;
+use crate::status;
 use crate::sys;
 use crate::words::Word;
 
 use hold::Gate;
 pub use hold::QueueHold;
-use host_step::HostSteps;
+use host_step::{Given, HostSteps};
+pub(crate) use host_work::HostWork;
 
 /// How long a wait looks at the word without pause: about what a short kernel takes.
 const SPIN: Duration = Duration::from_micros(20);
@@ -275,9 +278,17 @@ impl CudaQueue {
                 if bytes > 0 {
                     let (from, to) = (End::of(source), End::of(destination));
                     // SAFETY: as above, for both ends.
-                    unsafe { self.enqueue_copy(&mut host_steps, from, to, bytes) }?;
+                    match unsafe { self.enqueue_copy(&mut host_steps, from, to, bytes) }? {
+                        Given::Whole => bytes,
+                        // What is in the stream uses both ends, so the core is to keep them.
+                        Given::Part(code) => {
+                            ticket.fail(status::error("enqueue", code));
+                            0
+                        }
+                    }
+                } else {
+                    0
                 }
-                bytes
             }
         };
         self.push(Effect::Tell(Arc::clone(ticket), bytes));
@@ -293,26 +304,30 @@ impl CudaQueue {
         from: End,
         to: End,
         bytes: u64,
-    ) -> Result<(), Error> {
-        let (locked_from, locked_to) =
-            self.device.call("enqueue", || Ok((from.address_if_locked(), to.address_if_locked())))?;
+    ) -> Result<Given, Error> {
+        let work = &self.device.host_work;
+        let (locked_from, locked_to) = self
+            .device
+            .call("enqueue", || Ok((from.address_if_locked(bytes), to.address_if_locked(bytes))))?;
         match (locked_from, locked_to, from.host, to.host) {
             // A copy within the host the driver makes at once, out of its turn.
             (_, _, Some(from), Some(to)) => self.give("enqueue", |stream| {
                 // SAFETY: the caller vouches for both ends.
-                unsafe { host_step::copy(stream, (from, to), bytes) }
+                unsafe { host_step::copy(stream, work, (from, to), bytes) }.map(|()| Given::Whole)
             }),
             (Some(from), Some(to), ..) => {
-                // SAFETY: as above.
-                self.give("enqueue", |stream| unsafe { sys::copy(stream, from, to, bytes) })
+                self.give("enqueue", |stream| {
+                    // SAFETY: as above.
+                    unsafe { sys::copy(stream, from, to, bytes) }.map(|()| Given::Whole)
+                })
             }
             (None, Some(to), Some(from), None) => self.give("enqueue", |stream| {
                 // SAFETY: as above.
-                unsafe { host_steps.upload(stream, (from, to), bytes) }
+                unsafe { host_steps.upload(stream, work, (from, to), bytes) }
             }),
             (Some(from), None, None, Some(to)) => self.give("enqueue", |stream| {
                 // SAFETY: as above.
-                unsafe { host_steps.download(stream, (from, to), bytes) }
+                unsafe { host_steps.download(stream, work, (from, to), bytes) }
             }),
             _ => unreachable!("an end that is not locked is the host's"),
         }
@@ -450,11 +465,12 @@ impl End {
         }
     }
 
-    /// Where the device reaches it; `None` for memory of the host that is not page-locked.
-    fn address_if_locked(self) -> Option<u64> {
+    /// Where the device reaches so many bytes; `None` for memory of the host that is not page-locked, or only at one of its ends.
+    fn address_if_locked(self, bytes: u64) -> Option<u64> {
         self.device.or_else(|| {
-            let host = self.host?.0.as_ptr();
-            sys::is_locked(host).then(|| host.addr() as u64)
+            let first = self.host?.0.as_ptr();
+            let last = first.wrapping_add((bytes as usize).saturating_sub(1));
+            (sys::is_locked(first) && sys::is_locked(last)).then(|| first.addr() as u64)
         })
     }
 }

@@ -6,12 +6,15 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use cudarc::driver::sys::CUstream;
 
 use crate::block::HostAddress;
 use crate::device::Device;
 use crate::sys::{self, Code};
+
+use super::HostWork;
 
 /// How much is staged at once. The stream's own order keeps the pieces apart.
 const STAGE_BYTES: u64 = 1 << 20;
@@ -22,8 +25,17 @@ pub(super) struct HostSteps {
     stage: Option<HostAddress>,
 }
 
+/// How much of a copy a stream has been given.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Given {
+    Whole,
+    /// Some of its pieces, and what the driver said to the next.
+    Part(Code),
+}
+
 /// One copy by the processor.
 struct Step {
+    work: Arc<HostWork>,
     from: HostAddress,
     to: HostAddress,
     bytes: u64,
@@ -37,8 +49,16 @@ struct Step {
 unsafe extern "C" fn run(argument: *mut c_void) {
     // SAFETY: the caller vouches for it.
     let step = unsafe { Box::from_raw(argument.cast::<Step>()) };
-    // SAFETY: who enqueued the copy vouches for both ends until it has run; they do not overlap.
-    unsafe { step.from.0.copy_to_nonoverlapping(step.to.0, step.bytes as usize) };
+    for (offset, bytes) in pieces(step.bytes) {
+        step.work.run(|| {
+            // SAFETY: who enqueued the copy vouches for both ends until it has run, or all work is over.
+            let from = unsafe { step.from.0.add(offset as usize) };
+            // SAFETY: as above.
+            let to = unsafe { step.to.0.add(offset as usize) };
+            // SAFETY: as above; they do not overlap.
+            unsafe { from.copy_to_nonoverlapping(to, bytes as usize) };
+        });
+    }
 }
 
 impl Step {
@@ -60,14 +80,15 @@ impl Step {
 ///
 /// # Safety
 ///
-/// - The stream is alive. Both ends stay until the copy has run, nobody writes the one or touches the other, and they do not overlap.
+/// - The stream is alive. Both ends stay until the copy has run or `work` is over, nobody writes the one or touches the other, and they do not overlap.
 pub(super) unsafe fn copy(
     stream: CUstream,
+    work: &Arc<HostWork>,
     (from, to): (HostAddress, HostAddress),
     bytes: u64,
 ) -> Result<(), Code> {
     // SAFETY: the caller vouches for it.
-    unsafe { Step { from, to, bytes }.give(stream) }
+    unsafe { Step { work: Arc::clone(work), from, to, bytes }.give(stream) }
 }
 
 impl HostSteps {
@@ -89,19 +110,19 @@ impl HostSteps {
     pub(super) unsafe fn upload(
         &mut self,
         stream: CUstream,
+        work: &Arc<HostWork>,
         (from, to): (HostAddress, u64),
         bytes: u64,
-    ) -> Result<(), Code> {
+    ) -> Result<Given, Code> {
         let stage = self.stage()?;
-        for (offset, bytes) in pieces(bytes) {
+        give_all(bytes, |offset, bytes| {
             // SAFETY: the piece lies in the memory that the caller vouches for.
             let from = HostAddress(unsafe { from.0.add(offset as usize) });
             // SAFETY: the caller vouches for one end; the stage is the stream's alone, which uses it in order.
-            unsafe { copy(stream, (from, stage), bytes) }?;
+            unsafe { copy(stream, work, (from, stage), bytes) }?;
             // SAFETY: as above.
-            unsafe { sys::copy(stream, stage.0.addr().get() as u64, to + offset, bytes) }?;
-        }
-        Ok(())
+            Ok(unsafe { sys::copy(stream, stage.0.addr().get() as u64, to + offset, bytes) })
+        })
     }
 
     /// Copies from an address of the device's to the host.
@@ -112,19 +133,19 @@ impl HostSteps {
     pub(super) unsafe fn download(
         &mut self,
         stream: CUstream,
+        work: &Arc<HostWork>,
         (from, to): (u64, HostAddress),
         bytes: u64,
-    ) -> Result<(), Code> {
+    ) -> Result<Given, Code> {
         let stage = self.stage()?;
-        for (offset, bytes) in pieces(bytes) {
+        give_all(bytes, |offset, bytes| {
             // SAFETY: as in `upload`.
             unsafe { sys::copy(stream, from + offset, stage.0.addr().get() as u64, bytes) }?;
             // SAFETY: the piece lies in the memory that the caller vouches for.
             let to = HostAddress(unsafe { to.0.add(offset as usize) });
             // SAFETY: as in `upload`.
-            unsafe { copy(stream, (stage, to), bytes) }?;
-        }
-        Ok(())
+            Ok(unsafe { copy(stream, work, (stage, to), bytes) })
+        })
     }
 
     /// Gives the staging memory back. The stream has nothing more to do.
@@ -134,6 +155,18 @@ impl HostSteps {
             let _ = device.call("destroy_queue", || unsafe { sys::host_free(stage.0.as_ptr()) });
         }
     }
+}
+
+/// Gives a stream a copy's pieces, each in two halves: `give` answers what the driver said to the first, and then to the second.
+fn give_all(bytes: u64, give: impl Fn(u64, u64) -> Result<Result<(), Code>, Code>) -> Result<Given, Code> {
+    for (offset, bytes) in pieces(bytes) {
+        match give(offset, bytes) {
+            Ok(Ok(())) => {}
+            Err(code) if offset == 0 => return Err(code),
+            Ok(Err(code)) | Err(code) => return Ok(Given::Part(code)),
+        }
+    }
+    Ok(Given::Whole)
 }
 
 /// Offset and length of each piece.
