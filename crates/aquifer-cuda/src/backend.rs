@@ -80,15 +80,20 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// As [`Cuda::with_options`]; [`ErrorKind::DeviceLost`] for a context that has been destroyed, where the driver finds out.
+    /// As [`Cuda::with_options`]; [`ErrorKind::InvalidArgument`] for null; [`ErrorKind::DeviceLost`] for a context that has been destroyed, where the driver finds out.
     ///
     /// # Safety
     ///
     /// - The context is one of the driver's, and lives for as long as the backend, its blocks and its queues.
     pub unsafe fn with_raw_context(context: CUcontext, options: CudaOptions) -> Result<Self, Error> {
+        let operation = "Cuda::with_raw_context";
+        if context.is_null() {
+            let message = "the context is null; give one that the driver made, or use Cuda::with_options";
+            return Err(Error::new(ErrorKind::InvalidArgument, operation, message));
+        }
         // SAFETY: the caller vouches for it.
         let context = unsafe { Context::from_raw(context) };
-        Self::in_context(context, options, "Cuda::with_raw_context")
+        Self::in_context(context, options, operation)
     }
 
     fn in_context(context: Context, options: CudaOptions, operation: &'static str) -> Result<Self, Error> {
@@ -143,7 +148,8 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// As [`Cuda::adopt_stream`].
+    /// As [`Cuda::adopt_stream`]; [`ErrorKind::InvalidArgument`] for the default stream of each thread (`CU_STREAM_PER_THREAD`), which
+    /// is not one stream.
     ///
     /// # Safety
     ///

@@ -19,6 +19,9 @@ impl Device {
 
     /// Lets another device read what is mapped here now and later, and what the driver's allocator gave; false if it cannot.
     fn admit(&self, reader: &Self) -> bool {
+        if self.check("reads_peer").is_err() {
+            return false;
+        }
         let mut mapped = self.mapped.lock();
         if mapped.peers.contains(&reader.ordinal) {
             return true;
@@ -27,7 +30,8 @@ impl Device {
         if !can.unwrap_or(false) {
             return false;
         }
-        let enabled = reader.call("reads_peer", || sys::enable_peer_access(self.context.raw()));
+        // Not noted as the reader's: a context of this device's that is gone is answered as if it were that.
+        let enabled = reader.context.enter().and_then(|_current| sys::enable_peer_access(self.context.raw()));
         if enabled.is_err() {
             return false;
         }

@@ -406,6 +406,14 @@ impl CudaQueue {
 
     pub(crate) fn wait_on(&self, other: &Self, value: u64) -> Result<(), Error> {
         self.device.check("wait_on_queue")?;
+        if !other.is_of(&self.device) {
+            // If that device were lost, nobody would write its word, and this one's stream would wait for good.
+            let message = format!(
+                "a queue of device {} was to wait for one of device {}, or of another backend of the same; wait on the host",
+                self.device.ordinal, other.device.ordinal
+            );
+            return Err(Error::new(ErrorKind::InvalidArgument, "wait_on_queue", message));
+        }
         // Never signalled: nothing to wait for. Of this queue itself all is in order.
         if other.stream() == self.stream() || other.signalled.load(Ordering::Acquire) < value {
             return Ok(());
@@ -420,6 +428,8 @@ impl CudaQueue {
 }
 
 const ADOPT: &str = "adopt_stream";
+/// The driver's handle for the default stream of the thread that calls.
+const CU_STREAM_PER_THREAD: usize = 2;
 
 /// Whether a stream is of the device's context.
 ///
@@ -428,6 +438,11 @@ const ADOPT: &str = "adopt_stream";
 /// - The stream is alive.
 unsafe fn check_stream(device: &Device, stream: CUstream) -> Result<(), Error> {
     device.check(ADOPT)?;
+    if stream.addr() == CU_STREAM_PER_THREAD {
+        let message = "the default stream of each thread is as many streams as there are threads, and a queue is one; \
+                       give a stream of your own";
+        return Err(Error::new(ErrorKind::InvalidArgument, ADOPT, message));
+    }
     // SAFETY: the caller vouches for it.
     let context = device.call(ADOPT, || unsafe { sys::context_of(stream) })?;
     if context == device.context.raw() {
