@@ -48,7 +48,8 @@ impl Cuda {
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`] without a driver, without devices, if the driver is too old, or if the device lacks what is needed;
-    /// [`ErrorKind::InvalidArgument`] if there is no device of that number; [`ErrorKind::Driver`].
+    /// [`ErrorKind::InvalidArgument`] if there is no device of that number; [`ErrorKind::Forked`] in a process that was forked from one
+    /// that had started the driver; [`ErrorKind::Driver`].
     pub fn with_options(options: CudaOptions) -> Result<Self, Error> {
         let operation = "Cuda::with_options";
         driver::load(operation)?;
@@ -109,7 +110,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`] without a driver or if it is too old; [`ErrorKind::Driver`].
+    /// [`ErrorKind::Unsupported`] without a driver or if it is too old; [`ErrorKind::Forked`]; [`ErrorKind::Driver`].
     pub fn device_count() -> Result<u32, Error> {
         let operation = "Cuda::device_count";
         driver::load(operation)?;

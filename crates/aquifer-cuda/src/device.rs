@@ -12,6 +12,7 @@ use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute, CUstream};
 use parking_lot::Mutex;
 
 use crate::context::Context;
+use crate::driver;
 use crate::host_memory;
 use crate::nvml::Nvml;
 use crate::options::{CudaOptions, UnifiedMemory};
@@ -131,12 +132,15 @@ impl Device {
         self.raw
     }
 
-    /// Calls the driver in the device's context, and notes what it says of the device.
+    /// Calls the driver in the device's context, and notes what it says of the device. In a forked process it is not called.
     pub(crate) fn call<T>(
         &self,
         operation: &'static str,
         call: impl FnOnce() -> Result<T, Code>,
     ) -> Result<T, Error> {
+        if !self.context.is_of_this_process() {
+            return Err(driver::forked(operation));
+        }
         let answer = self.context.enter().and_then(|_current| call());
         answer.map_err(|code| self.note(operation, code))
     }

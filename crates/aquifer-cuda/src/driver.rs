@@ -1,5 +1,7 @@
 //! Loading the driver.
 
+use std::sync::OnceLock;
+
 use aquifer_backend::{Error, ErrorKind};
 use cudarc::driver::sys::CUresult;
 
@@ -10,11 +12,22 @@ use crate::sys::{self, name_of};
 /// in their second form among them.
 const VERSION_MIN: i32 = 12_000;
 
+/// The process that has started the driver.
+static PROCESS: OnceLock<u32> = OnceLock::new();
+
+/// What a call would come to in a process that was forked from the driver's: the driver is of no use there, and may never answer.
+pub(crate) fn forked(operation: &'static str) -> Error {
+    let message = "this process was forked from one that had started the CUDA driver, which works there only; fork before that, \
+                   or start a new program in the child";
+    Error::new(ErrorKind::Forked, operation, message)
+}
+
 /// Loads and starts the driver.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Unsupported`] if there is no driver, it is too old, or it finds no device; [`ErrorKind::Driver`] if it does not start.
+/// [`ErrorKind::Unsupported`] if there is no driver, it is too old, or it finds no device; [`ErrorKind::Forked`] in a process that was
+/// forked from one that had started it; [`ErrorKind::Driver`] if it does not start.
 pub(crate) fn load(operation: &'static str) -> Result<(), Error> {
     let unsupported = |message| Err(Error::new(ErrorKind::Unsupported, operation, message));
     if !sys::is_there() {
@@ -22,6 +35,9 @@ pub(crate) fn load(operation: &'static str) -> Result<(), Error> {
             "there is no CUDA driver (libcuda.so.1, or nvcuda.dll); install NVIDIA's, or use another backend"
                 .into(),
         );
+    }
+    if PROCESS.get().is_some_and(|process| *process != std::process::id()) {
+        return Err(forked(operation));
     }
     let version = sys::version().map_err(|code| status::error(operation, code))?;
     if version < VERSION_MIN {
@@ -32,7 +48,12 @@ pub(crate) fn load(operation: &'static str) -> Result<(), Error> {
         ));
     }
     match sys::init() {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            PROCESS.get_or_init(std::process::id);
+            Ok(())
+        }
+        // It was started by somebody else, before the fork (`cuInit` of the documentation knows no other reason).
+        Err(CUresult::CUDA_ERROR_NOT_INITIALIZED) => Err(forked(operation)),
         Err(code @ (CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY)) => {
             unsupported(format!(
                 "the CUDA driver has no device for this process ({}); see CUDA_VISIBLE_DEVICES and nvidia-smi",

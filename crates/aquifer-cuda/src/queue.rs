@@ -190,7 +190,7 @@ impl CudaQueue {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Driver`] if the driver did not take it; [`ErrorKind::DeviceLost`].
+    /// [`ErrorKind::Driver`] if the driver did not take it; [`ErrorKind::DeviceLost`]; [`ErrorKind::Forked`].
     pub fn hold(&self) -> Result<QueueHold, Error> {
         let gate = {
             let mut gate = self.gate.lock();
@@ -209,7 +209,7 @@ impl CudaQueue {
         Ok(hold)
     }
 
-    /// Blocks until everything that is in the queue has run, or the device is lost.
+    /// Blocks until everything that is in the queue has run, or the device is lost. In a forked process it returns at once.
     pub fn wait_idle(&self) {
         // SAFETY: the stream lives as long as the queue.
         let _ = self.device.call("wait", || unsafe { sys::synchronize(self.stream()) });
