@@ -60,7 +60,11 @@ pub(crate) fn load(operation: &'static str) -> Result<(), Error> {
                 name_of(code)
             ))
         }
-        Err(code) => Err(status::error(operation, code)),
+        Err(code) => {
+            let message =
+                format!("the CUDA driver does not start: it answered {}; see nvidia-smi", name_of(code));
+            Err(Error::new(status::error(operation, code).kind(), operation, message))
+        }
     }
 }
 

@@ -30,10 +30,17 @@ pub(crate) fn name_of(code: Code) -> String {
     format!("{} ({})", text.to_string_lossy(), code as u32)
 }
 
-/// Whether the driver's library can be loaded.
+/// Whether the driver's library can be loaded, and is the driver: the bindings panic where a function is not there.
 pub(crate) fn is_there() -> bool {
     // SAFETY: it loads NVIDIA's library, whose initialisers are made for that.
-    unsafe { sys::is_culib_present() }
+    if !unsafe { sys::is_culib_present() } {
+        return false;
+    }
+    // SAFETY: as above; it is there.
+    let library = unsafe { sys::culib() };
+    // SAFETY: what is found is not used.
+    let has = |name: &[u8]| unsafe { library.get::<*const c_void>(name) }.is_ok();
+    has(b"cuDriverGetVersion\0") && has(b"cuInit\0")
 }
 
 /// The version of CUDA that the driver speaks, as 13000 for 13.0.
