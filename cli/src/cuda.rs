@@ -15,11 +15,11 @@ mod here {
     use crate::job::{Failed, Job, Replayed};
 
     /// None where there is no driver.
-    pub(crate) fn devices() -> Result<Vec<Device>, CliError> {
+    pub(crate) fn devices() -> Vec<Result<Device, CliError>> {
         let count = match Cuda::device_count() {
             Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Vec::new(),
+            Err(error) => return vec![Err(error.into())],
         };
         let device = |ordinal| info::device(&Cuda::with_options(CudaOptions::default().ordinal(ordinal))?);
         (0..count).map(device).collect()
@@ -47,8 +47,8 @@ mod elsewhere {
     use crate::info::Device;
     use crate::job::{Failed, Job, Replayed};
 
-    pub(crate) fn devices() -> Result<Vec<Device>, CliError> {
-        Ok(Vec::new())
+    pub(crate) fn devices() -> Vec<Result<Device, CliError>> {
+        Vec::new()
     }
 
     pub(crate) fn replay(_job: &Job<'_>) -> Result<Replayed, Failed> {

@@ -1,6 +1,7 @@
 //! `aquifer info`.
 
 use std::fmt::Debug;
+use std::io;
 use std::path::PathBuf;
 
 use aquifer::{Backend, Config, ENVIRONMENT_VARIABLES, Host, MappingCosts};
@@ -94,21 +95,29 @@ struct Variable {
 
 /// Tells what devices there are and how a manager would be set up.
 pub(crate) fn run(arguments: &InfoArguments) -> Result<Status, CliError> {
-    let mut devices = vec![device(&Host::new()?)?];
-    devices.extend(cuda::devices()?);
-    devices.extend(metal::devices()?);
+    let (mut devices, mut status) = (vec![device(&Host::new()?)?], Status::Done);
+    // One that fails, being full or broken, is told, and the others are shown.
+    for found in [cuda::devices(), metal::devices()].into_iter().flatten() {
+        match found {
+            Ok(device) => devices.push(device),
+            Err(error) => {
+                error.report(&mut io::stderr());
+                status = Status::SomeFailed;
+            }
+        }
+    }
     let info = Info {
         version: env!("CARGO_PKG_VERSION"),
         devices,
         settings: settings()?,
         environment: environment(),
     };
-    if arguments.json {
-        output::json_line(&info)?;
-    } else {
-        print(&info)?;
+    let written =
+        if arguments.json { output::json_line(&info).map_err(CliError::from) } else { print(&info) };
+    match written {
+        Err(CliError::Output(error)) => status.after(error),
+        written => written.map(|()| status),
     }
-    Ok(Status::Done)
 }
 
 pub(crate) fn device<B: Backend>(backend: &B) -> Result<Device, CliError> {
