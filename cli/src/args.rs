@@ -224,6 +224,16 @@ pub(crate) enum BackendName {
     Sim,
 }
 
+impl BackendName {
+    /// What helps where the driver has no more memory.
+    pub(crate) fn more_room(self) -> &'static str {
+        match self {
+            Self::Host | Self::Sim => "a machine or a limit of address space with more room",
+            Self::Cuda | Self::Metal => "a device with more memory, or with less of it taken by others",
+        }
+    }
+}
+
 impl Arguments {
     /// The command line, read and checked.
     pub(crate) fn read() -> Result<Self, clap::Error> {

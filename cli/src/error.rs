@@ -168,12 +168,18 @@ fn report_table(report: &OutOfMemoryReport) -> comfy_table::Table {
 /// What also helps where sizes are rounded to powers of two.
 pub(crate) const LESS_ROUNDING: &str = "; or --policy blocks, which rounds less";
 
-/// What may help a replay that stopped. `limit` names what bounds the memory, `peak_bytes` is what the whole trace has live at most.
-pub(crate) fn hint(error: &ReplayError, limit: &str, peak_bytes: u64, is_power_of_two: bool) -> String {
+/// What may help a replay that stopped. `limit` names what bounds the memory, and `room` what a driver's own, `peak_bytes` is what the whole
+/// trace has live at most.
+pub(crate) fn hint(
+    error: &ReplayError,
+    (limit, room): (&str, &str),
+    peak_bytes: u64,
+    is_power_of_two: bool,
+) -> String {
     let ReplayError::Allocation { error, .. } = error else { return String::new() };
     let peak = bytes_in_words(peak_bytes);
     let mut hint = if error.kind() == ErrorKind::OutOfMemory && error.message().contains("driver") {
-        format!("a machine or a limit of address space with more room; the trace has {peak} live at most")
+        format!("{room}; the trace has {peak} live at most")
     } else {
         format!(
             "a larger {limit}: the trace has {peak} live at most, and rounding and free ranges take some more"

@@ -140,12 +140,10 @@ fn stopped(job: &Job<'_>, error: ReplayError) -> CliError {
     if job.backend == BackendName::Sim {
         return does_not_fit(job, error);
     }
-    let hint = hint(
-        &error,
-        "--budget (or AQUIFER_BUDGET)",
-        job.summary.live_bytes_peak,
-        is_power_of_two(&job.config),
-    );
+    // Where nobody has set one, the budget is what the device has free.
+    let limit = if job.config.budget_bytes.is_some() { "--budget (or AQUIFER_BUDGET)" } else { "device" };
+    let bounds = (limit, job.backend.more_room());
+    let hint = hint(&error, bounds, job.summary.live_bytes_peak, is_power_of_two(&job.config));
     CliError::Replay { hint, error, does_not_fit: None }
 }
 

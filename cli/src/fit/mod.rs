@@ -122,7 +122,12 @@ fn no_budget(job: &Job<'_>, error: ReplayError) -> CliError {
         _ if is_sim => "--device-memory",
         _ => "device",
     };
-    let hint = hint(&error, limit, job.summary.live_bytes_peak, is_power_of_two(&job.config));
+    let hint = hint(
+        &error,
+        (limit, job.backend.more_room()),
+        job.summary.live_bytes_peak,
+        is_power_of_two(&job.config),
+    );
     CliError::NoBudget { error, hint }
 }
 
