@@ -37,7 +37,8 @@ fn device_memory(device: &Device, bytes: u64, operation: &'static str) -> Result
             whole(device, kind, bytes, operation)?
         }
         _ => {
-            let address = device.call(operation, || sys::alloc(bytes))?;
+            let address = device.call(operation, || sys::alloc(bytes));
+            let address = address.map_err(|error| with_what_is_free(device, bytes, error))?;
             if let Some(sanitizer) = &device.sanitizer {
                 sanitizer.add_block(address, bytes);
             }
@@ -48,8 +49,24 @@ fn device_memory(device: &Device, bytes: u64, operation: &'static str) -> Result
     Ok(content)
 }
 
+/// Adds to a refusal for want of memory what there was: other processes may have taken what the budget counts on.
+fn with_what_is_free(device: &Device, bytes: u64, error: Error) -> Error {
+    if error.kind() != ErrorKind::OutOfMemory {
+        return error;
+    }
+    let Ok((free_bytes, total_bytes)) = device.call(error.operation(), sys::memory_info) else {
+        return error;
+    };
+    let message = format!(
+        "{} to {bytes} bytes; {free_bytes} of the device's {total_bytes} are free, and other processes may have the rest",
+        error.message()
+    );
+    Error::new(error.kind(), error.operation(), message)
+}
+
 fn whole(device: &Device, kind: Kind, bytes: u64, operation: &'static str) -> Result<Content, Error> {
-    let handle = device.call(operation, || kind.create(bytes))?;
+    let handle = device.call(operation, || kind.create(bytes));
+    let handle = handle.map_err(|error| with_what_is_free(device, bytes, error))?;
     let address = device.call(operation, || vm::reserve(bytes)).inspect_err(|_| {
         // SAFETY: it has just been made, and nobody has been given it.
         let _ = device.call(operation, || unsafe { vm::release(handle) });
@@ -84,7 +101,8 @@ fn managed(device: &Device, bytes: u64, operation: &'static str) -> Result<Conte
     let charged = device.managed_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, has_room);
     if let Err(taken) = charged {
         let message = format!(
-            "{bytes} bytes of managed memory asked for; {taken} of {bytes_max} that CudaOptions::unified allows are taken"
+            "{bytes} bytes of managed memory asked for; {taken} of {bytes_max} that CudaOptions::unified allows are taken; \
+             free some, or allow more"
         );
         return Err(Error::new(ErrorKind::OutOfMemory, operation, message));
     }
@@ -173,7 +191,8 @@ pub(crate) fn sparse(device: &Device, desc: &BlockDesc<'_>) -> Result<CudaBlock,
 pub(crate) fn physical(device: &Device, desc: &BlockDesc<'_>) -> Result<CudaBlock, Error> {
     let operation = "create_physical_block";
     let kind = kind_of(device, desc, operation)?;
-    let handle = device.call(operation, || kind.create(desc.bytes))?;
+    let handle = device.call(operation, || kind.create(desc.bytes));
+    let handle = handle.map_err(|error| with_what_is_free(device, desc.bytes, error))?;
     device.device_bytes.fetch_add(desc.bytes, Ordering::Relaxed);
     Ok(of(device, desc, Content::Physical { handle }))
 }

@@ -35,7 +35,6 @@
 //! - **compute-sanitizer.** A program that runs under it has each buffer's bounds told to it ([`CudaOptions::sanitizer`]), so that kernels that
 //!   leave their buffer, or use it after it was freed, are reported though the memory around it is the pool's. Memory is then the driver's
 //!   (`cuMemAlloc`), caches are passed by, and freeing a buffer waits for the queues that may use it.
-//! - **The end of the process.** Nothing here runs when a process ends. In a forked process the driver is not called.
 //! - **The end of the process.** Nothing here runs when a process ends. In a forked process the driver is not called:
 //!   what would is [`ErrorKind::Forked`](aquifer_backend::ErrorKind::Forked).
 

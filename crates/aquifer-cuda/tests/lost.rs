@@ -46,6 +46,8 @@ fn memory_that_another_process_has_is_out_of_memory_until_it_goes() {
     software_cuda::set_foreign_bytes(1, total);
     let error = manager.allocate(64 << 20).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    // The budget has room, so the error says why there is none all the same.
+    assert!(error.to_string().contains(&format!(" 0 of the device's {total} are free")), "{error}");
     assert_eq!(manager.statistics().reserved.current, 0);
     software_cuda::set_foreign_bytes(1, 0);
     manager.allocate(64 << 20).expect("it has gone");
