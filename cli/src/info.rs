@@ -182,6 +182,10 @@ fn environment() -> Vec<Variable> {
     ENVIRONMENT_VARIABLES.into_iter().map(variable).collect()
 }
 
+fn limit_in_words(count: u64) -> String {
+    if count == u64::MAX { "no limit known".to_owned() } else { count_in_words(count) }
+}
+
 fn print(info: &Info) -> Result<(), CliError> {
     for device in &info.devices {
         output::line(device_table(device))?;
@@ -236,10 +240,10 @@ fn device_table(device: &Device) -> comfy_table::Table {
     table.add_row(["block granularity", &bytes_in_words(device.block_granularity_bytes)]);
     table.add_row(["blocks start at multiples of", &bytes_in_words(device.alignment_bytes_min)]);
     table.add_row(["largest block", &bytes_in_words(device.block_bytes_max)]);
-    table.add_row(["blocks at most", &count_in_words(device.block_count_max)]);
+    table.add_row(["blocks at most", &limit_in_words(device.block_count_max)]);
     if device.physical_page_bytes > 0 {
         table.add_row(["memory is mapped in pages of", &bytes_in_words(device.physical_page_bytes)]);
-        table.add_row(["mappings at most", &count_in_words(device.mapping_count_max)]);
+        table.add_row(["mappings at most", &limit_in_words(device.mapping_count_max)]);
         let costs = device.mapping_costs.as_ref().map_or_else(
             || "not known, so only where a program asks for it".to_owned(),
             |costs| {
