@@ -11,7 +11,7 @@ use aquifer_testkit::config_with_budget;
 use software_cuda::Settings;
 use std::time::Duration;
 
-const DEVICES: u32 = 3;
+const DEVICES: u32 = 4;
 const ILLEGAL_ADDRESS: i32 = 700;
 
 fn device(ordinal: u32) -> Option<Cuda> {
@@ -73,4 +73,17 @@ fn nothing_is_left_when_the_manager_goes() {
         left,
         software_cuda::Live { reservations: left.reservations, ..software_cuda::Live::default() }
     );
+}
+
+#[test]
+fn an_allocation_that_fails_keeps_no_memory() {
+    let Some(backend) = device(3) else { return };
+    let manager = MemoryManager::with_config(backend, config_with_budget(4 << 30)).unwrap();
+    let total = manager.properties().heaps[0].size_bytes;
+    software_cuda::set_foreign_bytes(3, total / 2);
+    let error = manager.allocate(total / 4 * 3).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    // Others want it too.
+    let reserved = manager.statistics().reserved.current;
+    assert_eq!(reserved, 0, "bytes that nobody uses are kept from everybody");
 }

@@ -177,7 +177,7 @@ impl<B: Backend> Shared<B> {
     }
 
     /// Puts a run of `bytes` bytes together for a request, as far as budget and driver allow. What has been mapped, and the physical
-    /// blocks that have been `made`, stay in any case.
+    /// blocks that have been `made`, stay, unless the driver has no more: then what nobody uses is given back.
     pub(super) fn compose(
         &self,
         growing: &mut Growing<'_, B::Block>,
@@ -222,6 +222,12 @@ impl<B: Backend> Shared<B> {
                 Composed::Short(shortage) => last = (way, shortage),
                 outcome => return Ok(outcome),
             }
+        }
+        if matches!(last.1, Shortage::Driver(_)) {
+            // The last round has emptied the pool before it tried, so this is what it made in vain: all that the device had, which others
+            // on it may want.
+            self.release_down_to(growing, 0);
+            made.retain(|&index| growing.pool.is_physical(index));
         }
         Ok(Composed::Short(last.1))
     }
