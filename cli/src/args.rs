@@ -157,9 +157,9 @@ pub(crate) enum TraceCommand {
 /// The manager that a trace is replayed through.
 #[derive(Debug, Args)]
 pub(crate) struct ManagerArguments {
-    /// Where memory comes from: pages that are remapped as needed, blocks that stay as they are, or blocks with one class for each
+    /// Where memory comes from: what a program's manager does by itself, pages that are remapped as needed, blocks that stay as they are, or blocks with one class for each
     /// power of two [default: elastic where the backend can]; replaces AQUIFER_POLICY and AQUIFER_SUB_CLASSES
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["elastic", "blocks", "power-of-two"]))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(["automatic", "elastic", "blocks", "power-of-two"]))]
     pub(crate) policy: Option<String>,
 
     /// Whose memory: this machine's, a CUDA or Metal device's, or a simulated device's, with the costs of an NVIDIA H200
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent_and_every_policy_is_known() {
         Arguments::command().debug_assert();
-        for policy in ["elastic", "blocks", "power-of-two"] {
+        for policy in ["automatic", "elastic", "blocks", "power-of-two"] {
             let arguments =
                 Arguments::try_parse_from(["aquifer", "replay", "--policy", policy, "x"]).unwrap();
             let Command::Replay(replay) = arguments.command else { panic!("{arguments:?}") };

@@ -44,7 +44,7 @@ fn elastic_by_default(mut config: Config, backend: &impl Backend) -> Config {
     // A device may be smaller than one of its pages.
     let is_capable = properties.capabilities.contains(Capabilities::SPARSE_BLOCKS)
         && properties.physical_page_bytes <= properties.block_bytes_max;
-    if config.policy == Policy::Automatic && is_capable {
+    if is_capable {
         config.policy = Policy::Elastic;
     }
     config
@@ -72,6 +72,8 @@ pub(crate) struct Job<'a> {
     pub(crate) config: Config,
     pub(crate) options: ReplayOptions,
     pub(crate) backend: BackendName,
+    /// Whether an option or the environment says which policy.
+    pub(crate) is_policy_chosen: bool,
     /// The device of [`BackendName::Sim`].
     pub(crate) sim: SimDesc,
 }
@@ -116,6 +118,7 @@ impl<'a> Job<'a> {
             config: config.clone(),
             options,
             backend: arguments.backend,
+            is_policy_chosen: arguments.policy.is_some() || std::env::var_os("AQUIFER_POLICY").is_some(),
             sim: simulation::desc(arguments.device_memory),
         }
     }
@@ -151,7 +154,8 @@ impl<'a> Job<'a> {
         config: Config,
         device: &impl ReplayDevice<B>,
     ) -> Result<Replayed, Failed> {
-        let config = elastic_by_default(config, &backend);
+        let config = if self.is_policy_chosen { config } else { elastic_by_default(config, &backend) };
+        let is_automatic = config.policy == Policy::Automatic;
         let manager = MemoryManager::with_config(backend, config)?;
         let outcome = replay_on(&manager, self.trace, &self.options, device)?;
         let properties = manager.properties();
@@ -160,7 +164,11 @@ impl<'a> Job<'a> {
             properties.block_granularity_bytes.max(outcome.statistics.remapping.physical_page_bytes);
         Ok(Replayed {
             backend: properties.backend,
-            policy: policy_name(manager.config()),
+            policy: if is_automatic && manager.config().policy == Policy::Elastic {
+                "automatic"
+            } else {
+                policy_name(manager.config())
+            },
             unit_bytes,
             outcome,
             costs: None,

@@ -19,6 +19,12 @@ use std::ops::Range;
 /// size, so 2 MiB take twice as long to map; from 8 MiB on more memory is lost in blocks that are used in part (ARCHITECTURE.md has
 /// the figures).
 const PHYSICAL_BYTES: u64 = 4 << 20;
+/// Where the driver's time counts beside memory ([`Policy::Automatic`]) they have this share of all that is reserved instead, between these
+/// bounds, and no more than so small a share of the budget: a third of the time for 1 % of memory (ARCHITECTURE.md). Not when memory is scarce.
+const COARSE_SHARE: u64 = 320;
+const COARSE_BYTES_MIN: u64 = 8 << 20;
+const COARSE_BYTES_MAX: u64 = 64 << 20;
+const COARSE_SHARE_OF_BUDGET: u64 = 1024;
 /// It is made in multiples of this many bytes, or of a physical page if that is more; of pages alone where so few would fit.
 const UNIT_BYTES: u64 = 2 << 20;
 const UNITS_MIN: u64 = 64;
@@ -80,6 +86,11 @@ pub(super) fn is_elastic(policy: Policy, properties: &Properties) -> Result<bool
         properties.backend, properties.device
     );
     Err(Error::new(ErrorKind::Unsupported, "Policy::Elastic", message))
+}
+
+/// Whether little is left of a budget.
+fn is_scarce(budget_bytes: u64, reserved_bytes: u64) -> bool {
+    budget_bytes.saturating_sub(reserved_bytes) < budget_bytes / SCARCE_SHARE
 }
 
 /// What memory is short of.
@@ -257,14 +268,25 @@ impl<B: Backend> Shared<B> {
         let ledger = &self.ledgers[growing.heap_index];
         let (budget_bytes, reserved_bytes) = (ledger.budget_bytes(), ledger.reserved_bytes());
         let unit_bytes = if budget_bytes < UNITS_MIN * UNIT_BYTES { 1 } else { UNIT_BYTES };
-        let is_scarce = budget_bytes.saturating_sub(reserved_bytes) < budget_bytes / SCARCE_SHARE;
         Terms {
             unit_bytes: unit_bytes.next_multiple_of(physical_page_bytes),
-            block_bytes: PHYSICAL_BYTES.next_multiple_of(physical_page_bytes),
+            block_bytes: self.physical_bytes(growing.heap_index).next_multiple_of(physical_page_bytes),
             create_ns,
             map_ns,
-            spare_bytes: if is_scarce { 0 } else { growing.pool.spare_bytes() },
+            spare_bytes: if is_scarce(budget_bytes, reserved_bytes) { 0 } else { growing.pool.spare_bytes() },
         }
+    }
+
+    /// Of how many bytes new physical blocks are, unless the request needs larger ones.
+    fn physical_bytes(&self, heap_index: usize) -> u64 {
+        let (budget_bytes, reserved_bytes) =
+            (self.ledgers[heap_index].budget_bytes(), self.ledgers[heap_index].reserved_bytes());
+        if !self.is_coarse || is_scarce(budget_bytes, reserved_bytes) {
+            return PHYSICAL_BYTES;
+        }
+        let share = (reserved_bytes / COARSE_SHARE).clamp(COARSE_BYTES_MIN, COARSE_BYTES_MAX);
+        let whole_units = share.min(budget_bytes / COARSE_SHARE_OF_BUDGET) / UNIT_BYTES * UNIT_BYTES;
+        whole_units.max(PHYSICAL_BYTES)
     }
 
     /// Down to how many reserved bytes memory must be given back, to end a shortage.
@@ -359,8 +381,9 @@ impl<B: Backend> Shared<B> {
             .min(properties.heaps[growing.heap_index].size_bytes);
         let share_bytes = budget_bytes / (self.block_count.most() / 2).max(1);
         let reserved_bytes = self.ledgers[growing.heap_index].reserved_bytes();
-        let large_bytes = (2 * PHYSICAL_BYTES).max(reserved_bytes / PIECES_OF_ALL);
-        let size = (*pending / PIECES).clamp(PHYSICAL_BYTES, large_bytes).max(share_bytes);
+        let least_bytes = self.physical_bytes(growing.heap_index);
+        let large_bytes = least_bytes.max(2 * PHYSICAL_BYTES).max(reserved_bytes / PIECES_OF_ALL);
+        let size = (*pending / PIECES).clamp(least_bytes, large_bytes).max(share_bytes);
         let size = size.next_multiple_of(page_bytes).min(most);
         while *pending > 0 {
             let bytes = size.min(*pending);

@@ -82,6 +82,8 @@ pub(crate) struct Shared<B: Backend> {
     /// How many mappings behind sparse blocks there are, of all pools.
     pub(super) mapping_count: BlockCount,
     pub(super) remapping: RemappingCounters,
+    /// Whether memory that is mapped comes in few large pieces while there is enough.
+    pub(super) is_coarse: bool,
     pub(crate) tally: Arc<Tally>,
     pub(crate) tags: Arc<TagNames>,
     pub(crate) sub_budgets: Arc<SubBudgets>,
@@ -116,6 +118,7 @@ impl<B: Backend> Shared<B> {
         let tags = Arc::new(TagNames::default());
         let bell = Arc::new(Bell::new(ANSWER_WITHIN.as_millis() as u64));
         let is_elastic = is_elastic(config.policy, properties)?;
+        let is_coarse = config.policy == Policy::Automatic;
         config.policy = if is_elastic { Policy::Elastic } else { Policy::Blocks };
         let pools: Box<[_]> = properties
             .memory_types
@@ -141,6 +144,7 @@ impl<B: Backend> Shared<B> {
                 & !(properties.block_granularity_bytes - 1),
             block_count: BlockCount::new(properties.block_count_max),
             mapping_count: BlockCount::new(properties.mapping_count_max),
+            is_coarse,
             remapping: RemappingCounters::default(),
             finish_later: OnceLock::new(),
             keepers: Keepers::new(pools.len()),
