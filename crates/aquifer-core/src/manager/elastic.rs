@@ -10,7 +10,7 @@ use super::shared::Shared;
 use super::shrink::Leaving;
 use super::typed_pool::Growing;
 use crate::pool::{Lane, Place, Request};
-use crate::range::{BlockIndex, Composition, GRANULE_BYTES, IdleBlock, Terms};
+use crate::range::{BlockIndex, Composition, GRANULE_BYTES, IdleBlock, QueueIndex, Terms};
 use crate::sync::{AtomicU64, Ordering};
 use aquifer_backend::{Backend, BlockDesc, Capabilities, Error, ErrorKind, MappingCosts, Properties};
 use std::ops::Range;
@@ -171,12 +171,14 @@ impl<B: Backend> Shared<B> {
         request: Request,
         bytes: u64,
     ) -> Result<Elastic, Error> {
+        let queue = growing.pool.composing_queue(lane, request);
         for _ in 0..ATTEMPTS_MAX {
-            let (sparse, mapped, fresh) = match self.compose(growing, request, bytes, &mut Vec::new())? {
-                Composed::Done { sparse, mapped, fresh } => (sparse, mapped, fresh),
-                Composed::Short(shortage) => return Ok(Elastic::Short(shortage)),
-                Composed::NoMappings => return Ok(Elastic::NoMappings),
-            };
+            let (sparse, mapped, fresh) =
+                match self.compose(growing, queue, request, bytes, &mut Vec::new())? {
+                    Composed::Done { sparse, mapped, fresh } => (sparse, mapped, fresh),
+                    Composed::Short(shortage) => return Ok(Elastic::Short(shortage)),
+                    Composed::NoMappings => return Ok(Elastic::NoMappings),
+                };
             if let Some(place) = growing.pool.allocate_composed(lane, request, sparse, &mapped) {
                 let end = place.offset + growing.pool.bytes(request);
                 let is_fresh = place.block() == sparse && fresh.start <= place.offset && end <= fresh.end;
@@ -187,17 +189,18 @@ impl<B: Backend> Shared<B> {
         Ok(Elastic::NoMappings)
     }
 
-    /// Puts a run of `bytes` bytes together for a request, as far as budget and driver allow. What has been mapped, and the physical
+    /// Puts a run of `bytes` bytes together for a request, of free memory and of what `queue` may have, as far as budget and driver allow. What has been mapped, and the physical
     /// blocks that have been `made`, stay, unless the driver has no more: then what nobody uses is given back.
     pub(super) fn compose(
         &self,
         growing: &mut Growing<'_, B::Block>,
+        queue: QueueIndex,
         request: Request,
         bytes: u64,
         made: &mut Vec<BlockIndex>,
     ) -> Result<Composed, Error> {
         let terms = self.terms(growing);
-        let way = growing.pool.compose(request, bytes, terms);
+        let way = growing.pool.compose(queue, request, bytes, terms);
         let shortage = match self.charge_and_carry_out(growing, request, &way, made)? {
             Composed::Short(shortage) => shortage,
             outcome => return Ok(outcome),
@@ -219,9 +222,9 @@ impl<B: Backend> Shared<B> {
                 made.retain(|&index| growing.pool.is_physical(index));
             }
             let way = if is_aligned {
-                growing.pool.compose_from_start(bytes, terms)
+                growing.pool.compose_from_start(queue, bytes, terms)
             } else {
-                growing.pool.compose(request, bytes, terms)
+                growing.pool.compose(queue, request, bytes, terms)
             };
             if way == last.0 && !has_made_room {
                 continue;

@@ -9,7 +9,7 @@ use super::shared::Shared;
 use super::shrink::Leaving;
 use super::typed_pool::Growing;
 use crate::pool::{BLOCK_GRANULE_BYTES, EXACT_BYTES_MIN, Place, Request, SHARED_BLOCK_BYTES_MAX};
-use crate::range::BlockIndex;
+use crate::range::{BlockIndex, NO_QUEUE};
 use aquifer_backend::{Backend, Error, ErrorKind};
 
 const OPERATION: &str = "preallocate";
@@ -231,7 +231,7 @@ impl<B: Backend> Shared<B> {
         let mut outcome = Composed::NoMappings;
         for run_bytes in [run_bytes, part_bytes, bytes] {
             let mut made = Vec::new();
-            let answer = self.compose(growing, request, run_bytes, &mut made);
+            let answer = self.compose(growing, NO_QUEUE, request, run_bytes, &mut made);
             found.created_bytes += made.iter().map(|&index| growing.pool.physical_bytes(index)).sum::<u64>();
             found.blocks.append(&mut made);
             outcome = answer?;

@@ -1,24 +1,33 @@
 //! A pool whose memory is mapped behind addresses: what the manager asks and tells about it, under its growth lock.
 
 use super::growth::Fit;
+use super::slab::SLOT_BYTES_MAX;
 use super::{Lane, Place, Pool, Request};
-use crate::range::{Area, BlockIndex, Composition, GRANULE_BYTES, IdleBlock, Mapping, Terms};
+use crate::range::{
+    Area, BlockIndex, Composition, GRANULE_BYTES, IdleBlock, Mapping, NO_QUEUE, QueueIndex, Terms,
+};
 
 /// Where memory is to spare, reserved bytes may exceed the peak of used bytes by this share of it.
 const SPARE_SHARE: u64 = 2048;
 
 impl Pool {
-    /// How a run of `bytes` bytes for a request can best be put together.
-    pub(crate) fn compose(&self, request: Request, bytes: u64, terms: Terms) -> Composition {
+    /// How a run of `bytes` bytes for a request on `queue` can best be put together.
+    pub(crate) fn compose(
+        &self,
+        queue: QueueIndex,
+        request: Request,
+        bytes: u64,
+        terms: Terms,
+    ) -> Composition {
         let surely = bytes + request.alignment().saturating_sub(GRANULE_BYTES);
         let state = self.state.lock();
-        state.ranges.compose(state.area_for(bytes), surely, terms)
+        state.ranges.compose(state.area_for(bytes), queue, surely, terms)
     }
 
     /// The same behind addresses that are aligned as they are, so that none is lost for that.
-    pub(crate) fn compose_from_start(&self, bytes: u64, terms: Terms) -> Composition {
+    pub(crate) fn compose_from_start(&self, queue: QueueIndex, bytes: u64, terms: Terms) -> Composition {
         let state = self.state.lock();
-        state.ranges.compose_from_start(state.area_for(bytes), bytes, terms)
+        state.ranges.compose_from_start(state.area_for(bytes), queue, bytes, terms)
     }
 
     /// How many more bytes may be reserved without being much above the peak of used bytes.
@@ -129,6 +138,12 @@ impl Pool {
         (state.ranges.mapping_count(), state.ranges.physical_count())
     }
 
+    /// The queue whose own memory a run for a request may be made of: slabs serve all queues, so what is cut into one must be everybody's.
+    pub(crate) fn composing_queue(&self, lane: &Lane, request: Request) -> QueueIndex {
+        let is_slot = request.is_cached() && self.bytes(request) <= SLOT_BYTES_MAX;
+        if is_slot { NO_QUEUE } else { lane.queue }
+    }
+
     /// Notes that a run has been mapped for a request, and serves it before anybody else can have what is new of it. None if another
     /// thread has meanwhile taken what was free already.
     pub(crate) fn allocate_composed(
@@ -139,9 +154,14 @@ impl Pool {
         mapped: &[BlockIndex],
     ) -> Option<Place> {
         let bytes = request.bytes(&self.layout);
+        let (queue, now) = (self.composing_queue(lane, request), self.clock.now_ms());
         let mut state = self.state.lock();
-        mapped.iter().for_each(|&physical| state.ranges.add_mapping(sparse, physical));
-        let place = state.allocate(lane.queue, request, bytes, Fit::Any)?;
+        mapped.iter().for_each(|&physical| state.ranges.add_mapping_for(queue, sparse, physical, now));
+        let place = match state.allocate(lane.queue, request, bytes, Fit::Any) {
+            // Free memory and the queue's own lie side by side.
+            None if queue != NO_QUEUE => state.allocate_across(queue, request, bytes)?,
+            place => place?,
+        };
         state.allowance.count_miss();
         state.classes[request.class()].misses += 1;
         drop(state);

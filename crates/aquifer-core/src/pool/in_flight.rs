@@ -78,7 +78,7 @@ impl Pool {
         drop(quarantine);
         let mut state = self.state.lock();
         let bound_bytes = state.bound_bytes();
-        if bound_bytes > 0 {
+        if state.is_any_bound() {
             let now = self.clock.now_ms();
             for lane in &lanes[1..] {
                 state.settle(lane.queue, lane.timeline().completed(), now);
@@ -145,7 +145,7 @@ impl Pool {
             return false;
         }
         !self.quarantine.lock().is_empty()
-            || self.state.lock().bound_bytes() > 0
+            || self.state.lock().is_any_bound()
             || self.thread_caches().iter().any(|cache| cache.has_quarantined())
     }
 

@@ -175,6 +175,11 @@ impl State {
         [slots, self.ranges.bound_value_min(queue)].into_iter().flatten().min()
     }
 
+    /// Whether anything is bound to a queue.
+    pub(crate) fn is_any_bound(&self) -> bool {
+        self.ranges.is_any_bound() || self.bound_slot_bytes > 0
+    }
+
     /// Bytes that are free but bound to a queue.
     pub(crate) fn bound_bytes(&self) -> u64 {
         self.ranges.bound_bytes() + self.bound_slot_bytes

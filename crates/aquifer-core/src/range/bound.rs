@@ -1,6 +1,8 @@
 //! Ranges that are bound to queues: unbound when the queue has passed, and joined across when nothing else fits.
 
-use super::{Area, Bound, GRANULE_BYTES, NO_QUEUE, NONE, Node, QueueIndex, Range, RangeIndex, Ranges};
+use super::{
+    Area, BlockIndex, Bound, GRANULE_BYTES, NO_QUEUE, NONE, Node, QueueIndex, Range, RangeIndex, Ranges,
+};
 
 impl Ranges {
     /// Takes `bytes` out of neighbouring free ranges that are bound to `queue` or unbound and only together large
@@ -81,6 +83,7 @@ impl Ranges {
 
     /// Unbinds what is bound to `queue` up to `value`, which the queue has reached.
     pub(crate) fn settle(&mut self, queue: QueueIndex, value: u64, time_ms: u64) {
+        self.settle_left(queue, value);
         while let Some(&(owner, bound_to, index)) = self.bound.range((queue, 0, 0)..).next()
             && owner == queue
             && bound_to <= value
@@ -103,13 +106,16 @@ impl Ranges {
     /// The highest value that anything is bound to of a queue.
     pub(crate) fn bound_value_max(&self, queue: QueueIndex) -> Option<u64> {
         let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
-        of_queue.last().map(|&(_, value, _)| value)
+        let left = self.left.range((queue, 0, 0)..=(queue, u64::MAX, BlockIndex::MAX)).last();
+        of_queue.last().map(|&(_, value, _)| value).max(left.map(|&(_, value, _)| value))
     }
 
     /// The lowest value that anything is bound to of a queue.
     pub(crate) fn bound_value_min(&self, queue: QueueIndex) -> Option<u64> {
         let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
-        of_queue.into_iter().next().map(|&(_, value, _)| value)
+        let left = self.left.range((queue, 0, 0)..=(queue, u64::MAX, BlockIndex::MAX)).next();
+        let first = of_queue.into_iter().next().map(|&(_, value, _)| value);
+        [first, left.map(|&(_, value, _)| value)].into_iter().flatten().min()
     }
 
     /// Binds a range, or unbinds it. It must not be a hole: holes are ordered by queue.

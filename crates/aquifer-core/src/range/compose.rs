@@ -9,9 +9,11 @@
 //! that is partly used. Free blocks come next, and the odd rest is the free front of a block that is partly used. Memory is
 //! made only for what is missing then.
 //!
+//! For a request on a queue, what the queue alone may have yet is as good as free ([`super::rebind`]).
+//!
 //! For a small request there is nothing to put together: it gets a free block, or a new one.
 
-use super::{Area, BlockIndex, Bound, RangeState, Ranges};
+use super::{Area, BlockIndex, NO_QUEUE, QueueIndex, RangeState, Ranges};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -58,7 +60,7 @@ impl Terms {
 
 /// What is wanted for a run.
 #[derive(Debug, Clone, Copy)]
-struct Want {
+struct Want<'a> {
     area: Area,
     /// Where it is to be mapped: not what is mapped there already. `None`: nowhere yet.
     sparse: Option<BlockIndex>,
@@ -66,15 +68,18 @@ struct Want {
     first: Option<BlockIndex>,
     /// How many bytes are missing.
     bytes: u64,
+    /// The physical blocks that are whole for the queue that it is for, by size.
+    own: &'a BTreeSet<(u64, BlockIndex)>,
     terms: Terms,
 }
 
 impl Ranges {
-    /// The best way to have a run of `bytes` bytes. There is always one.
-    pub(crate) fn compose(&self, area: Area, bytes: u64, terms: Terms) -> Composition {
-        let want = Want { area, sparse: None, first: None, bytes, terms };
+    /// The best way to have a run of `bytes` bytes for a request on `queue`. There is always one.
+    pub(crate) fn compose(&self, area: Area, queue: QueueIndex, bytes: u64, terms: Terms) -> Composition {
+        let own = &self.whole_for(queue);
+        let want = Want { area, sparse: None, first: None, bytes, own, terms };
         let mut best = self.compose_in_new(want);
-        for (tail_bytes, sparse) in self.longest_tails(area, bytes) {
+        for (tail_bytes, sparse) in self.longest_tails(area, queue, bytes) {
             let room_bytes = self.sparse_bytes(sparse) - self.mapped_end(sparse);
             let bytes = bytes - tail_bytes;
             let new_bytes = bytes.next_multiple_of(terms.unit_bytes);
@@ -91,12 +96,19 @@ impl Ranges {
     }
 
     /// A run from the beginning of a new sparse block on, which is aligned to whatever can be asked for.
-    pub(crate) fn compose_from_start(&self, area: Area, bytes: u64, terms: Terms) -> Composition {
-        self.gather(Want { area, sparse: None, first: None, bytes, terms })
+    pub(crate) fn compose_from_start(
+        &self,
+        area: Area,
+        queue: QueueIndex,
+        bytes: u64,
+        terms: Terms,
+    ) -> Composition {
+        let own = &self.whole_for(queue);
+        self.gather(Want { area, sparse: None, first: None, bytes, own, terms })
     }
 
     /// A run behind a new sparse block: with the free end of a partly used block as its beginning, if that is worth it.
-    fn compose_in_new(&self, want: Want) -> Composition {
+    fn compose_in_new(&self, want: Want<'_>) -> Composition {
         let plain = self.gather(want);
         if want.area == Area::Small {
             return plain;
@@ -113,15 +125,15 @@ impl Ranges {
     }
 
     /// Free memory for the end of a run, with what lies side by side at other addresses in the same order.
-    fn gather(&self, want: Want) -> Composition {
+    fn gather(&self, want: Want<'_>) -> Composition {
         let mut way = self.gather_in_pieces(want);
         way.mapped.sort_unstable_by_key(|&index| self.remap.physical(index).mappings.first());
         way
     }
 
     /// Free memory for the end of a run, in few pieces.
-    fn gather_in_pieces(&self, want: Want) -> Composition {
-        let Want { area, sparse, first, bytes, terms: Terms { unit_bytes, block_bytes, .. } } = want;
+    fn gather_in_pieces(&self, want: Want<'_>) -> Composition {
+        let Want { area, sparse, first, bytes, own, terms: Terms { unit_bytes, block_bytes, .. }, .. } = want;
         let mut way = Composition { area, sparse, mapped: Vec::new(), new_bytes: 0, last: None };
         // Small requests break no large free block, and leave those that large ones use in part to the large.
         let bytes_max = if area == Area::Small { block_bytes } else { u64::MAX };
@@ -136,26 +148,34 @@ impl Ranges {
             fits.find(|&index| may_have(index) && !taken.contains(&index))
         };
         let no_fronts = BTreeSet::new();
+        let free = &self.remap.free_by_size;
         let fronts = if area == Area::Small { &no_fronts } else { &self.remap.fronts };
-        let mut largest = self.remap.free_by_size.iter().rev();
+        let (mut largest, mut largest_own) = (free.iter().rev().peekable(), own.iter().rev().peekable());
         let mut left = bytes;
         while left > 0 {
-            if let Some(front) = smallest(fronts, left, &[]) {
+            if let Some(front) = smallest(fronts, left, &way.mapped) {
                 way.last = Some(front);
                 return way;
             }
-            if let Some(whole) = smallest(&self.remap.free_by_size, left, &way.mapped) {
+            let whole = [smallest(free, left, &way.mapped), smallest(own, left, &way.mapped)];
+            if let Some(whole) = whole.into_iter().flatten().min_by_key(|&index| self.physical_bytes(index)) {
                 way.mapped.push(whole);
                 return way;
             }
             // All that are left are smaller.
-            let Some(&(size, index)) = largest.find(|&&(_, index)| may_have(index)) else { break };
+            let larger =
+                if largest_own.peek() > largest.peek() { largest_own.next() } else { largest.next() };
+            let Some(&(size, index)) = larger else { break };
+            if !may_have(index) {
+                continue;
+            }
             way.mapped.push(index);
             left = left.saturating_sub(size);
         }
         let units = |bytes: u64| bytes.div_ceil(unit_bytes);
         way.new_bytes = units(left) * unit_bytes;
-        if let Some(&(front_bytes, index)) = fronts.iter().rev().find(|&&(_, index)| may_have(index))
+        if let Some(&(front_bytes, index)) =
+            fronts.iter().rev().find(|&&(_, index)| may_have(index) && !way.mapped.contains(&index))
             && left > 0
             && units(left - front_bytes) < units(left)
         {
@@ -165,22 +185,27 @@ impl Ranges {
         way
     }
 
-    /// Of the free tails of an area's sparse blocks that are shorter than `bytes`, the longest few.
-    fn longest_tails(&self, area: Area, bytes: u64) -> Vec<(u64, BlockIndex)> {
+    /// Of the tails of an area's sparse blocks that are free for `queue` and shorter than `bytes`, the longest few.
+    fn longest_tails(&self, area: Area, queue: QueueIndex, bytes: u64) -> Vec<(u64, BlockIndex)> {
         let of_area = self.remap.ends.iter().filter(|&(&sparse, _)| self.area(sparse) == area);
-        let tails = of_area.map(|(&sparse, &end)| (self.tail_bytes(sparse, end), sparse));
+        let tails = of_area.map(|(&sparse, &end)| (self.tail_bytes(sparse, queue, end), sparse));
         let mut tails: Vec<_> = tails.filter(|&(tail_bytes, _)| tail_bytes < bytes).collect();
         tails.sort_unstable_by_key(|&(tail_bytes, sparse)| (Reverse(tail_bytes), sparse));
         tails.truncate(TAILS_MAX);
         tails
     }
 
-    /// How many bytes are free, for everybody, before the end of what is mapped behind a sparse block.
-    fn tail_bytes(&self, sparse: BlockIndex, end: u64) -> u64 {
-        let Some(last) = end.checked_sub(1) else { return 0 };
-        let node = &self.nodes[self.remap.range_at(sparse, last) as usize];
-        let is_free = node.state == RangeState::Free && node.bound == Bound::NONE;
-        if is_free { end - node.offset } else { 0 }
+    /// How many bytes are free, for everybody or for `queue`, before the end of what is mapped behind a sparse block.
+    fn tail_bytes(&self, sparse: BlockIndex, queue: QueueIndex, end: u64) -> u64 {
+        let mut start = end;
+        while let Some(last) = start.checked_sub(1) {
+            let node = &self.nodes[self.remap.range_at(sparse, last) as usize];
+            if node.state != RangeState::Free || ![NO_QUEUE, queue].contains(&node.bound.queue) {
+                break;
+            }
+            start = node.offset;
+        }
+        end - start
     }
 
     /// How many bytes a composition maps: what a new sparse block must have room for.

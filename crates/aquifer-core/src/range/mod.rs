@@ -30,6 +30,7 @@
 mod aside;
 mod bound;
 mod compose;
+mod rebind;
 mod remap;
 mod returned;
 
@@ -130,6 +131,8 @@ struct Block {
     idle_for: Option<QueueIndex>,
     /// It has no memory of its own, so it is never idle ([`remap`]).
     is_sparse: bool,
+    /// How many values of queues its addresses stay for, though nothing there is bound to them ([`rebind`]).
+    left_count: u32,
     area: Area,
 }
 
@@ -140,7 +143,7 @@ impl Block {
     }
 
     fn is_unused_sparse(&self) -> bool {
-        self.is_sparse && self.used_bytes == 0 && self.bound_bytes == 0
+        self.is_sparse && self.used_bytes == 0 && self.bound_bytes == 0 && self.left_count == 0
     }
 }
 
@@ -171,6 +174,8 @@ pub(crate) struct Ranges {
     /// By queue and value: every bound range.
     bound: BTreeSet<(QueueIndex, u64, RangeIndex)>,
     bound_bytes: u64,
+    /// By queue and value: sparse blocks that memory was taken from while the queue might use it there.
+    left: BTreeSet<(QueueIndex, u64, BlockIndex)>,
     /// By queue first.
     idle_by_size: BTreeSet<(QueueIndex, u64, BlockIndex)>,
     /// Those that are idle for no queue.
@@ -231,6 +236,7 @@ impl Ranges {
             idle_since: Moment::default(),
             idle_for: None,
             is_sparse,
+            left_count: 0,
             area,
         });
     }

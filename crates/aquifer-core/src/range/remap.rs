@@ -103,6 +103,15 @@ impl Remap {
         index
     }
 
+    /// What is mapped behind a part of a sparse block, by place.
+    pub(super) fn mappings_in(
+        &self,
+        block: BlockIndex,
+        part: std::ops::Range<u64>,
+    ) -> impl Iterator<Item = (&Mapping, &BlockIndex)> {
+        self.mapped.range((block, part.start)..(block, part.end))
+    }
+
     /// The mapping that has a byte of a sparse block: its first byte there, and the physical block.
     pub(super) fn mapping_at(&self, block: BlockIndex, offset: u64) -> (u64, BlockIndex) {
         let (&(owner, start), &physical) =

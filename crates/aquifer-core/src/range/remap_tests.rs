@@ -146,6 +146,8 @@ struct Oracle {
     /// Physical blocks: granules, and whether they are on their way out.
     physical: BTreeMap<BlockIndex, (u64, bool)>,
     claims: BTreeMap<Granule, Claim>,
+    /// Sparse blocks that memory was taken from for the queue that might still use it there, and up to which of its values at least.
+    left: BTreeSet<(QueueIndex, u64, BlockIndex)>,
     used: Vec<Range>,
     value: u64,
     next_block: BlockIndex,
@@ -217,6 +219,31 @@ impl Oracle {
         })
     }
 
+    /// Whether the addresses of a sparse block stay for a queue. The ranges know: merged ones wait for the highest of their values.
+    fn is_left(&self, block: BlockIndex) -> bool {
+        let count = self.ranges.left.iter().filter(|&&(.., other)| other == block).count();
+        let owner = self.ranges.blocks[block as usize].as_ref().expect("the block exists");
+        assert_eq!(owner.left_count as usize, count);
+        count > 0
+    }
+
+    /// Where all of a physical block is free for everybody or for `queue`, some of it for the queue alone: the first granule, and up to
+    /// which value.
+    fn whole_at(&self, queue: QueueIndex, physical: BlockIndex) -> Option<(Granule, u64)> {
+        let (granules, is_leaving) = self.physical[&physical];
+        let places = self.sparse.iter().flat_map(|(&block, sparse)| {
+            sparse.mapped.iter().filter(|&(_, &other)| other == physical).map(move |(&at, _)| (block, at))
+        });
+        places.filter(|_| !is_leaving && queue != NO_QUEUE).find_map(|(block, first)| {
+            let all = (first..first + granules).all(|granule| self.may_have(queue, (block, granule)));
+            let bound = (0..granules).filter_map(|granule| match self.claims.get(&(physical, granule)) {
+                Some(Claim::Bound { bound, .. }) => Some(bound.value),
+                _ => None,
+            });
+            bound.max().filter(|_| all).map(|value| ((block, first), value))
+        })
+    }
+
     fn is_free(&self, memory: BlockIndex) -> bool {
         self.claims.range((memory, 0)..(memory + 1, 0)).next().is_none()
     }
@@ -244,12 +271,21 @@ impl Oracle {
             self.ranges.mapping_count(),
             self.sparse.values().map(|sparse| sparse.mapped.len()).sum::<usize>()
         );
+        for &(queue, value, block) in &self.left {
+            let stays = |&(owner, until, other): &(QueueIndex, u64, BlockIndex)| {
+                (owner, other) == (queue, block) && until >= value
+            };
+            assert!(
+                self.ranges.left.iter().any(stays),
+                "the addresses of {block} go before {queue} has passed"
+            );
+        }
         let mut unused = self.ranges.unused_sparse();
         unused.sort_unstable();
         let expected: Vec<_> = self
             .sparse
             .iter()
-            .filter(|&(&index, _)| !self.is_used_or_bound(index))
+            .filter(|&(&index, _)| !self.is_used_or_bound(index) && !self.is_left(index))
             .map(|(&index, sparse)| (index, sparse.mapped.len()))
             .collect();
         assert_eq!(unused, expected);
@@ -338,6 +374,8 @@ impl Oracle {
     fn settle(&mut self, queue: QueueIndex, but: u64) {
         let reached = self.value.saturating_sub(but);
         self.ranges.settle(queue, reached, self.time_ms);
+        self.left.retain(|&(owner, value, _)| owner != queue || value > reached);
+        assert!(but > 0 || self.ranges.left.iter().all(|&(owner, ..)| owner != queue));
         // Merged ranges wait for the highest of their values: so the ranges are asked what of it is left.
         let seen: BTreeMap<_, _> =
             self.blocks().iter().map(|&(block, _)| (block, self.seen(block))).collect();
@@ -361,10 +399,11 @@ impl Oracle {
     }
 
     /// Puts a run together as the manager does, while other threads go on in `between`.
-    fn compose(&mut self, granules: u64, is_small: bool, unit_count: u64, spare: u64, between: Vec<Small>) {
+    fn compose(&mut self, wanted: Wanted, between: Vec<Small>) {
+        let Wanted { queue, granules, is_small, unit_count, spare } = wanted;
         let (area, bytes) = (area(is_small), granules * GRANULE_BYTES);
-        let way = self.ranges.compose(area, bytes, TERMS);
-        self.check_composition(&way, area, bytes);
+        let way = self.ranges.compose(area, queue, bytes, TERMS);
+        self.check_composition(&way, area, queue, bytes);
         let is_alone = between.is_empty();
         let mut between = between.into_iter();
         let mut made = Vec::new();
@@ -390,34 +429,44 @@ impl Oracle {
             if let Some(step) = between.next() {
                 self.small(step);
             }
-            self.map(sparse, physical);
+            self.map(queue, sparse, physical);
             self.check();
         }
         if is_alone {
-            let range = self.ranges.allocate_in_hole(area, NO_QUEUE, bytes, GRANULE_BYTES);
-            self.take(NO_QUEUE, range.expect("a run was put together"), bytes, GRANULE_BYTES);
+            let hole = self.ranges.allocate_in_hole(area, queue, bytes, GRANULE_BYTES);
+            let range = hole.or_else(|| self.ranges.allocate_across(queue, bytes, GRANULE_BYTES));
+            self.take(queue, range.expect("a run was put together"), bytes, GRANULE_BYTES);
         }
     }
 
-    fn map(&mut self, sparse: BlockIndex, physical: BlockIndex) {
+    fn map(&mut self, queue: QueueIndex, sparse: BlockIndex, physical: BlockIndex) {
+        let whole = self.whole_at(queue, physical);
         let end = self.ranges.mapped_end(sparse) / GRANULE_BYTES;
         let granules = self.physical[&physical].0;
         let entry = self.sparse.get_mut(&sparse).expect("the sparse block exists");
         assert!(end + granules <= entry.granules, "no room for what is mapped");
         assert!(entry.mapped.iter().all(|(&at, other)| at + self.physical[other].0 <= end), "mapped over");
         entry.mapped.insert(end, physical);
-        self.ranges.add_mapping(sparse, physical);
+        self.ranges.add_mapping_for(queue, sparse, physical, self.time_ms);
+        if let Some(((left, _), value)) = whole {
+            self.left.insert((queue, value, left));
+            for granule in 0..granules {
+                let bound = Bound { queue, value };
+                self.claims.insert((physical, granule), Claim::Bound { at: (sparse, end + granule), bound });
+            }
+        }
     }
 
-    fn check_composition(&self, way: &Composition, area: Area, bytes: u64) {
+    fn check_composition(&self, way: &Composition, area: Area, queue: QueueIndex, bytes: u64) {
         assert_eq!(way.area, area);
         let pieces: Vec<_> = way.mapped.iter().chain(&way.last).copied().collect();
         let distinct: BTreeSet<_> = pieces.iter().collect();
         assert_eq!(distinct.len(), pieces.len(), "no block twice: {way:?}");
         assert!(pieces.iter().all(|piece| !self.physical[piece].1), "none that leaves");
         // All that is free serves before any is made.
-        let free =
-            self.physical.iter().filter(|&(&index, &(_, is_leaving))| !is_leaving && self.is_free(index));
+        let free = self.physical.iter().filter(|&(&index, &(_, is_leaving))| {
+            !is_leaving && (self.is_free(index) || self.whole_at(queue, index).is_some())
+        });
         let fits = |granules: u64| area == Area::General || granules <= 2 * UNIT_BYTES / GRANULE_BYTES;
         let free: u64 = free.map(|(_, &(granules, _))| granules).filter(|&granules| fits(granules)).sum();
         let missing = bytes.saturating_sub(free * GRANULE_BYTES).div_ceil(UNIT_BYTES) * UNIT_BYTES;
@@ -475,7 +524,7 @@ impl Oracle {
     fn remove_sparse(&mut self, step: SparseStep, between: Vec<Small>) {
         let Some(&index) = self.sparse.keys().nth(step.which % self.sparse.len().max(1)) else { return };
         let bytes = self.ranges.sparse_bytes(index);
-        let is_unused = !self.is_used_or_bound(index);
+        let is_unused = !self.is_used_or_bound(index) && !self.is_left(index);
         let removed = self.ranges.remove_sparse(index);
         assert_eq!(removed.is_some(), is_unused);
         let Some(mut mapped) = removed else { return };
@@ -501,9 +550,7 @@ impl Oracle {
     fn step(&mut self, step: Step) {
         match step {
             Step::Small(step) => self.small(step),
-            Step::Compose { granules, is_small, unit_count, spare, between } => {
-                self.compose(granules, is_small, unit_count, spare, between);
-            }
+            Step::Compose { wanted, between } => self.compose(wanted, between),
             Step::Shrink { leavings, between, sparse } => self.shrink(&leavings, between, sparse),
             Step::RemoveSparse { step, between } => self.remove_sparse(step, between),
         }
@@ -571,10 +618,21 @@ struct SparseStep {
     is_destroyed: bool,
 }
 
+/// What a run is put together for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    queue: QueueIndex,
+    granules: u64,
+    is_small: bool,
+    /// New memory comes in blocks of so many units, and a new sparse block has room for so many more.
+    unit_count: u64,
+    spare: u64,
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Small(Small),
-    Compose { granules: u64, is_small: bool, unit_count: u64, spare: u64, between: Vec<Small> },
+    Compose { wanted: Wanted, between: Vec<Small> },
     Shrink { leavings: Vec<Leaving>, between: Vec<Small>, sparse: Option<SparseStep> },
     RemoveSparse { step: SparseStep, between: Vec<Small> },
 }
@@ -606,9 +664,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         .prop_map(|(which, unmapped, is_destroyed)| Leaving { which, unmapped, is_destroyed });
     let step = prop_oneof![
         6 => small().prop_map(Step::Small),
-        4 => (1_u64..30, prop::bool::weighted(0.3), 1..5_u64, 0..12_u64, between()).prop_map(
-            |(granules, is_small, unit_count, spare, between)| {
-                Step::Compose { granules, is_small, unit_count, spare, between }
+        4 => (0..3_u16, 1_u64..30, prop::bool::weighted(0.3), 1..5_u64, 0..12_u64, between()).prop_map(
+            |(queue, granules, is_small, unit_count, spare, between)| {
+                Step::Compose { wanted: Wanted { queue, granules, is_small, unit_count, spare }, between }
             }
         ),
         1 => (prop::collection::vec(leaving, 1..4), between(), prop::option::of(sparse_step()))
