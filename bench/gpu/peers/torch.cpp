@@ -5,6 +5,8 @@
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <mutex>
+
 // In libc10_cuda.so, declared in none of its headers.
 namespace c10::cuda::_internal {
 void setHasPrimaryContext(bool (*has)(DeviceIndex));
@@ -20,7 +22,17 @@ bool is_expandable() { return c10::CachingAllocator::AcceleratorAllocatorConfig:
 
 class Torch final : public Allocator {
 public:
-    ~Torch() override { release(); }
+    ~Torch() override {
+        release();
+        for (void* stream : closed) device::destroy_stream(stream);
+    }
+
+    // Streams last until their memory is back: before it unmaps an expandable segment, PyTorch waits for the stream that the
+    // segment was made for. Its own streams it never destroys.
+    void close_stream(const Stream& stream) override {
+        const std::lock_guard lock(closing);
+        closed.push_back(stream.cuda);
+    }
 
     void* allocate(uint64_t bytes, const Stream& stream, Storage&) override {
         return caching::raw_alloc_with_stream(bytes, as_stream(stream));
@@ -45,6 +57,9 @@ private:
         caching::emptyCache();
         caching::emptyCache();
     }
+
+    std::mutex closing;
+    std::vector<void*> closed;
 };
 
 }  // namespace
