@@ -1,5 +1,4 @@
-// An LCG picks one of 1000 slots: what is there is freed, an empty one gets a buffer of log-uniform size. A pair is two of
-// these steps.
+// A step picks one of 1000 slots: what is there is freed, an empty one gets a buffer of log-uniform size. A pair is two steps.
 #include "harness.hpp"
 
 #include <algorithm>
@@ -15,7 +14,23 @@ constexpr uint64_t WARM_UP_STEPS = 20000;
 // Between looks at the clock.
 constexpr uint64_t BATCH_STEPS = 256;
 
-uint64_t draw_bytes(Random& random) { return static_cast<uint64_t>(256.0 * std::exp2(random.unit() * 12.0)); }
+// What the steps do, drawn before anything is timed, so that the loop costs as little as it can. Slots come again in the same
+// order after so many steps, sizes after so many allocations, so what is done comes again later than both.
+class Draws {
+public:
+    explicit Draws(uint64_t seed) : slots(COUNT), sizes(COUNT) {
+        Random random(seed);
+        for (auto& slot : slots) slot = static_cast<uint16_t>(random.next() % SLOT_COUNT);
+        for (auto& bytes : sizes) bytes = static_cast<uint32_t>(256.0 * std::exp2(random.unit() * 12.0));
+    }
+    uint16_t slot(uint64_t step) const { return slots[step % COUNT]; }
+    uint32_t bytes(uint64_t allocation) const { return sizes[allocation % COUNT]; }
+
+private:
+    static constexpr size_t COUNT = 1 << 16;
+    std::vector<uint16_t> slots;
+    std::vector<uint32_t> sizes;
+};
 
 struct Measured {
     double ns_per_pair = 0;
@@ -28,17 +43,17 @@ struct Measured {
 // One thread's slots on a stream of its own.
 class Churn {
 public:
-    Churn(Allocator& allocator, uint64_t seed) : allocator(allocator), stream(allocator), random(seed), slots(SLOT_COUNT) {}
+    Churn(Allocator& allocator, uint64_t seed) : allocator(allocator), stream(allocator), draws(seed), slots(SLOT_COUNT) {}
 
     // Steps until enough are done, or until the time is over.
     uint64_t run(uint64_t steps_max, double seconds) {
         const auto begin = Clock::now();
-        uint64_t steps = 0;
+        uint64_t done = 0;
         do {
             for (uint64_t step = 0; step < BATCH_STEPS; step++) this->step();
-            steps += BATCH_STEPS;
-        } while (steps < steps_max && seconds_since(begin) < seconds);
-        return steps;
+            done += BATCH_STEPS;
+        } while (done < steps_max && seconds_since(begin) < seconds);
+        return done;
     }
 
     void free_all() {
@@ -55,19 +70,20 @@ public:
 
 private:
     void step() {
-        Slot& slot = slots[random.next() % SLOT_COUNT];
+        Slot& slot = slots[draws.slot(steps++)];
         if (slot.address != nullptr) {
             ::free(allocator, slot, *stream);
             frees++;
         } else {
-            ::allocate(allocator, slot, draw_bytes(random), *stream);
+            ::allocate(allocator, slot, draws.bytes(allocations), *stream);
             allocations++;
         }
     }
 
     Allocator& allocator;
     OpenStream stream;
-    Random random;
+    const Draws draws;
+    uint64_t steps = 0;
     std::vector<Slot> slots;
 };
 
