@@ -63,6 +63,8 @@ private:
 std::vector<Peer> peers() {
     return {{"aquifer", "Aquifer, default policy, budget and statistics on", false,
              [](const Setup&) -> std::unique_ptr<Allocator> { return std::make_unique<Aquifer>(nullptr); }},
+            {"aquifer_elastic", "Aquifer, policy elastic", false,
+             [](const Setup&) -> std::unique_ptr<Allocator> { return std::make_unique<Aquifer>("elastic"); }},
             {"aquifer_blocks", "Aquifer, policy blocks", false,
              [](const Setup&) -> std::unique_ptr<Allocator> { return std::make_unique<Aquifer>("blocks"); }}};
 }
