@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import statistics
 import sys
 from collections import defaultdict
 
 REFERENCE = "aquifer"
 # What tells the rows of a workload apart.
-KEYS = ("threads", "trace", "pass", "streams", "cross", "largest_mib")
+KEYS = ("place", "threads", "trace", "pass", "streams", "cross", "largest_mib")
 
 
 def cell(row, reference):
@@ -39,6 +40,29 @@ def table(rows, column_of, peers):
     return lines
 
 
+def less_the_loop(rows, column_of):
+    """The rows of the other peers, without what the loop takes by itself."""
+    loop = {column_of(row): row["value"] for row in rows if row["peer"] == "loop" and "value" in row}
+    return [{**row, "value": max(row["value"] - loop[column_of(row)], 0)} for row in rows
+            if row["peer"] != "loop" and "value" in row and column_of(row) in loop]
+
+
+def over_all(rows, column_of):
+    """Two more rows for each peer that has a value in every column, under other names than traces have."""
+    columns = {column_of(row) for row in rows}
+    values = defaultdict(list)
+    for row in rows:
+        if "value" in row:
+            values[row["peer"]].append(row["value"])
+    complete = {peer: of_peer for peer, of_peer in values.items() if len(of_peer) == len(columns) > 1}
+    return [{"peer": peer, "trace": name, "value": over(of_peer)}
+            for name, over in (("geometric mean", geometric_mean), ("worst", max)) for peer, of_peer in complete.items()]
+
+
+def geometric_mean(values):
+    return statistics.geometric_mean(values) if min(values) > 0 else 0
+
+
 def tables(rows):
     """Each with its title."""
     peers = list(dict.fromkeys(row["peer"] for row in rows if row["workload"] != "start"))
@@ -50,14 +74,18 @@ def tables(rows):
         else:
             kind = f"replay, {row['pass']}" if row["workload"] == "replay" else row["workload"]
         by_kind[kind].append(row)
-    column_of = {"pairs": lambda row: f"{row['threads']} threads", "replay": lambda row: row["trace"],
+    column_of = {"first": lambda row: row["place"], "pairs": lambda row: f"{row['threads']} threads", "replay": lambda row: row["trace"],
                  "multi_stream": lambda row: f"{row['streams']} streams",
                  "random_allocations": lambda row: f"up to {row['largest_mib']} MiB"}
     for kind, of_kind in by_kind.items():
         if kind == "start":
             continue
         unit = next((row["unit"] for row in of_kind if "unit" in row), "nothing measured")
-        yield f"{kind}: {unit}", table(of_kind, column_of[of_kind[0]["workload"]], peers)
+        column = column_of[of_kind[0]["workload"]]
+        summary = over_all(of_kind, column) if kind in ("replay, peak", "replay, calls") else []
+        yield f"{kind}: {unit}", table(of_kind + summary, column, peers)
+        if kind == "pairs":
+            yield f"pairs, less the loop: {unit}", table(less_the_loop(of_kind, column), column, peers)
         counted = [{**row, "value": row["driver_calls"]} for row in of_kind if "driver_calls" in row]
         if counted:
             yield "replay, how many calls of the driver", table(counted, column_of["replay"], peers)
