@@ -110,6 +110,7 @@ std::string quoted(const std::string& text);
 
 // Each measures one peer once, with an allocator of its own that is gone afterwards, and adds `value` and `unit` and what else
 // there is to say to the row. What fails throws.
+void first(const Peer& peer, const Arguments& arguments, Row& row);
 void pairs(const Peer& peer, const Arguments& arguments, Row& row);
 void replay(const Peer& peer, const Arguments& arguments, Row& row);
 void multi_stream(const Peer& peer, const Arguments& arguments, Row& row);

@@ -12,7 +12,7 @@ namespace {
 using Workload = void (*)(const Peer&, const Arguments&, Row&);
 
 const std::map<std::string, Workload> WORKLOADS = {
-    {"pairs", pairs}, {"replay", replay}, {"multi_stream", multi_stream}, {"random_allocations", random_allocations}};
+    {"first", first}, {"pairs", pairs}, {"replay", replay}, {"multi_stream", multi_stream}, {"random_allocations", random_allocations}};
 
 void say(const Row& row) { std::cout << row.json() << std::endl; }
 

@@ -30,6 +30,10 @@ def find(workload, peer, **key):
 for peer in peers:
     if peer == "fixed":
         continue
+    if peer != "loop":
+        assert find("first", peer, place="first of the process")["rounds"] == 1
+        row = find("first", peer, place="later")
+        assert row["min"] > 0 and row["rounds"] == 5 and row["unit"] == "ms", row
     for threads in (1, 3):
         row = find("pairs", peer, threads=threads)
         assert row["min"] > 0 and row["min"] <= row["value"] <= row["max"] and row["rounds"] == 3, row
@@ -57,8 +61,20 @@ assert find("pairs", "fixed", threads=1)["value"] > 0
 for arguments in ([], ["--markdown"]):
     report = subprocess.run([sys.executable, os.path.join(here, "..", "report.py"), path, *arguments],
                             text=True, capture_output=True, check=True).stdout
-    for title in ("pairs: ns per pair", "replay, time: ms", "replay, peak: ", "multi_stream: us", "random_allocations: us"):
+    for title in ("first: ms", "pairs: ns per pair", "pairs, less the loop: ns", "replay, time: ms", "replay, peak: ", "multi_stream: us", "random_allocations: us"):
         assert title in report, report
     assert "failed: malloc: built without CUPTI" in report and "in: replay trace=small pass=calls" in report, report
 print(report)
+
+# Over the columns of one peer, if it has all of them; and what remains of pairs.
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(here, ".."))
+from report import less_the_loop, over_all  # noqa: E402
+
+some = [{"peer": "a", "trace": "x", "value": 1.0}, {"peer": "a", "trace": "y", "value": 4.0},
+        {"peer": "b", "trace": "x", "value": 2.0}, {"peer": "b", "trace": "y", "failed": "so"}]
+summary = {(row["peer"], row["trace"]): row["value"] for row in over_all(some, lambda row: row["trace"])}
+assert summary == {("a", "geometric mean"): 2.0, ("a", "worst"): 4.0}, summary
+paired = [{"peer": "a", "threads": 1, "value": 9.0}, {"peer": "loop", "threads": 1, "value": 2.0}, {"peer": "a", "threads": 4, "value": 9.0}]
+assert less_the_loop(paired, lambda row: row["threads"]) == [{"peer": "a", "threads": 1, "value": 7.0}]
 print("passed")
