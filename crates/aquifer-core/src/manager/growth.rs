@@ -6,8 +6,9 @@ use super::elastic::{Elastic, Shortage};
 use super::purgeable::Recover;
 use super::shared::Shared;
 use super::shrink::Leaving;
-use super::typed_pool::Growing;
+use super::typed_pool::{Growing, TypedPool};
 use crate::pool::{BUCKET_BYTES_MAX, Growth, Lane, Place, Request, Return};
+use crate::range::NO_QUEUE;
 use crate::statistics::Tag;
 use crate::sync::{AtomicU64, Ordering};
 use aquifer_backend::{Backend, BlockDesc, Capabilities, Error, ErrorKind, OutOfMemoryReport, Properties};
@@ -19,6 +20,10 @@ const MARKERS_MAX: u32 = 64;
 /// How often an allocation searches, if others bring memory back while it does; and how often it gives up what is
 /// preallocated, if others preallocate meanwhile.
 pub(super) const ATTEMPTS_MAX: u32 = 3;
+/// How long growing waits for its queue: less than it takes to make and map a physical block, and more than an idle queue takes.
+const BRIEF_WAIT: Duration = Duration::from_micros(20);
+/// Much is bound to queues when it is more than this share of what is reserved.
+const MUCH_BOUND_SHARE: u64 = 16;
 /// How long trimming waits for one queue, so that one that has nothing more to do passes its marker: some microseconds on
 /// a GPU.
 const MARKER_WAIT: Duration = Duration::from_millis(10);
@@ -107,6 +112,13 @@ impl<B: Backend> Shared<B> {
         {
             return Ok((place, false));
         }
+        if growing.is_elastic
+            && self.settle_briefly(growing, lane)
+            && let Some(place) =
+                growing.pool.allocate(lane, request).or_else(|| growing.pool.allocate_across(lane, request))
+        {
+            return Ok((place, false));
+        }
         self.release_decayed(growing);
         let sizes = self.block_sizes(growing, request);
         if sizes.least > ledger.budget_bytes() {
@@ -170,6 +182,36 @@ impl<B: Backend> Shared<B> {
         self.look();
         growing.pool.settle(Return::ToRanges);
         true
+    }
+
+    /// Puts a marker into a queue that keeps up and has much bound to it. What is bound merges with nothing that is not, so the pool would
+    /// break what it need not, and map more; with a marker for each such part of the pool it does as well as without queues.
+    pub(super) fn unbind_much(&self, typed: &TypedPool<B::Block>, lane: &Lane) {
+        if lane.queue == NO_QUEUE || !typed.pool.is_bound_beyond_share(MUCH_BOUND_SHARE) || self.is_forked() {
+            return;
+        }
+        let queue = self.queues.get(lane.queue);
+        self.look();
+        if queue.timeline.completed() >= queue.timeline.claimed() && typed.pool.needs_marker(lane.queue) {
+            let _ = self.signal(&queue);
+            self.look();
+        }
+        typed.pool.settle(Return::ToCaches);
+    }
+
+    /// Gives the queue that memory is wanted on a moment to pass what it has been given: if it has nothing else to do that takes less than
+    /// making memory does. False if it has not passed.
+    fn settle_briefly(&self, growing: &mut Growing<'_, B::Block>, lane: &Lane) -> bool {
+        if lane.queue == NO_QUEUE || !growing.pool.has_in_flight() {
+            return false;
+        }
+        let queue = self.queues.get(lane.queue);
+        let claimed = queue.timeline.claimed();
+        if queue.timeline.completed() >= claimed {
+            return false;
+        }
+        let has_passed = matches!(self.wait_a_while(&queue, claimed, BRIEF_WAIT), Ok(true));
+        has_passed && self.settle_for(growing)
     }
 
     /// As [`Shared::settle_for`], and gives the queues a moment to pass what they have just been given.

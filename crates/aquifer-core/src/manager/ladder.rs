@@ -46,6 +46,9 @@ impl<B: Backend> Shared<B> {
         }
         let typed = &self.pools[request.memory_type()];
         let lane = typed.pool.lane(home.queue);
+        if typed.is_elastic && !request.is_cached() {
+            self.unbind_much(typed, &lane);
+        }
         if let Some(place) = typed.pool.allocate(&lane, request) {
             return Ok((place, false));
         }

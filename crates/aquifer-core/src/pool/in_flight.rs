@@ -149,6 +149,12 @@ impl Pool {
             || self.thread_caches().iter().any(|cache| cache.has_quarantined())
     }
 
+    /// Whether more than so large a share of what is reserved is bound to queues.
+    pub(crate) fn is_bound_beyond_share(&self, share: u64) -> bool {
+        let state = self.state.lock();
+        state.bound_bytes() > state.ranges.reserved_bytes() / share
+    }
+
     /// Whether something of `queue` waits that no marker covers yet.
     pub(crate) fn needs_marker(&self, queue: QueueIndex) -> bool {
         let claimed = self.lane(queue).timeline().claimed();
