@@ -126,7 +126,8 @@ impl<B: Backend> Shared<B> {
             .map(|memory_type| {
                 let is_elastic = is_elastic && memory_type.flags.contains(MemoryFlags::SPARSE);
                 let (clock, tally, bell) = (config.clock.clone(), Arc::clone(&tally), Arc::clone(&bell));
-                let pool = Pool::new(config.layout, is_elastic, clock, tally, bell);
+                let budget_bytes = ledgers[memory_type.heap_index].budget_bytes();
+                let pool = Pool::new(config.layout, is_elastic, budget_bytes, clock, tally, bell);
                 TypedPool::new(pool, memory_type.heap_index, is_elastic)
             })
             .collect();

@@ -96,6 +96,11 @@ impl Pool {
         Some(cache)
     }
 
+    /// How many bytes each cache may keep.
+    pub(super) fn cache_share_bytes(&self) -> u64 {
+        self.caches_bytes_max / self.cache_count.load(Ordering::Relaxed).max(1)
+    }
+
     /// Takes an ending thread's cache in: places, counters and all.
     pub(crate) fn retire(&self, cache: &Arc<ThreadCache>) {
         let mut registry = self.registry.lock();

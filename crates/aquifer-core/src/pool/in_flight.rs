@@ -6,7 +6,6 @@ use super::{Closing, Lane, Place, Pool, Request, Return, Uses};
 use crate::planted;
 use crate::range::{NO_QUEUE, QueueIndex};
 use crate::raw::local;
-use crate::sync::Ordering;
 use std::sync::Arc;
 
 /// For so many places at most a cache grows when they come back from the quarantine together.
@@ -130,10 +129,10 @@ impl Pool {
         local::with_own(lane, |cache| {
             cache.keep(identity, free);
             // What found no room goes to the depot, a stack at a time, unless the cache may grow.
-            let caches = self.cache_count.load(Ordering::Relaxed);
+            let share_bytes = self.cache_share_bytes();
             let own = |entry: &&Entry| entry.request.identity() == identity && entry.request.is_cached();
             for entry in free.iter().filter(own).take(GROWING_MAX) {
-                cache.grow(entry.request.class(), caches);
+                cache.grow(entry.request.class(), share_bytes);
             }
             cache.keep(identity, free);
         });

@@ -61,7 +61,7 @@ impl Model {
     /// Without a block.
     fn with_queues(count: QueueIndex) -> Arc<Self> {
         let layout = BucketLayout::power_of_two();
-        let pool = Pool::new(layout, false, Clock::manual(), Arc::default(), Arc::new(Bell::new(0)));
+        let pool = Pool::new(layout, false, 0, Clock::manual(), Arc::default(), Arc::new(Bell::new(0)));
         let home = Home::new(&layout, pool.lane(NO_QUEUE));
         let queues = (1..=count).map(|index| queues::Queue::new(&pool, index)).collect();
         let slots = (0..SLOT_COUNT).map(|_| Slot::default()).collect();

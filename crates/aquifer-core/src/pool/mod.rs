@@ -45,7 +45,7 @@ use crate::clock::Clock;
 use crate::range::{BlockIndex, IdleBlock, NO_QUEUE, QueueIndex, Range};
 use crate::raw::local;
 use crate::statistics::Tally;
-use crate::sync::{AtomicU64, Mutex, Ordering, Rank};
+use crate::sync::{AtomicU64, Mutex, Rank};
 use crate::timeline::Timeline;
 use growth::{Fit, Plan};
 use layout::ClassIndex;
@@ -112,6 +112,8 @@ pub(crate) struct Pool {
     registry: Mutex<Registry>,
     /// How many thread caches there are, of all lanes.
     cache_count: AtomicU64,
+    /// How many bytes all caches may keep together.
+    caches_bytes_max: u64,
     quarantine: Mutex<Quarantine>,
     /// Held while places go from the quarantine to where they are found again, and while they are counted.
     moving: Mutex<()>,
@@ -122,6 +124,7 @@ impl Pool {
     pub(crate) fn new(
         layout: BucketLayout,
         is_elastic: bool,
+        budget_bytes: u64,
         clock: Clock,
         tally: Arc<Tally>,
         bell: Arc<Bell>,
@@ -135,6 +138,7 @@ impl Pool {
             lanes: RwLock::new(vec![Arc::new(lane)]),
             registry: Mutex::new(Rank::Registry, Registry::default()),
             cache_count: AtomicU64::new(0),
+            caches_bytes_max: thread_cache::pool_bytes_max(budget_bytes),
             quarantine: Mutex::new(Rank::Quarantine, Quarantine::default()),
             moving: Mutex::new(Rank::Moving, ()),
             state: Mutex::new(Rank::PoolState, State::new(&layout, is_elastic)),
@@ -185,7 +189,7 @@ impl Pool {
             return Some(place);
         }
         let class = request.class();
-        let wanted = cache.grow(class, self.cache_count.load(Ordering::Relaxed));
+        let wanted = cache.grow(class, self.cache_share_bytes());
         let mut places = Batch::new();
         lane.depot.take(class, wanted, &mut places);
         if places.is_empty() {
@@ -272,7 +276,7 @@ impl Pool {
 
     /// Takes half of a cache's full stack away.
     fn take_half(&self, lane: &Lane, cache: &ThreadCache, class: ClassIndex) {
-        cache.grow(class, self.cache_count.load(Ordering::Relaxed));
+        cache.grow(class, self.cache_share_bytes());
         let mut places = Batch::new();
         cache.take_half(class, &mut places);
         lane.depot.put(class, &mut places);

@@ -39,8 +39,15 @@ use std::sync::Arc;
 const CLASS_PLACES_MAX: usize = table_size(64, 4) as usize;
 /// A class starts with room for so many, and doubles each time that was too few,
 const CLASS_PLACES_FIRST: u32 = table_size(2, 1) as u32;
-/// as long as all caches of the pool together, each growing to an even share of this, could not keep more bytes.
+/// as long as all caches of the pool together, each growing to an even share, could not keep more bytes than this, or than this share of
+/// the budget. (16 threads that each use all sizes up to 1 MiB want some 100 MiB each.)
 const POOL_BYTES_MAX: u64 = 512 << 20;
+const POOL_BUDGET_SHARE: u64 = 64;
+
+/// How many bytes all caches of a pool may keep together.
+pub(super) fn pool_bytes_max(budget_bytes: u64) -> u64 {
+    POOL_BYTES_MAX.max(budget_bytes / POOL_BUDGET_SHARE)
+}
 
 /// Places on their way between caches, the depot and the pool.
 pub(super) type Batch = ArrayVec<Place, CLASS_PLACES_MAX>;
@@ -329,15 +336,14 @@ impl ThreadCache {
         self.quarantined[..count].iter().filter_map(EntryCell::load)
     }
 
-    /// Lets a class keep more from now on, if what all `thread_count` caches may keep allows it. Answers how many places
-    /// to bring when it has run empty.
-    pub(crate) fn grow(&self, class: ClassIndex, thread_count: u64) -> usize {
+    /// Lets a class keep more from now on, if the cache may keep so many bytes. Answers how many places to bring when it has run empty.
+    pub(crate) fn grow(&self, class: ClassIndex, share_bytes: u64) -> usize {
         let cell = &self.classes[class];
         let capacity = cell.capacity.load(Ordering::Relaxed);
         let wanted = (2 * capacity).min(cell.capacity_max);
         let bytes =
             self.capacity_bytes.load(Ordering::Relaxed) + u64::from(wanted - capacity) * cell.class_bytes;
-        if bytes <= POOL_BYTES_MAX / thread_count.max(1) {
+        if bytes <= share_bytes {
             cell.capacity.store(wanted, Ordering::Relaxed);
             self.capacity_bytes.store(bytes, Ordering::Relaxed);
         }

@@ -105,7 +105,7 @@ fn no_place_is_lost_or_handed_out_twice() {
     explore(3, || {
         let (cache, request) = cache_and_request();
         let mut stock = Batch::from_iter([place(1), place(2), place(3)]);
-        (0..2).for_each(|_| _ = cache.grow(request.class(), 1));
+        (0..2).for_each(|_| _ = cache.grow(request.class(), u64::MAX));
         cache.fill(request.class(), &mut stock);
         assert!(stock.is_empty());
         let mut held = vec![cache.allocate(request).expect("places are kept and nobody looks in")];
@@ -161,7 +161,7 @@ fn an_exchange_loses_nothing_to_a_revoker() {
         let (cache, request) = cache_and_request();
         let class = request.class();
         let mut stock = Batch::from_iter([place(1), place(2)]);
-        cache.grow(class, 1);
+        cache.grow(class, u64::MAX);
         cache.fill(class, &mut stock);
         let revoker = thread::spawn({
             let cache = Arc::clone(&cache);
