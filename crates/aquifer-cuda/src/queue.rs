@@ -9,11 +9,12 @@
 mod hold;
 mod host_step;
 mod host_work;
+mod pause;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aquifer_backend::{Command, CopyEnd, Error, ErrorKind, Ticket};
 use cudarc::driver::CudaStream;
@@ -30,12 +31,8 @@ use hold::Gate;
 pub use hold::QueueHold;
 use host_step::{Given, HostSteps};
 pub(crate) use host_work::HostWork;
+use pause::Pause;
 
-/// How long a wait looks at the word without pause: about what a short kernel takes.
-const SPIN: Duration = Duration::from_micros(20);
-/// How long it sleeps between looks, at first and at most.
-const SLEEP_MIN: Duration = Duration::from_micros(20);
-const SLEEP_MAX: Duration = Duration::from_micros(500);
 /// How many looks at a word that does not move there are for each question to the driver whether the stream is well. Nothing else tells
 /// of a kernel that trapped.
 const LOOKS_PER_QUESTION: u32 = 64;
@@ -378,29 +375,22 @@ impl CudaQueue {
     }
 
     pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
-        // `None`: longer than the clock can say.
-        let (start, mut sleep) = (Instant::now(), SLEEP_MIN);
-        let deadline = start.checked_add(timeout);
+        let mut pause = Pause::new();
         loop {
             self.device.check("wait")?;
             if self.value() >= value {
                 return Ok(true);
             }
-            let now = Instant::now();
-            let left = deadline.map_or(SLEEP_MAX, |deadline| deadline.saturating_duration_since(now));
+            let waited = pause.waited();
+            let left = timeout.saturating_sub(waited);
             if left.is_zero() {
                 self.ask("wait")?;
                 return Ok(self.value() >= value);
             }
-            if now.duration_since(start) < SPIN {
-                std::hint::spin_loop();
-                continue;
-            }
-            std::thread::sleep(sleep.min(left));
-            sleep = (sleep * 2).min(SLEEP_MAX);
-            if sleep == SLEEP_MAX {
+            if pause.is_question_due(waited) {
                 self.ask("wait")?;
             }
+            pause.pass(waited, left);
         }
     }
 
