@@ -60,8 +60,8 @@ pub(crate) struct Device {
     pub(crate) nvml: OnceLock<Nvml>,
     /// Whether somebody has asked for the budget before.
     pub(crate) is_watched: AtomicBool,
-    /// For copies and fills that are waited for, made with the first of them. Held while one runs.
-    transfers: Mutex<Option<Transfers>>,
+    /// For copies and fills that are waited for: those that no thread is using now.
+    idle_streams: Mutex<Vec<IdleStream>>,
     raw: CUdevice,
     /// The answer that told of the loss; 0 while there is none.
     loss: AtomicU32,
@@ -76,18 +76,21 @@ pub(crate) struct Mapped {
     pub(crate) peers: Vec<i32>,
 }
 
-/// A stream of the device's own.
+/// How many of its own streams a device keeps for the next copy that is waited for: the device itself runs no more at a time by default
+/// (`CUDA_DEVICE_MAX_CONNECTIONS`).
+const IDLE_STREAMS_MAX: usize = 8;
+
+/// A stream of the device's own, with nothing in it.
 #[derive(Debug)]
-struct Transfers(CUstream);
+struct IdleStream(CUstream);
 
 // SAFETY: a stream is a handle, which any thread may use with its context current.
-unsafe impl Send for Transfers {}
+unsafe impl Send for IdleStream {}
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if let Some(Transfers(stream)) = self.transfers.get_mut().take()
-            && self.context.is_of_this_process()
-        {
+        for IdleStream(stream) in std::mem::take(self.idle_streams.get_mut()) {
+            // In a forked process this does nothing.
             // SAFETY: it was made for this device, and goes with it.
             let _ = self.call("destroy_queue", || unsafe { sys::destroy_stream(stream) });
         }
@@ -122,7 +125,7 @@ impl Device {
             managed_bytes: AtomicU64::new(0),
             nvml: OnceLock::new(),
             is_watched: AtomicBool::new(false),
-            transfers: Mutex::default(),
+            idle_streams: Mutex::default(),
             raw,
             loss: AtomicU32::new(0),
         })
@@ -167,23 +170,34 @@ impl Device {
         }
     }
 
-    /// Runs something on a stream of the device's own, and waits for it.
+    /// Runs something on a stream of the device's own, and waits for it. Each thread that does so at a time has another stream.
     pub(crate) fn run(
         &self,
         operation: &'static str,
         give: impl FnOnce(CUstream) -> Result<(), Code>,
     ) -> Result<(), Error> {
         self.check(operation)?;
-        let mut transfers = self.transfers.lock();
         self.call(operation, || {
-            let stream = match &*transfers {
-                Some(Transfers(stream)) => *stream,
-                None => transfers.insert(Transfers(sys::create_stream()?)).0,
-            };
-            give(stream)?;
-            // SAFETY: the stream lives as long as the device.
-            unsafe { sys::synchronize(stream) }
+            let idle = self.idle_streams.lock().pop();
+            let stream = idle.map_or_else(sys::create_stream, |IdleStream(stream)| Ok(stream))?;
+            let answer = give(stream).and_then(|()| {
+                // SAFETY: the stream is kept below, or destroyed afterwards.
+                unsafe { sys::synchronize(stream) }
+            });
+            self.put_back(stream);
+            answer
         })
+    }
+
+    fn put_back(&self, stream: CUstream) {
+        let mut idle = self.idle_streams.lock();
+        if idle.len() < IDLE_STREAMS_MAX {
+            idle.push(IdleStream(stream));
+            return;
+        }
+        drop(idle);
+        // SAFETY: it was made for one thread, which has done with it.
+        let _ = unsafe { sys::destroy_stream(stream) };
     }
 
     pub(crate) fn place(&self, memory_type_index: usize) -> Place {
@@ -294,5 +308,52 @@ impl Facts {
                 | sparse
                 | sanitized,
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn device() -> Device {
+        software_cuda::install();
+        driver::load("test").unwrap();
+        let raw = sys::device(0).unwrap();
+        Device::new(raw, Context::primary(raw, "test").unwrap(), CudaOptions::default(), "test").unwrap()
+    }
+
+    #[test]
+    fn copies_that_are_waited_for_do_not_wait_for_each_other() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let device = device();
+        let (sender, receiver) = mpsc::channel();
+        // None ends before all have begun.
+        let meet = std::sync::Barrier::new(IDLE_STREAMS_MAX + 2);
+        std::thread::scope(|scope| {
+            for _ in 0..IDLE_STREAMS_MAX + 2 {
+                let (device, meet, sender) = (&device, &meet, sender.clone());
+                scope.spawn(move || {
+                    device
+                        .run("copy", |stream| {
+                            sender.send(stream.addr()).expect("the test waits");
+                            meet.wait();
+                            Ok(())
+                        })
+                        .unwrap();
+                });
+            }
+            let mut streams: Vec<_> = (0..IDLE_STREAMS_MAX + 2)
+                .map(|_| receiver.recv_timeout(MINUTE).unwrap_or_else(|_| std::process::abort()))
+                .collect();
+            streams.sort_unstable();
+            streams.dedup();
+            assert_eq!(streams.len(), IDLE_STREAMS_MAX + 2);
+        });
+        let kept = device.idle_streams.lock().len();
+        assert_eq!(kept, IDLE_STREAMS_MAX);
+        device.run("copy", |_| Ok(())).unwrap();
+        assert_eq!(device.idle_streams.lock().len(), kept);
     }
 }
