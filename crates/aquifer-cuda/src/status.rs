@@ -5,12 +5,13 @@ use cudarc::driver::sys::CUresult;
 
 use crate::sys::{Code, name_of};
 
-/// Whether an answer means that the context is of no use any more. The driver's documentation says of the first lot: "the process
-/// must be terminated and relaunched".
+/// Whether an answer means that the context is of no use any more. Of the first lot the driver's documentation (`CUresult` in `cuda.h`)
+/// says that the process must be ended and started again; of a failed assertion, the context.
 pub(crate) fn is_loss(code: Code) -> bool {
     matches!(
         code,
-        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+        CUresult::CUDA_ERROR_CONTAINED
+            | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
             | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
             | CUresult::CUDA_ERROR_ASSERT
             | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
@@ -19,7 +20,10 @@ pub(crate) fn is_loss(code: Code) -> bool {
             | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
             | CUresult::CUDA_ERROR_INVALID_PC
             | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_TENSOR_MEMORY_LEAK
+            | CUresult::CUDA_ERROR_MPS_CLIENT_TERMINATED
             | CUresult::CUDA_ERROR_EXTERNAL_DEVICE
+            // It does not say so of these, which are found while a kernel runs.
             | CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
             | CUresult::CUDA_ERROR_NVLINK_UNCORRECTABLE
             // The context was destroyed, or the driver has shut down with the process.
@@ -37,4 +41,27 @@ pub(crate) fn error(operation: &'static str, code: Code) -> Error {
         _ => ErrorKind::Driver,
     };
     Error::new(kind, operation, format!("the CUDA driver answered {}", name_of(code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_the_process_for_cuda_is_a_loss() {
+        let lost = [
+            CUresult::CUDA_ERROR_CONTAINED,
+            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+            CUresult::CUDA_ERROR_TENSOR_MEMORY_LEAK,
+            CUresult::CUDA_ERROR_MPS_CLIENT_TERMINATED,
+        ];
+        assert_eq!(lost.map(is_loss), [true; 4]);
+        let well = [
+            CUresult::CUDA_ERROR_NOT_SUPPORTED,
+            CUresult::CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE,
+            CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+            CUresult::CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED,
+        ];
+        assert_eq!(well.map(is_loss), [false; 4]);
+    }
 }
