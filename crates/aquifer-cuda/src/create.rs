@@ -10,7 +10,7 @@ use aquifer_backend::{
 use crate::block::{Content, CudaBlock, HostAddress};
 use crate::device::{Device, Place};
 use crate::options::UnifiedMemory;
-use crate::sys;
+use crate::sys::{self, Code};
 use crate::virtual_memory::{self as vm, Kind};
 
 pub(crate) fn block(device: &Device, desc: &BlockDesc<'_>) -> Result<CudaBlock, Error> {
@@ -65,28 +65,33 @@ fn with_what_is_free(device: &Device, bytes: u64, error: Error) -> Error {
 }
 
 fn whole(device: &Device, kind: Kind, bytes: u64, operation: &'static str) -> Result<Content, Error> {
-    let handle = device.call(operation, || kind.create(bytes));
-    let handle = handle.map_err(|error| with_what_is_free(device, bytes, error))?;
-    let address = device.call(operation, || vm::reserve(bytes)).inspect_err(|_| {
-        // SAFETY: it has just been made, and nobody has been given it.
-        let _ = device.call(operation, || unsafe { vm::release(handle) });
-    })?;
-    // SAFETY: the addresses have just been reserved, so many as the memory has bytes.
-    let mapped = unsafe { map_at(device, address, bytes, handle, operation) };
-    mapped.inspect_err(|_| {
-        // SAFETY: nothing is mapped there, and nobody has been given either.
-        let _ = device.call(operation, || unsafe { vm::unreserve(address, bytes) });
-        // SAFETY: as above.
-        let _ = device.call(operation, || unsafe { vm::release(handle) });
-    })?;
-    Ok(Content::Whole { address, handle })
+    let made = device.call(operation, || {
+        let handle = kind.create(bytes)?;
+        let address = vm::reserve(bytes).inspect_err(|_| {
+            // SAFETY: it has just been made, and nobody has been given it.
+            let _ = unsafe { vm::release(handle) };
+        })?;
+        // SAFETY: the addresses have just been reserved, so many as the memory has bytes.
+        let mapped = unsafe { map_at(device, address, bytes, handle) };
+        mapped.inspect_err(|_| {
+            // SAFETY: nothing is mapped there, and nobody has been given either.
+            let _ = unsafe { vm::unreserve(address, bytes) };
+            // SAFETY: as above.
+            let _ = unsafe { vm::release(handle) };
+        })?;
+        Ok(Content::Whole { address, handle })
+    });
+    made.map_err(|error| with_what_is_free(device, bytes, error))
 }
 
 fn locked(device: &Device, bytes: u64, operation: &'static str) -> Result<Content, Error> {
-    let start = device.call(operation, || sys::host_alloc(bytes))?;
-    let address = device.call(operation, || sys::device_pointer(start)).inspect_err(|_| {
-        // SAFETY: it has just been allocated, and nobody has been given it.
-        let _ = device.call(operation, || unsafe { sys::host_free(start) });
+    let (start, address) = device.call(operation, || {
+        let start = sys::host_alloc(bytes)?;
+        let address = sys::device_pointer(start).inspect_err(|_| {
+            // SAFETY: it has just been allocated, and nobody has been given it.
+            let _ = unsafe { sys::host_free(start) };
+        })?;
+        Ok((start, address))
     })?;
     // The driver gives memory that the system has cleared, whose bytes are initialised.
     let host = HostAddress(NonNull::new(start).expect("the driver answers an address"));
@@ -118,11 +123,13 @@ pub(crate) fn import(device: &Device, memory: HostMemory) -> Result<CudaBlock, I
     let (start, bytes) = (memory.start().as_ptr(), memory.bytes());
     let lock = || {
         device.check(operation)?;
-        // SAFETY: the memory's owner keeps it mapped and writable until the block is destroyed.
-        device.call(operation, || unsafe { sys::host_register(start, bytes) })?;
-        device.call(operation, || sys::device_pointer(start)).inspect_err(|_| {
-            // SAFETY: it has just been registered, and no device knows of it.
-            let _ = device.call(operation, || unsafe { sys::host_unregister(start) });
+        device.call(operation, || {
+            // SAFETY: the memory's owner keeps it mapped and writable until the block is destroyed.
+            unsafe { sys::host_register(start, bytes) }?;
+            sys::device_pointer(start).inspect_err(|_| {
+                // SAFETY: it has just been registered, and no device knows of it.
+                let _ = unsafe { sys::host_unregister(start) };
+            })
         })
     };
     match lock() {
@@ -156,7 +163,7 @@ fn check_device_memory(device: &Device, memory: &DeviceMemory) -> Result<(), Err
     let refuse = |message| Err(Error::new(ErrorKind::InvalidArgument, operation, message));
     for address in [memory.address(), memory.address() + (memory.bytes() - 1)] {
         match device.call(operation, || match sys::device_of(address) {
-            Err(sys::Code::CUDA_ERROR_INVALID_VALUE) => Ok(None),
+            Err(Code::CUDA_ERROR_INVALID_VALUE) => Ok(None),
             answer => answer.map(Some),
         })? {
             Some(Some(ordinal)) if ordinal == device.ordinal => {}
@@ -221,31 +228,23 @@ pub(crate) unsafe fn map(
         unreachable!("the core maps a physical block behind a sparse one");
     };
     // SAFETY: the caller vouches for it.
-    unsafe { map_at(device, address + sparse.offset, sparse.bytes, handle, "map") }
+    device.call("map", || unsafe { map_at(device, address + sparse.offset, sparse.bytes, handle) })
 }
 
-/// Maps, lets all devices use it that are to, and notes it.
+/// Maps, lets all devices use it that are to, and notes it. In the device's context.
 ///
 /// # Safety
 ///
 /// - The addresses are reserved, with nothing mapped; the handle is alive and of that many bytes.
-unsafe fn map_at(
-    device: &Device,
-    address: u64,
-    bytes: u64,
-    handle: u64,
-    operation: &'static str,
-) -> Result<(), Error> {
+unsafe fn map_at(device: &Device, address: u64, bytes: u64, handle: u64) -> Result<(), Code> {
     let mut mapped = device.mapped.lock();
     let mut ordinals = vec![device.ordinal];
     ordinals.extend(&mapped.peers);
-    device.call(operation, || {
-        // SAFETY: the caller vouches for it.
-        unsafe { vm::map(address, bytes, handle) }?;
-        vm::allow(address, bytes, &ordinals).inspect_err(|_| {
-            // SAFETY: it has just been mapped, and nobody uses it.
-            let _ = unsafe { vm::unmap(address, bytes) };
-        })
+    // SAFETY: the caller vouches for it.
+    unsafe { vm::map(address, bytes, handle) }?;
+    vm::allow(address, bytes, &ordinals).inspect_err(|_| {
+        // SAFETY: it has just been mapped, and nobody uses it.
+        let _ = unsafe { vm::unmap(address, bytes) };
     })?;
     mapped.extents.insert(address, bytes);
     Ok(())
@@ -258,16 +257,18 @@ pub(crate) unsafe fn unmap(device: &Device, sparse: BlockRange<'_, CudaBlock>) -
     device.check("unmap")?;
     let address = sparse.block.address().expect("a sparse block has addresses") + sparse.offset;
     // SAFETY: the caller vouches for it.
-    unsafe { unmap_at(device, address, sparse.bytes, "unmap") }
+    device.call("unmap", || unsafe { unmap_at(device, address, sparse.bytes) })
 }
 
+/// In the device's context.
+///
 /// # Safety
 ///
 /// - The range is one of [`map_at`], and nobody uses it.
-unsafe fn unmap_at(device: &Device, address: u64, bytes: u64, operation: &'static str) -> Result<(), Error> {
+unsafe fn unmap_at(device: &Device, address: u64, bytes: u64) -> Result<(), Code> {
     let mut mapped = device.mapped.lock();
     // SAFETY: the caller vouches for it.
-    device.call(operation, || unsafe { vm::unmap(address, bytes) })?;
+    unsafe { vm::unmap(address, bytes) }?;
     mapped.extents.remove(&address);
     Ok(())
 }
@@ -314,19 +315,19 @@ unsafe fn give_back(device: &Device, block: &CudaBlock, operation: &'static str)
             }
             freed
         }
-        &Content::Whole { address, handle } => {
+        &Content::Whole { address, handle } => device.call(operation, || {
             if device.mapped.lock().extents.contains_key(&address) {
                 // SAFETY: it was mapped when the block was made, and nobody uses it.
-                unsafe { unmap_at(device, address, bytes, operation) }?;
+                unsafe { unmap_at(device, address, bytes) }?;
             }
             // From here on the block is of no use, so it is not given back to the core whatever the driver says.
             // SAFETY: as above.
-            let _ = device.call(operation, || unsafe { vm::release(handle) });
+            let _ = unsafe { vm::release(handle) };
             // SAFETY: nothing is mapped there any more.
-            let _ = device.call(operation, || unsafe { vm::unreserve(address, bytes) });
+            let _ = unsafe { vm::unreserve(address, bytes) };
             Ok(())
-        }
-        &Content::Sparse { address } => {
+        }),
+        &Content::Sparse { address } => device.call(operation, || {
             let inside: Vec<_> = device
                 .mapped
                 .lock()
@@ -336,11 +337,11 @@ unsafe fn give_back(device: &Device, block: &CudaBlock, operation: &'static str)
                 .collect();
             for (at, len) in inside {
                 // SAFETY: it lies behind the block, which nobody uses.
-                unsafe { unmap_at(device, at, len, operation) }?;
+                unsafe { unmap_at(device, at, len) }?;
             }
             // SAFETY: nothing is mapped there.
-            device.call(operation, || unsafe { vm::unreserve(address, bytes) })
-        }
+            unsafe { vm::unreserve(address, bytes) }
+        }),
         // SAFETY: as above.
         &Content::Physical { handle } => device.call(operation, || unsafe { vm::release(handle) }),
         // SAFETY: as above.

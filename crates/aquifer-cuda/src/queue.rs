@@ -6,6 +6,7 @@
 //! completed ─> a load of the word; the tickets of what is before the marker are told
 //! ```
 
+mod copy;
 mod hold;
 mod host_step;
 mod host_work;
@@ -16,17 +17,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use aquifer_backend::{Command, CopyEnd, Error, ErrorKind, Ticket};
+use aquifer_backend::{Command, Error, ErrorKind, Ticket};
 use cudarc::driver::CudaStream;
 use cudarc::driver::sys::CUstream;
 use parking_lot::Mutex;
 
-use crate::block::{CudaBlock, HostAddress};
+use crate::block::CudaBlock;
 use crate::device::Device;
 use crate::status;
 use crate::sys;
 use crate::words::Word;
 
+use copy::End;
 use hold::Gate;
 pub use hold::QueueHold;
 use host_step::{Given, HostSteps};
@@ -273,9 +275,9 @@ impl CudaQueue {
             }
             Command::Copy { source, destination, bytes } => {
                 if bytes > 0 {
-                    let (from, to) = (End::of(source), End::of(destination));
+                    let ends = (End::of(source), End::of(destination));
                     // SAFETY: as above, for both ends.
-                    match unsafe { self.enqueue_copy(&mut host_steps, from, to, bytes) }? {
+                    match unsafe { self.enqueue_copy(&mut host_steps, ends, bytes) }? {
                         Given::Whole => bytes,
                         // What is in the stream uses both ends, so the core is to keep them.
                         Given::Part(code) => {
@@ -290,44 +292,6 @@ impl CudaQueue {
         };
         self.push(Effect::Tell(Arc::clone(ticket), bytes));
         Ok(())
-    }
-
-    /// # Safety
-    ///
-    /// - Both ends stay until the copy has run, and nobody writes the one or touches the other.
-    unsafe fn enqueue_copy(
-        &self,
-        host_steps: &mut HostSteps,
-        from: End,
-        to: End,
-        bytes: u64,
-    ) -> Result<Given, Error> {
-        let work = &self.device.host_work;
-        let (locked_from, locked_to) = self
-            .device
-            .call("enqueue", || Ok((from.address_if_locked(bytes), to.address_if_locked(bytes))))?;
-        match (locked_from, locked_to, from.host, to.host) {
-            // A copy within the host the driver makes at once, out of its turn.
-            (_, _, Some(from), Some(to)) => self.give("enqueue", |stream| {
-                // SAFETY: the caller vouches for both ends.
-                unsafe { host_step::copy(stream, work, (from, to), bytes) }.map(|()| Given::Whole)
-            }),
-            (Some(from), Some(to), ..) => {
-                self.give("enqueue", |stream| {
-                    // SAFETY: as above.
-                    unsafe { sys::copy(stream, from, to, bytes) }.map(|()| Given::Whole)
-                })
-            }
-            (None, Some(to), Some(from), None) => self.give("enqueue", |stream| {
-                // SAFETY: as above.
-                unsafe { host_steps.upload(stream, work, (from, to), bytes) }
-            }),
-            (Some(from), None, None, Some(to)) => self.give("enqueue", |stream| {
-                // SAFETY: as above.
-                unsafe { host_steps.download(stream, work, (from, to), bytes) }
-            }),
-            _ => unreachable!("an end that is not locked is the host's"),
-        }
     }
 
     pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
@@ -447,35 +411,4 @@ unsafe fn check_stream(device: &Device, stream: CUstream) -> Result<(), Error> {
 
 fn address_of(block: &CudaBlock) -> u64 {
     block.address().expect("the core names no address of memory that has none")
-}
-
-/// One end of a copy.
-#[derive(Debug, Clone, Copy)]
-struct End {
-    /// Where the host reaches it.
-    host: Option<HostAddress>,
-    /// Where the device does, if that is known.
-    device: Option<u64>,
-}
-
-impl End {
-    fn of(end: CopyEnd<'_, CudaBlock>) -> Self {
-        match end {
-            CopyEnd::Block { block, offset } => {
-                // SAFETY: the core vouches that the offset lies in the block.
-                let host = block.host().map(|start| HostAddress(unsafe { start.add(offset as usize) }));
-                Self { host, device: Some(address_of(block) + offset) }
-            }
-            CopyEnd::Host(address) => Self { host: Some(HostAddress(address)), device: None },
-        }
-    }
-
-    /// Where the device reaches so many bytes; `None` for memory of the host that is not page-locked, or only at one of its ends.
-    fn address_if_locked(self, bytes: u64) -> Option<u64> {
-        self.device.or_else(|| {
-            let first = self.host?.0.as_ptr();
-            let last = first.wrapping_add((bytes as usize).saturating_sub(1));
-            (sys::is_locked(first) && sys::is_locked(last)).then(|| first.addr() as u64)
-        })
-    }
 }
