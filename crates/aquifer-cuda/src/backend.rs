@@ -10,7 +10,7 @@ use aquifer_backend::{
     HeapBudget, HostMemory, ImportError, Properties, Ticket,
 };
 use cudarc::driver::sys::{CUcontext, CUstream};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut, DeviceRepr, DriverError};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr};
 
 use crate::block::CudaBlock;
 use crate::context::Context;
@@ -22,7 +22,7 @@ use crate::options::CudaOptions;
 use crate::queue::CudaQueue;
 use crate::status;
 use crate::sys;
-use crate::{create, transfer};
+use crate::{create, slice, transfer};
 
 /// A CUDA device as a backend. See the [crate's documentation](crate).
 ///
@@ -161,23 +161,16 @@ impl Cuda {
     }
 
     /// A slice of `cudarc`'s as memory for `MemoryManager::import_device`, without a copy; it is freed with the buffer. Blocks until
-    /// what its stream has been given has run.
+    /// what its stream has been given has run. When the buffer is freed, whichever thread does that has the slice's context for as long as that
+    /// takes.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Driver`] or [`ErrorKind::DeviceLost`], as the stream's work ends. The slice is dropped then.
     pub fn memory_of<T: DeviceRepr + Send + Sync + 'static>(
-        mut slice: CudaSlice<T>,
+        slice: CudaSlice<T>,
     ) -> Result<DeviceMemory, Error> {
-        let failed = |DriverError(code)| status::error("Cuda::memory_of", code);
-        let stream = Arc::clone(slice.stream());
-        // The stream waits for what others do with the slice, as far as `cudarc` knows of it.
-        let (address, guard) = slice.device_ptr_mut(&stream);
-        drop(guard);
-        stream.synchronize().map_err(failed)?;
-        let bytes = slice.num_bytes() as u64;
-        // SAFETY: the slice is the only owner of its memory, which is where it is until it is dropped, and nothing uses it any more.
-        Ok(unsafe { DeviceMemory::new(address, bytes, slice) })
+        slice::memory_of(slice)
     }
 
     /// That a queue is this backend's: what is enqueued elsewhere would run in another context.

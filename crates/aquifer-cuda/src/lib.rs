@@ -50,6 +50,7 @@ mod options;
 mod peer;
 mod queue;
 mod sanitizer;
+mod slice;
 mod status;
 mod sys;
 mod transfer;

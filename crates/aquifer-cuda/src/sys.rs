@@ -139,6 +139,12 @@ pub(crate) fn pop_context() -> Result<(), Code> {
     answer(unsafe { sys::cuCtxPopCurrent_v2(&raw mut context) })
 }
 
+/// Gives the calling thread another context in the place of the one it has; null for none.
+pub(crate) fn set_current_context(context: CUcontext) -> Result<(), Code> {
+    // SAFETY: as in `push_context`.
+    answer(unsafe { sys::cuCtxSetCurrent(context) })
+}
+
 /// The device of the current context.
 pub(crate) fn current_device() -> Result<CUdevice, Code> {
     let mut device = 0;

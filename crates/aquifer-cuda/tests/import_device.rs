@@ -97,6 +97,25 @@ fn a_slice_is_a_buffer_without_a_copy() {
 }
 
 #[test]
+fn a_slice_is_freed_in_its_context_by_whichever_thread() {
+    let (context, manager) = manager();
+    // With one stream `cudarc` orders nothing by events, so it has no reason to make the context current.
+    let slice = context.default_stream().clone_htod(&[1.5_f32, 2.5, 3.5]).unwrap();
+    let buffer = manager.import_device(Cuda::memory_of(slice).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        assert!(result::ctx::get_current().unwrap().is_none());
+        drop(buffer);
+        manager.settle();
+        assert_eq!(manager.statistics().imported_block_count, 0);
+        assert!(result::ctx::get_current().unwrap().is_none(), "the thread is as it was");
+    })
+    .join()
+    .unwrap();
+    // `cudarc` keeps what the driver says to who frees.
+    assert_eq!(context.check_err(), Ok(()));
+}
+
+#[test]
 fn what_is_not_the_devices_comes_back() {
     let (context, manager) = manager();
     let pinned = manager.pinned().allocate(4096).unwrap();

@@ -94,7 +94,7 @@ impl Driver {
         let handles = space.physical().filter(|p| here(p.device)).map(|p| p.references).sum();
         Live {
             contexts,
-            blocks: regions(&[Kind::Block, Kind::Managed]),
+            blocks: regions(&[Kind::Block, Kind::Pooled, Kind::Managed]),
             pinned: regions(&[Kind::Pinned]),
             registered: regions(&[Kind::Registered]),
             handles,

@@ -46,7 +46,7 @@
 //!
 //! - No capture, no sharing between processes, no null stream of each thread, no legacy contexts' flags, no priorities.
 //! - `cuMemGetInfo` counts the sizes that were asked for, by 512 bytes; nothing for contexts, small blocks' pages and managed memory.
-//! - No pools of memory (`cuMemAllocAsync`), which the device's attributes say.
+//! - Of pools each device has its own, which keeps nothing (`cuMemAllocAsync`); nobody can be let in.
 //! - Calls about mapped memory need no context, so they go on after a device is lost.
 //!
 //! On other systems than Linux the crate is empty.

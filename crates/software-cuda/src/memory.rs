@@ -2,15 +2,18 @@
 
 #![allow(non_snake_case)]
 
-use crate::abi::{Address, Answer, Code, Out};
+use crate::abi::{Address, Answer, Code, Handle, Out};
 use crate::context::{Context, current, wait_for_device};
 use crate::devices::Charge;
 use crate::driver::{Driver, next_handle};
 use crate::faults::enter;
 use crate::pages::{Pages, is_mapped};
 use crate::space::{HostPointer, Kind, Memory, Region};
+use crate::stream;
+use crate::work::Work;
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What addresses and sizes of blocks are multiples of, in bytes. Small blocks start no better than this.
 const GRAIN: u64 = 512;
@@ -23,7 +26,7 @@ fn region(context: &Context, kind: Kind, len: u64, charge: Option<Charge>) -> An
     let host_len = usize::try_from(len).map_err(|_| Code::OUT_OF_MEMORY)?;
     let pages = Pages::memory(host_len).ok_or(Code::OUT_OF_MEMORY)?;
     let host = pages.base();
-    let (start, addresses) = if kind == Kind::Block {
+    let (start, addresses) = if matches!(kind, Kind::Block | Kind::Pooled) {
         let (align, shift) = if len >= LARGE { (LARGE, 0) } else { (PAGE, GRAIN) };
         let room = len.checked_add(shift).ok_or(Code::OUT_OF_MEMORY)? as usize;
         let addresses = Pages::addresses(room, align as usize, 0).ok_or(Code::OUT_OF_MEMORY)?;
@@ -41,6 +44,7 @@ fn region(context: &Context, kind: Kind, len: u64, charge: Option<Charge>) -> An
         access: Box::default(),
         host: HostPointer(host),
         id: next_handle(),
+        is_ending: AtomicBool::new(false),
         _memory: Some(Arc::new(Memory { pages, _charge: charge })),
         _addresses: addresses,
     })
@@ -60,15 +64,49 @@ extern "C" fn cuMemAlloc_v2(address: Out<Address>, len: usize) -> c_int {
     enter("cuMemAlloc_v2", |driver| {
         address.check()?;
         let context = current(driver)?;
-        if len == 0 {
-            return Err(Code::INVALID_VALUE);
+        alloc(driver, &context, Kind::Block, address, len)
+    })
+}
+
+fn alloc(driver: &'static Driver, context: &Context, kind: Kind, to: Out<Address>, len: usize) -> Answer {
+    if len == 0 {
+        return Err(Code::INVALID_VALUE);
+    }
+    let whole = (len as u64).checked_next_multiple_of(GRAIN).ok_or(Code::OUT_OF_MEMORY)?;
+    let charge = driver.devices[context.device].charge(whole)?;
+    let block = region(context, kind, len as u64, Some(charge))?;
+    let start = block.start;
+    driver.space.lock().insert(block);
+    to.put(start)
+}
+
+/// The memory is there at once, which is earlier than the stream's work is entitled to it. Pools keep nothing.
+#[unsafe(no_mangle)]
+extern "C" fn cuMemAllocAsync(address: Out<Address>, len: usize, stream: Handle) -> c_int {
+    enter("cuMemAllocAsync", |driver| {
+        address.check()?;
+        let context = current(driver)?;
+        stream::find(driver, &context, stream)?;
+        alloc(driver, &context, Kind::Pooled, address, len)
+    })
+}
+
+/// The memory goes when the stream has come to it. From now on nobody else may free it.
+#[unsafe(no_mangle)]
+extern "C" fn cuMemFreeAsync(address: Address, stream: Handle) -> c_int {
+    enter("cuMemFreeAsync", |driver| {
+        let context = current(driver)?;
+        let stream = stream::find(driver, &context, stream)?;
+        {
+            let space = driver.space.lock();
+            let region =
+                space.at(address).filter(|region| region.start == address && region.kind == Kind::Pooled);
+            if region.ok_or(Code::INVALID_VALUE)?.is_ending.swap(true, Ordering::SeqCst) {
+                return Err(Code::INVALID_VALUE);
+            }
         }
-        let whole = (len as u64).checked_next_multiple_of(GRAIN).ok_or(Code::OUT_OF_MEMORY)?;
-        let charge = driver.devices[context.device].charge(whole)?;
-        let block = region(&context, Kind::Block, len as u64, Some(charge))?;
-        let start = block.start;
-        driver.space.lock().insert(block);
-        address.put(start)
+        stream.enqueue(Work::Free { start: address });
+        Ok(())
     })
 }
 
@@ -92,7 +130,7 @@ extern "C" fn cuMemAllocManaged(address: Out<Address>, len: usize, flags: c_uint
 extern "C" fn cuMemFree_v2(address: Address) -> c_int {
     enter("cuMemFree_v2", |driver| {
         let context = current(driver)?;
-        free(driver, &context, address, &[Kind::Block, Kind::Managed], Code::INVALID_VALUE)
+        free(driver, &context, address, &[Kind::Block, Kind::Pooled, Kind::Managed], Code::INVALID_VALUE)
     })
 }
 
@@ -101,6 +139,7 @@ fn free(driver: &Driver, context: &Context, start: Address, kinds: &[Kind], unkn
     let device = {
         let space = driver.space.lock();
         let region = space.at(start).filter(|region| region.start == start && kinds.contains(&region.kind));
+        let region = region.filter(|region| !region.is_ending.load(Ordering::SeqCst));
         region.ok_or(unknown)?.device
     };
     wait_for_device(driver, device);
@@ -180,6 +219,7 @@ extern "C" fn cuMemHostRegister_v2(pointer: *mut c_void, len: usize, flags: c_ui
             access: Box::default(),
             host: HostPointer(pointer.cast()),
             id: next_handle(),
+            is_ending: AtomicBool::new(false),
             _memory: None,
             _addresses: None,
         });

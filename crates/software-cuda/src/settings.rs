@@ -38,7 +38,7 @@ impl Default for Settings {
 pub struct Live {
     /// Contexts, primary ones among them.
     pub contexts: u64,
-    /// Allocations of `cuMemAlloc` and `cuMemAllocManaged`.
+    /// Allocations of `cuMemAlloc`, `cuMemAllocAsync` and `cuMemAllocManaged`.
     pub blocks: u64,
     /// Allocations of `cuMemHostAlloc`.
     pub pinned: u64,

@@ -8,12 +8,14 @@ use crate::pages::Pages;
 use std::collections::BTreeMap;
 use std::ffi::c_uint;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Of `cuMemAlloc`.
     Block,
+    /// Of `cuMemAllocAsync`: the device's own pool, which no peer reaches.
+    Pooled,
     /// Of `cuMemAllocManaged`.
     Managed,
     /// Of `cuMemHostAlloc`.
@@ -48,6 +50,8 @@ pub(crate) struct Region {
     pub(crate) host: HostPointer,
     /// A number that no other allocation had.
     pub(crate) id: Handle,
+    /// Whether a stream has been given its end (`cuMemFreeAsync`).
+    pub(crate) is_ending: AtomicBool,
     /// What keeps the memory and the addresses.
     pub(crate) _memory: Option<Arc<Memory>>,
     pub(crate) _addresses: Option<Pages>,
@@ -77,13 +81,14 @@ impl Region {
 
     /// Whether the host may touch it too.
     pub(crate) fn is_host_visible(&self) -> bool {
-        !matches!(self.kind, Kind::Block | Kind::Mapping)
+        !matches!(self.kind, Kind::Block | Kind::Pooled | Kind::Mapping)
     }
 
     fn allows(&self, who: &Context, what: Use) -> bool {
         match self.kind {
             Kind::Managed | Kind::Pinned | Kind::Registered => true,
             Kind::Block => what != Use::Direct || who.device == self.device || who.reaches(self.context),
+            Kind::Pooled => who.device == self.device,
             Kind::Mapping => {
                 let wanted = if what == Use::CopyFrom { 1 } else { 3 };
                 self.access[who.device].load(Ordering::SeqCst) & wanted == wanted

@@ -10,7 +10,7 @@ use crate::pages::Pages;
 use crate::space::{HostPointer, Kind, Memory, Physical, Region, Space};
 use std::ffi::{c_int, c_uint, c_ulonglong, c_void};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// `CU_MEM_ALLOCATION_TYPE_PINNED` and `CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR`: all that there is.
 const PINNED: c_uint = 1;
@@ -183,6 +183,7 @@ extern "C" fn cuMemMap(
             access: driver.devices.iter().map(|_| AtomicU8::new(0)).collect(),
             host: HostPointer(physical.memory.pages.base()),
             id: handle,
+            is_ending: AtomicBool::new(false),
             _memory: Some(Arc::clone(&physical.memory)),
             _addresses: None,
         };

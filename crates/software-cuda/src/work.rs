@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::driver::driver;
 use crate::events::Event;
 use crate::faults::IN_HOST_FUNCTION;
-use crate::space::{HostPointer, Span, Use};
+use crate::space::{HostPointer, Kind, Span, Use};
 use crate::stream::Stream;
 use std::ffi::{c_uint, c_void};
 use std::sync::Arc;
@@ -40,13 +40,18 @@ pub(crate) enum Work {
     Record { event: Arc<Event>, number: u64 },
     Await { event: Arc<Event>, number: u64 },
     After { stream: Arc<Stream>, number: u64 },
+    Free { start: Address },
 }
 
 impl Work {
-    /// Does the work. In a lost context nothing but records is done. An error is one that loses the context.
+    /// Does the work. In a lost context nothing but records is done, and memory freed. An error is one that loses the context.
     pub(crate) fn run(&self, context: &Context) -> Answer {
         if let Self::Record { event, number } = self {
             event.complete(*number);
+            return Ok(());
+        }
+        if let Self::Free { start } = self {
+            driver()?.space.lock().remove(*start, &[Kind::Pooled]);
             return Ok(());
         }
         if context.check().is_err() {
@@ -83,7 +88,7 @@ impl Work {
             }
             Self::Await { event, number } => event.wait_unless_lost(*number, context),
             Self::After { stream, number } => stream.wait_unless_lost(*number, context),
-            Self::Record { .. } => {}
+            Self::Record { .. } | Self::Free { .. } => {}
         }
         Ok(())
     }

@@ -95,3 +95,27 @@ fn fresh_memory_is_not_zero_and_the_host_may_not_touch_it() {
     assert!(line.unwrap().contains(" ---p "), "{line:?}");
     assert_eq!((cuda.cuMemFree_v2)(block), 0);
 }
+
+#[test]
+fn pooled_memory_goes_in_the_streams_turn() {
+    let cuda = Session::new(32);
+    let (stream, word, mut block) = (cuda.stream(), cuda.word(), 0);
+    assert_eq!((cuda.cuMemAllocAsync)(&mut block, 4096, stream), 0);
+    assert_eq!((cuda.cuStreamWaitValue64_v2)(stream, word.as_ptr().addr() as u64, 1, 0), 0);
+    assert_eq!((cuda.cuMemsetD8Async)(block, 7, 4096, stream), 0);
+    let seen = cuda.pinned(4096);
+    assert_eq!((cuda.cuMemcpyDtoHAsync_v2)(seen, block, 4096, stream), 0);
+    assert_eq!((cuda.cuMemFreeAsync)(block, stream), 0, "the work before still uses it");
+    assert_eq!((cuda.cuStreamQuery)(stream), NOT_READY);
+    assert_eq!((cuda.cuMemFreeAsync)(block, stream), INVALID_VALUE, "it has been freed");
+    word.store(1, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!((cuda.cuStreamSynchronize)(stream), 0);
+    // SAFETY: pinned memory of that length, which nobody writes now.
+    assert_eq!(unsafe { std::slice::from_raw_parts(seen, 4096) }, [7; 4096]);
+    // Without a stream it goes, too.
+    assert_eq!((cuda.cuMemAllocAsync)(&mut block, 4096, stream), 0);
+    assert_eq!((cuda.cuMemFree_v2)(block), 0);
+    assert_eq!((cuda.cuStreamDestroy_v2)(stream), 0);
+    assert_eq!((cuda.cuMemFreeHost)(seen), 0);
+    assert_eq!((cuda.cuMemFreeHost)(word.as_ptr().cast()), 0);
+}

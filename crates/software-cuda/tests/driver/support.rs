@@ -18,7 +18,7 @@ pub(crate) const NOT_READY: c_int = 600;
 pub(crate) const ILLEGAL_ADDRESS: c_int = 700;
 
 /// Devices of the software: each test has its own, so that one's losses and counts are not another's.
-const DEVICES: u32 = 32;
+const DEVICES: u32 = 34;
 
 macro_rules! functions {
     ($($name:ident($($type:ty),*);)*) => {
@@ -64,6 +64,8 @@ functions! {
     cuMemGetInfo_v2(&mut usize, &mut usize);
     cuMemAlloc_v2(&mut u64, usize);
     cuMemFree_v2(u64);
+    cuMemAllocAsync(&mut u64, usize, usize);
+    cuMemFreeAsync(u64, usize);
     cuMemAllocManaged(&mut u64, usize, c_uint);
     cuMemHostAlloc(&mut *mut u8, usize, c_uint);
     cuMemFreeHost(*mut u8);
