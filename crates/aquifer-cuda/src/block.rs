@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use aquifer_backend::{DeviceMemory, HostMemory};
 use cudarc::driver::sys::CUmemGenericAllocationHandle;
+
+use crate::context::Context;
 
 /// A block of a CUDA device: memory, addresses or both. Plain numbers; it has no `Drop`, since only the backend's `destroy_block` gives
 /// it back.
@@ -31,8 +34,8 @@ pub(crate) enum Content {
     Managed { host: HostAddress },
     /// Memory that the program brought, page-locked while it is a block.
     Imported { memory: HostMemory, address: u64 },
-    /// Memory of the device that the program brought.
-    ImportedDevice { memory: DeviceMemory },
+    /// Memory of the device that the program brought, and the context in which it is used.
+    ImportedDevice { memory: DeviceMemory, context: Arc<Context> },
 }
 
 /// An address of the host's, for whoever may use the memory behind it.
@@ -70,7 +73,7 @@ impl CudaBlock {
             | Content::Locked { address, .. }
             | Content::Imported { address, .. } => Some(address),
             Content::Managed { host } => Some(host.0.addr().get() as u64),
-            Content::ImportedDevice { ref memory } => Some(memory.address()),
+            Content::ImportedDevice { ref memory, .. } => Some(memory.address()),
             Content::Physical { .. } => None,
         }
     }
@@ -78,6 +81,12 @@ impl CudaBlock {
     /// Where the device reaches it, if a [`Sanitizer`](crate::sanitizer::Sanitizer) is told of what is in use there.
     pub(crate) fn watched_address(&self) -> Option<u64> {
         if let Content::Allocated { address } = self.content { Some(address) } else { None }
+    }
+
+    /// The context in which copies must reach it, if not every device that was let in reaches it: nobody knows how memory that the program
+    /// brought was allocated. What a pool gave (`cuMemAllocAsync`), for one, no peer reaches by `cuCtxEnablePeerAccess`.
+    pub(crate) fn own_context(&self) -> Option<&Context> {
+        if let Content::ImportedDevice { context, .. } = &self.content { Some(context) } else { None }
     }
 
     /// Where the host reaches it.

@@ -1,6 +1,7 @@
 //! Blocks: made, mapped, destroyed.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use aquifer_backend::{
@@ -148,7 +149,7 @@ pub(crate) fn import_device(
     let bytes = memory.bytes();
     match check_device_memory(device, &memory) {
         Ok(()) => {
-            let content = Content::ImportedDevice { memory };
+            let content = Content::ImportedDevice { memory, context: Arc::clone(&device.context) };
             Ok(CudaBlock { content, bytes, ordinal: device.ordinal })
         }
         Err(error) => Err(ImportError { memory, error }),

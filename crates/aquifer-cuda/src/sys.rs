@@ -355,6 +355,22 @@ pub(crate) unsafe fn copy(stream: CUstream, from: u64, to: u64, bytes: u64) -> R
     answer(unsafe { sys::cuMemcpyAsync(to, from, bytes as usize, stream) })
 }
 
+/// Copies between two contexts' addresses, each reached as its own context does: where their devices do not reach each other's, the driver
+/// goes another way.
+///
+/// # Safety
+///
+/// - As for [`copy`].
+pub(crate) unsafe fn copy_between(
+    stream: CUstream,
+    (from, from_context): (u64, CUcontext),
+    (to, to_context): (u64, CUcontext),
+    bytes: u64,
+) -> Result<(), Code> {
+    // SAFETY: the caller vouches for it; the driver checks the contexts' handles.
+    answer(unsafe { sys::cuMemcpyPeerAsync(to, to_context, from, from_context, bytes as usize, stream) })
+}
+
 /// # Safety
 ///
 /// - As for [`copy`].

@@ -5,6 +5,7 @@
 mod common;
 
 use aquifer_core::{MemoryManager, Policy, Route};
+use aquifer_cuda::cudarc::driver::CudaContext;
 use aquifer_cuda::{Cuda, CudaOptions};
 use aquifer_testkit::config_with_budget;
 use software_cuda::Settings;
@@ -64,4 +65,21 @@ fn blocks_are_read_directly() {
 fn without_peer_access_bytes_go_through_the_host() {
     let Some(managers) = managers(Policy::Elastic, false) else { return };
     assert_eq!(around(&managers), [0, BYTES as u64]);
+}
+
+#[test]
+fn pooled_memory_that_the_program_brought_is_copied_to_another_device_and_back() {
+    let Some([near, far]) = managers(Policy::Elastic, true) else { return };
+    let content: Vec<u8> = (0..BYTES).map(|index| (index % 251) as u8).collect();
+    // No peer reaches what a device's pool gave, though it reaches all else.
+    let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let slice = stream.clone_htod(&content).unwrap();
+    let mut brought = near.import_device(Cuda::memory_of(slice).unwrap()).unwrap();
+    let mut there = far.allocate(BYTES as u64).unwrap();
+    far.transfers().copy(&brought, &mut there).unwrap();
+    near.transfers().fill(&mut brought, 0..BYTES as u64, 0).unwrap();
+    near.transfers().copy(&there, &mut brought).unwrap();
+    let mut found = vec![0_u8; BYTES];
+    near.transfers().download(&brought, 0, &mut found).unwrap();
+    assert!(found == content);
 }

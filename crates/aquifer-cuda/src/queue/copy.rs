@@ -1,8 +1,10 @@
 //! Copies in a stream: which of the ways there are a copy takes.
 
 use aquifer_backend::{CopyEnd, Error};
+use cudarc::driver::sys::CUcontext;
 
 use crate::block::{CudaBlock, HostAddress};
+use crate::context::Context;
 use crate::sys;
 
 use super::host_step::{self, Given, HostSteps};
@@ -15,6 +17,8 @@ pub(super) struct End {
     host: Option<HostAddress>,
     /// Where the device does, if that is known.
     device: Option<u64>,
+    /// The only context that is known to reach it.
+    context: Option<CUcontext>,
 }
 
 impl End {
@@ -23,9 +27,10 @@ impl End {
             CopyEnd::Block { block, offset } => {
                 // SAFETY: the core vouches that the offset lies in the block.
                 let host = block.host().map(|start| HostAddress(unsafe { start.add(offset as usize) }));
-                Self { host, device: Some(address_of(block) + offset) }
+                let context = block.own_context().map(Context::raw);
+                Self { host, device: Some(address_of(block) + offset), context }
             }
-            CopyEnd::Host(address) => Self { host: Some(HostAddress(address)), device: None },
+            CopyEnd::Host(address) => Self { host: Some(HostAddress(address)), device: None, context: None },
         }
     }
 
@@ -51,6 +56,8 @@ impl CudaQueue {
         bytes: u64,
     ) -> Result<Given, Error> {
         let work = &self.device.host_work;
+        let own_context = self.device.context.raw();
+        let [from_context, to_context] = [from, to].map(|end| end.context.unwrap_or(own_context));
         self.give("enqueue", |stream| {
             // A copy within the host the driver makes at once, out of its turn.
             if let (Some(from), Some(to)) = (from.host, to.host) {
@@ -58,6 +65,11 @@ impl CudaQueue {
                 return unsafe { host_step::copy(stream, work, (from, to), bytes) }.map(|()| Given::Whole);
             }
             match (from.address_if_locked(bytes), to.address_if_locked(bytes), from.host, to.host) {
+                (Some(from), Some(to), ..) if [from_context, to_context] != [own_context; 2] => {
+                    // SAFETY: as above.
+                    unsafe { sys::copy_between(stream, (from, from_context), (to, to_context), bytes) }
+                        .map(|()| Given::Whole)
+                }
                 (Some(from), Some(to), ..) => {
                     // SAFETY: as above.
                     unsafe { sys::copy(stream, from, to, bytes) }.map(|()| Given::Whole)
