@@ -10,6 +10,7 @@ mod copy;
 mod hold;
 mod host_step;
 mod host_work;
+mod marks;
 mod pause;
 
 use std::fmt;
@@ -33,6 +34,7 @@ use hold::Gate;
 pub use hold::QueueHold;
 use host_step::{Given, HostSteps};
 pub(crate) use host_work::HostWork;
+use marks::Marks;
 use pause::Pause;
 
 /// How many looks at a word that does not move there are for each question to the driver whether the stream is well. Nothing else tells
@@ -47,7 +49,7 @@ const LOOKS_PER_QUESTION: u32 = 64;
 pub struct CudaQueue {
     device: Arc<Device>,
     stream: Stream,
-    word: Arc<Word>,
+    marks: Marks,
     /// The last value that a marker was put in for.
     signalled: AtomicU64,
     /// Held while something is given to the stream, so that what is pending is in the stream's order.
@@ -104,7 +106,7 @@ impl fmt::Debug for CudaQueue {
         f.debug_struct("CudaQueue")
             .field("stream", &self.stream())
             .field("signalled", &self.signalled)
-            .field("value", self.word.value())
+            .field("value", &self.marks.value())
             .finish_non_exhaustive()
     }
 }
@@ -156,7 +158,7 @@ impl CudaQueue {
         Ok(Self {
             device: Arc::clone(device),
             stream,
-            word: Arc::new(word),
+            marks: Marks::new(word),
             signalled: AtomicU64::new(0),
             giving: Mutex::default(),
             pending: Mutex::default(),
@@ -208,10 +210,13 @@ impl CudaQueue {
         Ok(hold)
     }
 
-    /// Blocks until everything that is in the queue has run, or the device is lost. In a forked process it returns at once.
+    /// Blocks until everything that is in the queue has run, or the device is lost.
+    ///
+    /// It returns at once in a forked process, and while a graph is being captured on the stream (of the legacy default stream: on any that
+    /// it orders with): to ask for the stream's end then would end the capture.
     pub fn wait_idle(&self) {
         // SAFETY: the stream lives as long as the queue.
-        let _ = self.device.call("wait", || unsafe { sys::synchronize(self.stream()) });
+        let _ = self.unless_captured("wait", |stream| unsafe { sys::synchronize(stream) });
     }
 
     /// Gives the stream something, unless it is being captured: then it would become part of a graph, and run when that is launched, or
@@ -222,13 +227,10 @@ impl CudaQueue {
         call: impl FnOnce(CUstream) -> Result<T, sys::Code>,
     ) -> Result<T, Error> {
         self.device.check(operation)?;
-        self.unless_captured(operation, call)?.ok_or_else(|| {
-            let message = "a graph is being captured on the stream; end the capture first";
-            Error::new(ErrorKind::Driver, operation, message)
-        })
+        self.unless_captured(operation, call)?.ok_or_else(|| captured(operation))
     }
 
-    /// `None` while the stream is being captured.
+    /// `None` while the stream is being captured, or the driver answers nothing because another is. The call may find that out, too.
     fn unless_captured<T>(
         &self,
         operation: &'static str,
@@ -238,10 +240,13 @@ impl CudaQueue {
         // Its own is captured only by a program that means to; the question is asked there too.
         self.device.call(operation, || {
             // SAFETY: the stream lives as long as the queue.
-            if unsafe { sys::is_capturing(stream) }? {
-                return Ok(None);
-            }
-            call(stream).map(Some)
+            let is_capturing = unsafe { sys::is_capturing(stream) };
+            let answer = match is_capturing {
+                Ok(false) => call(stream).map(Some),
+                Ok(true) => Ok(None),
+                Err(code) => Err(code),
+            };
+            answer.or_else(|code| if status::is_of_capture(code) { Ok(None) } else { Err(code) })
         })
     }
 
@@ -300,11 +305,42 @@ impl CudaQueue {
         self.pending.lock().iter_mut().for_each(|pending| {
             pending.marker.get_or_insert(value);
         });
-        let word = self.word.address();
-        // SAFETY: the stream and the word live as long as the queue, which the core keeps until its work has run.
-        self.give("signal", |stream| unsafe { sys::write_word(stream, word, value) })?;
+        self.put_marker("signal", value)?;
         self.signalled.store(value, Ordering::Release);
         Ok(())
+    }
+
+    /// Has the stream write a value, unless it is being captured. `giving` is held.
+    ///
+    /// Another thread may begin a capture between the question and the marker, and then the graph has the marker, to write the value again
+    /// whenever it runs. So the question is asked once more; where the answer leaves that possible, the word is given up.
+    fn put_marker(&self, operation: &'static str, value: u64) -> Result<(), Error> {
+        let known = self.marks.value();
+        let word = self.marks.word_or_new(&self.device, operation)?;
+        let may_be_captured = self.give(operation, |stream| {
+            // SAFETY: the stream lives as long as the queue, which the core keeps until its work has run; so does the word, or for good.
+            unsafe { sys::write_word(stream, word.address(), value) }?;
+            // SAFETY: as above.
+            match unsafe { sys::is_capturing(stream) } {
+                Err(code) if status::is_of_capture(code) => Ok(true),
+                answer => answer,
+            }
+        })?;
+        if may_be_captured {
+            self.marks.give_up(known);
+            return Err(captured(operation));
+        }
+        Ok(())
+    }
+
+    /// After a word was given up: has the stream write what was signalled to another one, so that who waits for it is told. Refused while
+    /// the stream is captured.
+    fn catch_up(&self, operation: &'static str) -> Result<(), Error> {
+        if self.marks.word().is_some() {
+            return Ok(());
+        }
+        let _giving = self.giving.lock();
+        self.put_marker(operation, self.signalled.load(Ordering::Acquire))
     }
 
     pub(crate) fn completed(&self) -> Result<u64, Error> {
@@ -320,7 +356,7 @@ impl CudaQueue {
 
     /// The word; ends what has run.
     fn value(&self) -> u64 {
-        let value = self.word.value().load(Ordering::Acquire);
+        let value = self.marks.value();
         if self.ended.load(Ordering::Acquire) < value {
             let mut pending = self.pending.lock();
             let has_run = |one: &Pending| one.marker.is_some_and(|marker| marker <= value);
@@ -333,6 +369,8 @@ impl CudaQueue {
 
     /// Asks the driver whether the stream is well; not while it is captured, which the question would spoil.
     fn ask(&self, operation: &'static str) -> Result<(), Error> {
+        // What it says of the device comes below.
+        let _ = self.catch_up(operation);
         // SAFETY: the stream lives as long as the queue.
         self.unless_captured(operation, |stream| unsafe { sys::is_idle(stream) })?;
         Ok(())
@@ -372,13 +410,23 @@ impl CudaQueue {
         if other.stream() == self.stream() || other.signalled.load(Ordering::Acquire) < value {
             return Ok(());
         }
+        other.catch_up("wait_on_queue")?;
+        let Some(word) = other.marks.word() else {
+            // Given up again this moment.
+            return Err(captured("wait_on_queue"));
+        };
         let _giving = self.giving.lock();
-        let word = other.word.address();
+        let address = word.address();
         // SAFETY: the stream lives as long as the queue; the word is kept until the stream has passed it, and does not fall.
-        self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, word, value) })?;
-        self.push(Effect::LetGo { _word: Arc::clone(&other.word) });
+        self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, address, value) })?;
+        self.push(Effect::LetGo { _word: word });
         Ok(())
     }
+}
+
+fn captured(operation: &'static str) -> Error {
+    let message = "a graph is being captured on the stream, or on one that the default stream orders with; end the capture first";
+    Error::new(ErrorKind::Driver, operation, message)
 }
 
 const ADOPT: &str = "adopt_stream";

@@ -33,6 +33,22 @@ pub(crate) fn is_loss(code: Code) -> bool {
     )
 }
 
+/// Whether an answer says only that some stream is being captured: of the stream that was asked about, nothing.
+pub(crate) fn is_of_capture(code: Code) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_MERGE
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNMATCHED
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION
+            // The default stream's, while a stream that it orders with is captured.
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+            | CUresult::CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD
+    )
+}
+
 /// What an answer means for who called.
 pub(crate) fn error(operation: &'static str, code: Code) -> Error {
     let kind = match code {
