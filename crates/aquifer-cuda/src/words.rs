@@ -3,18 +3,21 @@
 //! The memory is this crate's own, registered with the driver, and not the driver's: so it stays readable when somebody destroys the
 //! context, and asking for a queue's value is a load that cannot fault.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+mod memory;
+
 use std::fmt;
-use std::ptr::NonNull;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aquifer_backend::Error;
+use aquifer_backend::{Error, ErrorKind};
 use parking_lot::Mutex;
 
 use crate::context::Context;
 use crate::device::Device;
 use crate::sys;
+
+use memory::Memory;
 
 /// Page-locking goes by pages of the system.
 const PAGE_BYTES: usize = 64 << 10;
@@ -23,55 +26,36 @@ const WORD_BYTES: usize = 128;
 
 /// A page of words.
 struct Page {
-    start: NonNull<u8>,
+    memory: ManuallyDrop<Memory>,
     device_start: u64,
     context: Arc<Context>,
     free: Mutex<Vec<usize>>,
 }
 
-// SAFETY: the memory is used as atomic words only.
-unsafe impl Send for Page {}
-// SAFETY: as above.
-unsafe impl Sync for Page {}
-
 impl fmt::Debug for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Page").field("start", &self.start).finish_non_exhaustive()
-    }
-}
-
-const fn layout() -> Layout {
-    match Layout::from_size_align(PAGE_BYTES, PAGE_BYTES) {
-        Ok(layout) => layout,
-        Err(_) => panic!("a power of two"),
+        f.debug_struct("Page").field("memory", &self.memory).finish_non_exhaustive()
     }
 }
 
 impl Page {
     fn new(device: &Device, operation: &'static str) -> Result<Arc<Self>, Error> {
-        // SAFETY: the layout has a size.
-        let start = unsafe { alloc_zeroed(layout()) };
-        let Some(start) = NonNull::new(start) else {
-            return Err(Error::new(
-                aquifer_backend::ErrorKind::OutOfMemory,
-                operation,
-                format!("the host has no {PAGE_BYTES} bytes for queues' values"),
-            ));
-        };
-        let registered = device.call(operation, || {
-            // SAFETY: the bytes have just been allocated, and are freed only when they have been unregistered.
-            unsafe { sys::host_register(start.as_ptr(), PAGE_BYTES as u64) }?;
-            sys::device_pointer(start.as_ptr()).inspect_err(|_| {
+        let memory = Memory::new(PAGE_BYTES).ok_or_else(|| {
+            let message = format!("the host has no {PAGE_BYTES} bytes for queues' values");
+            Error::new(ErrorKind::OutOfMemory, operation, message)
+        })?;
+        let start = memory.start().as_ptr();
+        let device_start = device.call(operation, || {
+            // SAFETY: the bytes are this function's, and are given back only when they have been unregistered.
+            unsafe { sys::host_register(start, PAGE_BYTES as u64) }?;
+            sys::device_pointer(start).inspect_err(|_| {
                 // SAFETY: they have just been registered, and nobody knows of it.
-                let _ = unsafe { sys::host_unregister(start.as_ptr()) };
+                let _ = unsafe { sys::host_unregister(start) };
             })
-        });
-        let device_start = registered.inspect_err(|_| {
-            // SAFETY: allocated above with this layout, and not registered.
-            unsafe { dealloc(start.as_ptr(), layout()) };
         })?;
         let free = Mutex::new((0..PAGE_BYTES / WORD_BYTES).rev().collect());
-        Ok(Arc::new(Self { start, device_start, context: Arc::clone(&device.context), free }))
+        let (memory, context) = (ManuallyDrop::new(memory), Arc::clone(&device.context));
+        Ok(Arc::new(Self { memory, device_start, context, free }))
     }
 }
 
@@ -80,12 +64,12 @@ impl Drop for Page {
         let is_unregistered = self.context.is_of_this_process()
             && self.context.enter().is_ok_and(|_current| {
                 // SAFETY: registered when it was made; no word of it is in use.
-                unsafe { sys::host_unregister(self.start.as_ptr()) }.is_ok()
+                unsafe { sys::host_unregister(self.memory.start().as_ptr()) }.is_ok()
             });
         // What a device may still know of stays.
         if is_unregistered {
-            // SAFETY: allocated with this layout, and known to nobody else.
-            unsafe { dealloc(self.start.as_ptr(), layout()) };
+            // SAFETY: it is dropped here only.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
         }
     }
 }
@@ -126,7 +110,7 @@ pub(crate) struct Word {
 impl Word {
     pub(crate) fn value(&self) -> &AtomicU64 {
         // SAFETY: the index is inside the page.
-        let word = unsafe { self.page.start.add(self.index * WORD_BYTES) };
+        let word = unsafe { self.page.memory.start().add(self.index * WORD_BYTES) };
         // SAFETY: it is aligned and initialised, lives as long as the page, and everybody uses it as a whole word.
         unsafe { word.cast::<AtomicU64>().as_ref() }
     }
