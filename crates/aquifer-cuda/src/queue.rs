@@ -12,6 +12,7 @@ mod host_step;
 mod host_work;
 mod marks;
 mod pause;
+mod pending;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +28,6 @@ use crate::block::CudaBlock;
 use crate::device::Device;
 use crate::status;
 use crate::sys;
-use crate::words::Word;
 
 use copy::End;
 use hold::Gate;
@@ -36,6 +36,7 @@ use host_step::{Given, HostSteps};
 pub(crate) use host_work::HostWork;
 use marks::Marks;
 use pause::Pause;
+use pending::{Effect, Pending};
 
 /// How many looks at a word that does not move there are for each question to the driver whether the stream is well. Nothing else tells
 /// of a kernel that trapped.
@@ -54,10 +55,7 @@ pub struct CudaQueue {
     signalled: AtomicU64,
     /// Held while something is given to the stream, so that what is pending is in the stream's order.
     giving: Mutex<HostSteps>,
-    /// What is on its way. Apart from the other lock, since giving may take long, and nobody who asks for the value is to wait for that.
-    pending: Mutex<Vec<Pending>>,
-    /// Up to which value what was pending has been ended.
-    ended: AtomicU64,
+    pending: Pending,
     idle_looks: AtomicU32,
     gate: Mutex<Option<Arc<Gate>>>,
 }
@@ -75,31 +73,6 @@ enum Stream {
 unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
-
-/// Something in the stream.
-#[derive(Debug)]
-struct Pending {
-    /// The first behind it; `None` while none has come.
-    marker: Option<u64>,
-    effect: Effect,
-}
-
-/// What follows when it has run.
-#[derive(Debug)]
-enum Effect {
-    /// So many bytes have arrived.
-    Tell(Arc<Ticket>, u64),
-    /// Another queue's word, which the stream waits for, is needed no more.
-    LetGo { _word: Arc<Word> },
-}
-
-impl Pending {
-    fn end(self) {
-        if let Effect::Tell(ticket, bytes) = self.effect {
-            ticket.add_done(bytes);
-        }
-    }
-}
 
 impl fmt::Debug for CudaQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,8 +134,7 @@ impl CudaQueue {
             marks: Marks::new(word),
             signalled: AtomicU64::new(0),
             giving: Mutex::default(),
-            pending: Mutex::default(),
-            ended: AtomicU64::new(0),
+            pending: Pending::default(),
             idle_looks: AtomicU32::new(0),
             gate: Mutex::default(),
         })
@@ -250,10 +222,6 @@ impl CudaQueue {
         })
     }
 
-    fn push(&self, effect: Effect) {
-        self.pending.lock().push(Pending { marker: None, effect });
-    }
-
     /// # Safety
     ///
     /// - As for [`Backend::enqueue`](aquifer_backend::Backend::enqueue).
@@ -295,16 +263,14 @@ impl CudaQueue {
                 }
             }
         };
-        self.push(Effect::Tell(Arc::clone(ticket), bytes));
+        self.pending.push(Effect::Tell(Arc::clone(ticket), bytes));
         Ok(())
     }
 
     pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
         let _giving = self.giving.lock();
         // Before the stream can write it. If the driver refuses the marker, the next one covers it.
-        self.pending.lock().iter_mut().for_each(|pending| {
-            pending.marker.get_or_insert(value);
-        });
+        self.pending.mark(value);
         self.put_marker("signal", value)?;
         self.signalled.store(value, Ordering::Release);
         Ok(())
@@ -357,13 +323,7 @@ impl CudaQueue {
     /// The word; ends what has run.
     fn value(&self) -> u64 {
         let value = self.marks.value();
-        if self.ended.load(Ordering::Acquire) < value {
-            let mut pending = self.pending.lock();
-            let has_run = |one: &Pending| one.marker.is_some_and(|marker| marker <= value);
-            let count = pending.iter().take_while(|one| has_run(one)).count();
-            pending.drain(..count).for_each(Pending::end);
-            self.ended.fetch_max(value, Ordering::Release);
-        }
+        self.pending.end(value);
         value
     }
 
@@ -419,7 +379,7 @@ impl CudaQueue {
         let address = word.address();
         // SAFETY: the stream lives as long as the queue; the word is kept until the stream has passed it, and does not fall.
         self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, address, value) })?;
-        self.push(Effect::LetGo { _word: word });
+        self.pending.push(Effect::LetGo { _word: word });
         Ok(())
     }
 }
