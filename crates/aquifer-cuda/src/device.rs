@@ -49,7 +49,10 @@ pub(crate) struct Device {
     pub(crate) ordinal: i32,
     /// What physical blocks are made of, and whole blocks of many pages; `None` without virtual memory.
     pub(crate) physical: Option<Kind>,
+    /// For queues' values.
     pub(crate) words: Words,
+    /// For what holds queues back. They never fall, whoever has them.
+    pub(crate) gate_words: Words,
     /// Whom to tell what is in use.
     pub(crate) sanitizer: Option<Sanitizer>,
     pub(crate) host_work: Arc<HostWork>,
@@ -118,6 +121,7 @@ impl Device {
             physical: facts.physical.map(|(kind, _)| kind),
             options,
             words: Words::default(),
+            gate_words: Words::default(),
             sanitizer,
             host_work: Arc::default(),
             mapped: Mutex::default(),

@@ -170,7 +170,7 @@ impl CudaQueue {
             match &*gate {
                 Some(gate) => Arc::clone(gate),
                 None => {
-                    let word = self.device.words.take(&self.device, "hold")?;
+                    let word = self.device.gate_words.take_as_it_is(&self.device, "hold")?;
                     Arc::clone(gate.insert(Arc::new(Gate::new(word))))
                 }
             }

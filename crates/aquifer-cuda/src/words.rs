@@ -74,7 +74,7 @@ impl Drop for Page {
     }
 }
 
-/// The words of a device.
+/// Words of a device, to be had again when they have been dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
     pages: Mutex<Vec<Arc<Page>>>,
@@ -83,6 +83,13 @@ pub(crate) struct Words {
 impl Words {
     /// A word that is 0.
     pub(crate) fn take(&self, device: &Device, operation: &'static str) -> Result<Word, Error> {
+        let word = self.take_as_it_is(device, operation)?;
+        word.value().store(0, Ordering::Relaxed);
+        Ok(word)
+    }
+
+    /// A word that is 0, or what its last owner left.
+    pub(crate) fn take_as_it_is(&self, device: &Device, operation: &'static str) -> Result<Word, Error> {
         let mut pages = self.pages.lock();
         let found = pages.iter().find_map(|page| Some((Arc::clone(page), page.free.lock().pop()?)));
         let (page, index) = match found {
@@ -94,9 +101,7 @@ impl Words {
                 (page, index)
             }
         };
-        let word = Word { page, index };
-        word.value().store(0, Ordering::Relaxed);
-        Ok(word)
+        Ok(Word { page, index })
     }
 }
 

@@ -4,14 +4,15 @@
 
 mod common;
 
-use aquifer_backend::{Backend, ErrorKind};
+use aquifer_backend::{Backend, BlockDesc, BlockRange, Command, ErrorKind};
 use aquifer_core::{MemoryManager, MemoryOptions};
 use aquifer_cuda::cudarc::driver::CudaContext;
 use aquifer_cuda::{Cuda, CudaOptions, UnifiedMemory};
 use aquifer_testkit::config_with_budget;
 use common::{cuda, prepare, with};
 use std::num::NonZeroU64;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -90,4 +91,36 @@ fn holds_end_in_any_order() {
     drop(first);
     assert!(backend.wait(&queue, 1, MINUTE).unwrap());
     queue.wait_idle();
+}
+
+#[test]
+fn a_hold_that_goes_after_its_queue_lets_the_stream_go() {
+    const PINNED: usize = 1;
+    let backend = cuda();
+    let block = backend.create_block(&BlockDesc::new(4096, PINNED)).unwrap();
+    let start = backend.host_pointer(&block).unwrap();
+    // SAFETY: nobody else uses the block yet.
+    unsafe { start.write_bytes(0, 4096) };
+    // Once is no proof: the stream may look at the right time.
+    for value in 1..=8 {
+        let queue = backend.create_queue().unwrap();
+        let hold = queue.hold().unwrap();
+        let destination = BlockRange { block: &block, offset: 0, bytes: 4096 };
+        // SAFETY: nobody else uses the block until the fill has run.
+        unsafe { backend.enqueue(&queue, Command::Fill { destination, value }, &Arc::default()) }.unwrap();
+        drop(queue);
+        drop(hold);
+        // Whoever comes next is given the word.
+        let next = backend.create_queue().unwrap();
+        let next_hold = next.hold().unwrap();
+        let start_of_wait = Instant::now();
+        // SAFETY: the byte is there, and is written as a whole.
+        while unsafe { start.read_volatile() } != value {
+            assert!(start_of_wait.elapsed() < MINUTE, "the stream waits for good");
+            std::thread::yield_now();
+        }
+        drop((next_hold, next));
+    }
+    // SAFETY: the fills have run.
+    unsafe { backend.destroy_block(block) }.unwrap();
 }

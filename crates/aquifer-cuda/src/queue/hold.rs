@@ -24,13 +24,16 @@ impl Drop for QueueHold {
 }
 
 /// A word that a stream waits for, once for each hold: it is the number of the last hold that has gone with all before it.
+///
+/// A hold may go after its queue, and the stream look at the word later still. So whoever is next given the word counts on from where it was:
+/// for the one that looks it is high enough, now and later.
 #[derive(Debug)]
 pub(super) struct Gate {
     word: Word,
     holds: Mutex<Holds>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Holds {
     last: u64,
     open: u64,
@@ -39,8 +42,11 @@ struct Holds {
 }
 
 impl Gate {
+    /// With a word of [`Device::gate_words`](crate::device::Device).
     pub(super) fn new(word: Word) -> Self {
-        Self { word, holds: Mutex::default() }
+        let value = word.value().load(Ordering::Acquire);
+        let holds = Holds { last: value, open: value, early: BTreeSet::new() };
+        Self { word, holds: Mutex::new(holds) }
     }
 
     /// The next hold, and what the stream is to wait for: a word's address and value.
