@@ -214,7 +214,8 @@ impl Device {
     }
 }
 
-/// A kind that memory can really be made of, and its granularity: some systems say that it can be shared by descriptor, and refuse it.
+/// A kind that memory can really be made of, and its granularity: some systems say that it can be shared by descriptor, or be used by other
+/// devices, and refuse it.
 fn working_kind(kind: Kind) -> Result<Option<(Kind, u64)>, Code> {
     let granularity = kind.granularity()?;
     match kind.create(granularity) {
@@ -225,6 +226,7 @@ fn working_kind(kind: Kind) -> Result<Option<(Kind, u64)>, Code> {
         }
         // There is none now; that says nothing about the kind.
         Err(Code::CUDA_ERROR_OUT_OF_MEMORY) => Ok(Some((kind, granularity))),
+        Err(_) if kind.is_rdma_capable => working_kind(Kind { is_rdma_capable: false, ..kind }),
         Err(_) if kind.is_shareable => working_kind(Kind { is_shareable: false, ..kind }),
         Err(_) => Ok(None),
     }
@@ -254,7 +256,9 @@ impl Facts {
         {
             let is_shareable =
                 has(Attribute::CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED)?;
-            physical = working_kind(Kind { ordinal, is_shareable })?;
+            let is_rdma_capable =
+                has(Attribute::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED)?;
+            physical = working_kind(Kind { ordinal, is_shareable, is_rdma_capable })?;
         }
         Ok(Self {
             name: sys::device_name(raw)?,

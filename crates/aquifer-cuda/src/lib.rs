@@ -13,7 +13,7 @@
 //! - **A block** of the device's memory is `cuMemCreate`, `cuMemAddressReserve`, `cuMemMap` and `cuMemSetAccess` if it is whole physical
 //!   pages (2 MiB), else `cuMemAlloc`. The first waits for nobody when it is destroyed; `cuMemFree` waits for all that the device does.
 //! - **Sparse blocks** are reserved addresses, **physical blocks** handles, made so that other processes can be given them
-//!   (POSIX descriptors). A handle is mapped whole, behind as many addresses as one likes. What it costs hardly depends on its size.
+//!   (POSIX descriptors) and network cards read and write them (GPUDirect RDMA), where the device has that. A handle is mapped whole, behind as many addresses as one likes. What it costs hardly depends on its size.
 //! - **Memory types**: the device's; page-locked memory of the host (`cuMemHostAlloc`); unified memory, which is page-locked memory that the
 //!   device reads over the link, unless managed memory is asked for ([`UnifiedMemory`]). All have one address for host and devices. New
 //!   device memory is not cleared, as far as is documented.

@@ -54,11 +54,12 @@ const _: () = {
     assert!(size_of::<Access>() == size_of::<sys::CUmemAccessDesc>());
 };
 
-/// A kind of memory: a device's, shareable by descriptor or not.
+/// A kind of memory: a device's, shareable by descriptor or not, for other devices on the bus (network cards) or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Kind {
     pub(crate) ordinal: i32,
     pub(crate) is_shareable: bool,
+    pub(crate) is_rdma_capable: bool,
 }
 
 impl Kind {
@@ -69,7 +70,7 @@ impl Kind {
             location: Location { kind: LOCATION_DEVICE, device: self.ordinal },
             security: ptr::null_mut(),
             compression: 0,
-            is_rdma_capable: 0,
+            is_rdma_capable: self.is_rdma_capable.into(),
             usage: 0,
             reserved: [0; 4],
         }

@@ -102,6 +102,7 @@ fn attribute(device: &Device, number: c_int) -> c_int {
         99 => 1,                // host registration
         102 => 1,               // virtual memory management
         103 => 1,               // handles as file descriptors
+        110 => 1,               // mapped memory for GPUDirect RDMA
         115 => 1,               // pools of memory
         134 => -1,              // the host's NUMA node: not told
         _ => 0,

@@ -43,11 +43,16 @@ fn put_attribute(
             let physical = space.handles.get(&region.physical);
             to.cast::<u64>().put(physical.map_or(0, |physical| u64::from(physical.handle_types)))
         }
+        15 => {
+            let physical = space.handles.get(&region.physical);
+            let is_capable = physical.map_or(region.kind == Kind::Block, |physical| physical.is_rdma_capable);
+            to.cast::<u8>().put(u8::from(is_capable))
+        }
         16 => {
             let access = region.access.get(region.device);
             to.cast::<c_uint>().put(access.map_or(3, |access| access.load(Ordering::SeqCst).into()))
         }
-        5 | 15 | 17 => Err(Code::NOT_SUPPORTED),
+        5 | 17 => Err(Code::NOT_SUPPORTED),
         _ => Err(Code::INVALID_VALUE),
     }
 }

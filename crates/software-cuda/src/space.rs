@@ -128,6 +128,7 @@ pub(crate) struct Physical {
     pub(crate) device: usize,
     pub(crate) len: u64,
     pub(crate) handle_types: c_uint,
+    pub(crate) is_rdma_capable: bool,
     pub(crate) memory: Arc<Memory>,
 }
 

@@ -75,6 +75,7 @@ extern "C" fn cuMemCreate(
             device: device.ordinal,
             len: len as u64,
             handle_types: prop.handle_types,
+            is_rdma_capable: prop.rdma != 0,
             memory: Arc::new(Memory { pages, _charge: Some(charge) }),
         };
         let new = next_handle();

@@ -82,3 +82,28 @@ fn properties_are_checked() {
     assert!(address.is_multiple_of(64 << 20));
     assert_eq!((cuda.cuMemAddressFree)(address, size), 0);
 }
+
+#[test]
+fn memory_says_whether_network_cards_reach_it() {
+    let cuda = Session::new(33);
+    let size = cuda.granularity();
+    let range = cuda.reserve(2 * size);
+    let is_capable = |address: u64| {
+        let mut value = 7_u8;
+        assert_eq!((cuda.cuPointerGetAttribute)((&raw mut value).cast(), 15, address), 0);
+        value != 0
+    };
+    for (at, flag) in [(range, 0), (range + size as u64, 1)] {
+        let mut handle = 0;
+        let prop = Prop { flags: [0, flag, 0, 0, 0, 0, 0, 0], ..cuda.prop() };
+        assert_eq!((cuda.cuMemCreate)(&mut handle, size, &prop, 0), 0);
+        assert_eq!((cuda.cuMemMap)(at, size, 0, handle, 0), 0);
+        assert_eq!((cuda.cuMemRelease)(handle), 0);
+    }
+    assert_eq!(cuda.allow(range, 2 * size), 0);
+    let block = cuda.alloc(4096);
+    assert_eq!([range, range + size as u64, block].map(is_capable), [false, true, true]);
+    assert_eq!((cuda.cuMemFree_v2)(block), 0);
+    assert_eq!((cuda.cuMemUnmap)(range, 2 * size), 0);
+    assert_eq!((cuda.cuMemAddressFree)(range, 2 * size), 0);
+}
