@@ -6,18 +6,19 @@
 //! completed ─> a load of the word; the tickets of what is before the marker are told
 //! ```
 
+mod adopt;
 mod copy;
 mod hold;
 mod host_step;
 mod host_work;
+mod markers;
 mod marks;
 mod pause;
 mod pending;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use aquifer_backend::{Command, Error, ErrorKind, Ticket};
 use cudarc::driver::CudaStream;
@@ -29,18 +30,14 @@ use crate::device::Device;
 use crate::status;
 use crate::sys;
 
+use adopt::{ADOPT, check_stream};
 use copy::End;
 use hold::Gate;
 pub use hold::QueueHold;
 use host_step::{Given, HostSteps};
 pub(crate) use host_work::HostWork;
 use marks::Marks;
-use pause::Pause;
 use pending::{Effect, Pending};
-
-/// How many looks at a word that does not move there are for each question to the driver whether the stream is well. Nothing else tells
-/// of a kernel that trapped.
-const LOOKS_PER_QUESTION: u32 = 64;
 
 /// A queue of a CUDA device.
 ///
@@ -266,155 +263,11 @@ impl CudaQueue {
         self.pending.push(Effect::Tell(Arc::clone(ticket), bytes));
         Ok(())
     }
-
-    pub(crate) fn signal(&self, value: u64) -> Result<(), Error> {
-        let _giving = self.giving.lock();
-        // Before the stream can write it. If the driver refuses the marker, the next one covers it.
-        self.pending.mark(value);
-        self.put_marker("signal", value)?;
-        self.signalled.store(value, Ordering::Release);
-        Ok(())
-    }
-
-    /// Has the stream write a value, unless it is being captured. `giving` is held.
-    ///
-    /// Another thread may begin a capture between the question and the marker, and then the graph has the marker, to write the value again
-    /// whenever it runs. So the question is asked once more; where the answer leaves that possible, the word is given up.
-    fn put_marker(&self, operation: &'static str, value: u64) -> Result<(), Error> {
-        let known = self.marks.value();
-        let word = self.marks.word_or_new(&self.device, operation)?;
-        let may_be_captured = self.give(operation, |stream| {
-            // SAFETY: the stream lives as long as the queue, which the core keeps until its work has run; so does the word, or for good.
-            unsafe { sys::write_word(stream, word.address(), value) }?;
-            // SAFETY: as above.
-            match unsafe { sys::is_capturing(stream) } {
-                Err(code) if status::is_of_capture(code) => Ok(true),
-                answer => answer,
-            }
-        })?;
-        if may_be_captured {
-            self.marks.give_up(known);
-            return Err(captured(operation));
-        }
-        Ok(())
-    }
-
-    /// After a word was given up: has the stream write what was signalled to another one, so that who waits for it is told. Refused while
-    /// the stream is captured.
-    fn catch_up(&self, operation: &'static str) -> Result<(), Error> {
-        if self.marks.word().is_some() {
-            return Ok(());
-        }
-        let _giving = self.giving.lock();
-        self.put_marker(operation, self.signalled.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn completed(&self) -> Result<u64, Error> {
-        self.device.check("completed")?;
-        let value = self.value();
-        if value < self.signalled.load(Ordering::Acquire)
-            && self.idle_looks.fetch_add(1, Ordering::Relaxed) % LOOKS_PER_QUESTION == LOOKS_PER_QUESTION - 1
-        {
-            self.ask("completed")?;
-        }
-        Ok(value)
-    }
-
-    /// The word; ends what has run.
-    fn value(&self) -> u64 {
-        let value = self.marks.value();
-        self.pending.end(value);
-        value
-    }
-
-    /// Asks the driver whether the stream is well; not while it is captured, which the question would spoil.
-    fn ask(&self, operation: &'static str) -> Result<(), Error> {
-        // What it says of the device comes below.
-        let _ = self.catch_up(operation);
-        // SAFETY: the stream lives as long as the queue.
-        self.unless_captured(operation, |stream| unsafe { sys::is_idle(stream) })?;
-        Ok(())
-    }
-
-    pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
-        let mut pause = Pause::new();
-        loop {
-            self.device.check("wait")?;
-            if self.value() >= value {
-                return Ok(true);
-            }
-            let waited = pause.waited();
-            let left = timeout.saturating_sub(waited);
-            if left.is_zero() {
-                self.ask("wait")?;
-                return Ok(self.value() >= value);
-            }
-            if pause.is_question_due(waited) {
-                self.ask("wait")?;
-            }
-            pause.pass(waited, left);
-        }
-    }
-
-    pub(crate) fn wait_on(&self, other: &Self, value: u64) -> Result<(), Error> {
-        self.device.check("wait_on_queue")?;
-        if !other.is_of(&self.device) {
-            // If that device were lost, nobody would write its word, and this one's stream would wait for good.
-            let message = format!(
-                "a queue of device {} was to wait for one of device {}, or of another backend of the same; wait on the host",
-                self.device.ordinal, other.device.ordinal
-            );
-            return Err(Error::new(ErrorKind::InvalidArgument, "wait_on_queue", message));
-        }
-        // Never signalled: nothing to wait for. Of this queue itself all is in order.
-        if other.stream() == self.stream() || other.signalled.load(Ordering::Acquire) < value {
-            return Ok(());
-        }
-        other.catch_up("wait_on_queue")?;
-        let Some(word) = other.marks.word() else {
-            // Given up again this moment.
-            return Err(captured("wait_on_queue"));
-        };
-        let _giving = self.giving.lock();
-        let address = word.address();
-        // SAFETY: the stream lives as long as the queue; the word is kept until the stream has passed it, and does not fall.
-        self.give("wait_on_queue", |stream| unsafe { sys::await_word(stream, address, value) })?;
-        self.pending.push(Effect::LetGo { _word: word });
-        Ok(())
-    }
 }
 
 fn captured(operation: &'static str) -> Error {
     let message = "a graph is being captured on the stream, or on one that the default stream orders with; end the capture first";
     Error::new(ErrorKind::Driver, operation, message)
-}
-
-const ADOPT: &str = "adopt_stream";
-/// The driver's handle for the default stream of the thread that calls.
-const CU_STREAM_PER_THREAD: usize = 2;
-
-/// Whether a stream is of the device's context.
-///
-/// # Safety
-///
-/// - The stream is alive.
-unsafe fn check_stream(device: &Device, stream: CUstream) -> Result<(), Error> {
-    device.check(ADOPT)?;
-    if stream.addr() == CU_STREAM_PER_THREAD {
-        let message = "the default stream of each thread is as many streams as there are threads, and a queue is one; \
-                       give a stream of your own";
-        return Err(Error::new(ErrorKind::InvalidArgument, ADOPT, message));
-    }
-    // SAFETY: the caller vouches for it.
-    let context = device.call(ADOPT, || unsafe { sys::context_of(stream) })?;
-    if context == device.context.raw() {
-        return Ok(());
-    }
-    let message = format!(
-        "the stream is of another context, or another device, than device {} is used through; make it there",
-        device.ordinal
-    );
-    Err(Error::new(ErrorKind::InvalidArgument, ADOPT, message))
 }
 
 fn address_of(block: &CudaBlock) -> u64 {
