@@ -44,6 +44,7 @@ mod context;
 mod create;
 mod device;
 mod driver;
+mod facts;
 mod host_memory;
 mod nvml;
 mod options;
