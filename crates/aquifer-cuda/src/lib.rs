@@ -61,7 +61,7 @@ mod words;
 pub use backend::Cuda;
 pub use block::CudaBlock;
 pub use options::{CudaOptions, UnifiedMemory};
-pub use queue::{CudaQueue, QueueHold};
+pub use queue::{CudaQueue, QueueHold, ValueHold};
 
 /// The bindings whose contexts and streams can be adopted.
 pub use cudarc;

@@ -37,6 +37,7 @@ pub use hold::QueueHold;
 use host_step::{Given, HostSteps};
 pub(crate) use host_work::HostWork;
 use marks::Marks;
+pub use marks::ValueHold;
 use pending::{Effect, Pending};
 
 /// A queue of a CUDA device.
@@ -156,7 +157,10 @@ impl CudaQueue {
 
     /// Keeps what is put into the queue from now on from running, until the hold is dropped. Does not block.
     ///
-    /// Calls of the driver's that wait for the device, such as `cudaFree`, wait for the hold too.
+    /// Calls of the driver's that wait for the device, such as `cudaFree`, wait for the hold too. And so may other streams: a device runs
+    /// as many at a time as the environment variable `CUDA_DEVICE_MAX_CONNECTIONS` said when the driver was started (8 if it said nothing),
+    /// and one that is held is one of them. With eight held, a ninth does not run before one of them is let go. Where only the queue's value
+    /// matters, use [`CudaQueue::hold_value`].
     ///
     /// # Errors
     ///
@@ -177,15 +181,6 @@ impl CudaQueue {
         // SAFETY: the stream lives as long as the queue, and the word as long as the gate, which the queue keeps.
         self.give("hold", |stream| unsafe { sys::await_word(stream, word, value) })?;
         Ok(hold)
-    }
-
-    /// Blocks until everything that is in the queue has run, or the device is lost.
-    ///
-    /// It returns at once in a forked process, and while a graph is being captured on the stream (of the legacy default stream: on any that
-    /// it orders with): to ask for the stream's end then would end the capture.
-    pub fn wait_idle(&self) {
-        // SAFETY: the stream lives as long as the queue.
-        let _ = self.unless_captured("wait", |stream| unsafe { sys::synchronize(stream) });
     }
 
     /// Gives the stream something, unless it is being captured: then it would become part of a graph, and run when that is launched, or

@@ -124,3 +124,29 @@ fn a_hold_that_goes_after_its_queue_lets_the_stream_go() {
     // SAFETY: the fills have run.
     unsafe { backend.destroy_block(block) }.unwrap();
 }
+
+#[test]
+fn a_value_is_held_while_the_stream_runs_on() {
+    let backend = cuda();
+    let queue = backend.create_queue().unwrap();
+    let (first, second) = (queue.hold_value(), queue.hold_value());
+    // SAFETY: nobody relies on the queue's value, here and below.
+    unsafe { backend.signal(&queue, 1) }.unwrap();
+    queue.wait_idle();
+    drop(first);
+    assert_eq!(backend.completed(&queue).unwrap(), 0);
+    assert!(!backend.wait(&queue, 1, Duration::from_millis(3)).unwrap());
+    // Another queue's stream waits as it would for a stream that is held.
+    let other = backend.create_queue().unwrap();
+    backend.wait_on_queue(&other, &queue, 1).unwrap();
+    // SAFETY: as above.
+    unsafe { backend.signal(&other, 1) }.unwrap();
+    assert!(!backend.wait(&other, 1, Duration::from_millis(3)).unwrap());
+    drop(second);
+    assert!(backend.wait(&queue, 1, MINUTE).unwrap());
+    assert!(backend.wait(&other, 1, MINUTE).unwrap());
+    // SAFETY: as above.
+    unsafe { backend.signal(&queue, 2) }.unwrap();
+    queue.wait_idle();
+    assert_eq!(backend.completed(&queue).unwrap(), 2);
+}

@@ -8,7 +8,8 @@ use crate::{
 };
 
 pub use aquifer_cuda::{
-    Cuda, CudaBlock, CudaOptions, CudaQueue, QueueHold as CudaQueueHold, UnifiedMemory, cudarc,
+    Cuda, CudaBlock, CudaOptions, CudaQueue, QueueHold as CudaQueueHold, UnifiedMemory,
+    ValueHold as CudaValueHold, cudarc,
 };
 
 /// The manager of a CUDA device's memory.
@@ -32,8 +33,8 @@ pub type CudaUnifiedMemoryBuffer = UnifiedBuffer<Cuda>;
 /// Watches how short memory is for a [`CudaMemoryManager`], and has it give memory back.
 pub type CudaMemoryPressureMonitor = PressureMonitor<Cuda>;
 
-/// Replays on a CUDA device: a stream is held back by the host until it is let go. There is no clock; the replay goes as fast as it
-/// can.
+/// Replays on a CUDA device: a queue's value is held until it is let go. Streams are not, since a device runs few at a time, and a trace may
+/// have more that are busy. There is no clock; the replay goes as fast as it can.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CudaReplay;
 
@@ -46,18 +47,18 @@ impl CudaReplay {
 }
 
 impl ReplayDevice<Cuda> for CudaReplay {
-    type Hold = CudaQueueHold;
+    type Hold = CudaValueHold;
 
     fn hold(
         &self,
         queue: &Queue<Cuda>,
         _buffer: &Buffer<Cuda>,
         _until_us: u64,
-    ) -> Result<CudaQueueHold, Error> {
-        queue.raw().hold()
+    ) -> Result<CudaValueHold, Error> {
+        Ok(queue.raw().hold_value())
     }
 
-    fn release(&self, queue: &Queue<Cuda>, holds: Vec<CudaQueueHold>) {
+    fn release(&self, queue: &Queue<Cuda>, holds: Vec<CudaValueHold>) {
         drop(holds);
         queue.raw().wait_idle();
     }

@@ -10,7 +10,7 @@ use crate::sys;
 
 use super::pause::Pause;
 use super::pending::Effect;
-use super::{CudaQueue, captured};
+use super::{CudaQueue, ValueHold, captured};
 
 /// How many looks at a word that does not move there are for each question to the driver whether the stream is well. Nothing else tells
 /// of a kernel that trapped.
@@ -21,7 +21,12 @@ impl CudaQueue {
         let _giving = self.giving.lock();
         // Before the stream can write it. If the driver refuses the marker, the next one covers it.
         self.pending.mark(value);
-        self.put_marker("signal", value)?;
+        if self.marks.is_held() {
+            self.device.check("signal")?;
+            self.marks.set_behind(true);
+        } else {
+            self.put_marker("signal", value)?;
+        }
         self.signalled.store(value, Ordering::Release);
         Ok(())
     }
@@ -46,21 +51,46 @@ impl CudaQueue {
             self.marks.give_up(known);
             return Err(captured(operation));
         }
+        self.marks.set_behind(false);
         Ok(())
     }
 
-    /// After a word was given up: has the stream write what was signalled to another one, so that who waits for it is told. Refused while
-    /// the stream is captured.
+    /// Has the stream write what was signalled while the value was held, or to a word that was given up. Refused while the stream is
+    /// captured.
     fn catch_up(&self, operation: &'static str) -> Result<(), Error> {
-        if self.marks.word().is_some() {
+        if !self.marks.is_marker_due() {
             return Ok(());
         }
         let _giving = self.giving.lock();
-        self.put_marker(operation, self.signalled.load(Ordering::Acquire))
+        if self.marks.is_marker_due() {
+            self.put_marker(operation, self.signalled.load(Ordering::Acquire))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the queue's value where it is until the hold is dropped: to those who look at the value, what is put into the queue from now on
+    /// has not run. Does not block, and the stream runs on; as many queues can be held so as one likes.
+    ///
+    /// After the last hold of a queue was dropped, its value goes on when somebody looks at it, or waits, also by [`CudaQueue::wait_idle`].
+    pub fn hold_value(&self) -> ValueHold {
+        self.marks.hold()
+    }
+
+    /// Blocks until everything that is in the queue has run, or the device is lost.
+    ///
+    /// It returns at once in a forked process, and while a graph is being captured on the stream (of the legacy default stream: on any that
+    /// it orders with): to ask for the stream's end then would end the capture.
+    pub fn wait_idle(&self) {
+        // Whoever looks next does it, if it is refused.
+        let _ = self.catch_up("wait");
+        // SAFETY: the stream lives as long as the queue.
+        let _ = self.unless_captured("wait", |stream| unsafe { sys::synchronize(stream) });
     }
 
     pub(crate) fn completed(&self) -> Result<u64, Error> {
         self.device.check("completed")?;
+        // What it says of the device is found below, or next time.
+        let _ = self.catch_up("completed");
         let value = self.value();
         if value < self.signalled.load(Ordering::Acquire)
             && self.idle_looks.fetch_add(1, Ordering::Relaxed) % LOOKS_PER_QUESTION == LOOKS_PER_QUESTION - 1
@@ -87,6 +117,7 @@ impl CudaQueue {
     }
 
     pub(crate) fn wait(&self, value: u64, timeout: Duration) -> Result<bool, Error> {
+        let _ = self.catch_up("wait");
         let mut pause = Pause::new();
         loop {
             self.device.check("wait")?;

@@ -1,7 +1,7 @@
 //! Where a queue's markers are written.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use aquifer_backend::Error;
 use parking_lot::RwLock;
@@ -19,11 +19,33 @@ pub(super) struct Marks {
     word: RwLock<Option<Arc<Word>>>,
     /// The value when the word before was given up.
     known: AtomicU64,
+    /// Whether something was signalled for which the stream has no marker.
+    is_behind: AtomicBool,
+    holds: Arc<AtomicU32>,
+}
+
+/// Keeps a queue's value where it is until it is dropped; see [`CudaQueue::hold_value`](super::CudaQueue::hold_value). Any thread may drop
+/// it.
+#[derive(Debug)]
+#[must_use = "dropping it lets the value go"]
+pub struct ValueHold {
+    holds: Arc<AtomicU32>,
+}
+
+impl Drop for ValueHold {
+    fn drop(&mut self) {
+        self.holds.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Marks {
     pub(super) fn new(word: Word) -> Self {
-        Self { word: RwLock::new(Some(Arc::new(word))), known: AtomicU64::new(0) }
+        Self {
+            word: RwLock::new(Some(Arc::new(word))),
+            known: AtomicU64::new(0),
+            is_behind: AtomicBool::new(false),
+            holds: Arc::default(),
+        }
     }
 
     /// The queue's value, as far as it is known.
@@ -52,9 +74,28 @@ impl Marks {
         Ok(word)
     }
 
+    pub(super) fn hold(&self) -> ValueHold {
+        self.holds.fetch_add(1, Ordering::AcqRel);
+        ValueHold { holds: Arc::clone(&self.holds) }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a marker is due for what has been signalled.
+    pub(super) fn is_marker_due(&self) -> bool {
+        self.is_behind.load(Ordering::Acquire) && !self.is_held()
+    }
+
+    pub(super) fn set_behind(&self, is_behind: bool) {
+        self.is_behind.store(is_behind, Ordering::Release);
+    }
+
     /// Gives the word up. `known` is a value that the queue had before the marker in question.
     pub(super) fn give_up(&self, known: u64) {
         self.known.fetch_max(known, Ordering::AcqRel);
         std::mem::forget(self.word.write().take());
+        self.set_behind(true);
     }
 }
