@@ -71,9 +71,10 @@ extern "C" fn cuPointerGetAttribute(to: Out<c_void>, number: c_uint, address: Ad
     })
 }
 
-/// As many bytes as an attribute has, zero.
+/// As many bytes as an attribute has, zero. The start of an allocation is left as it was, as the driver was seen to do.
 fn put_none(number: c_uint, to: Out<c_void>) -> Answer {
     match number {
+        11 => Ok(()),
         6 | 8 | 10 | 13 | 15 => to.cast::<u8>().put(0),
         2 | 16 => to.cast::<c_uint>().put(0),
         9 => to.cast::<c_int>().put(-2), // CU_DEVICE_INVALID
@@ -81,7 +82,7 @@ fn put_none(number: c_uint, to: Out<c_void>) -> Answer {
     }
 }
 
-/// Of an address that the driver does not know, and of what an address has not, the answer is zero.
+/// Of an address that the driver does not know, and of what an address has not, the answer is zero, but for [`put_none`]'s exception.
 #[unsafe(no_mangle)]
 extern "C" fn cuPointerGetAttributes(
     count: c_uint,

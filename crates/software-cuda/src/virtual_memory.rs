@@ -168,7 +168,10 @@ extern "C" fn cuMemMap(
         }
         let mut space = driver.space.lock();
         let physical = space.handles.get(&handle).filter(|physical| physical.references > 0);
-        let physical = physical.filter(|physical| len <= physical.len).ok_or(Code::INVALID_VALUE)?;
+        let physical = physical.ok_or(Code::INVALID_VALUE)?;
+        if len > physical.len {
+            return Err(Code::NOT_SUPPORTED);
+        }
         let is_free =
             space.reservation(address, len).is_some() && space.within(address, len).next().is_none();
         if !is_free {

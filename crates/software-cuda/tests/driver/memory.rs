@@ -35,7 +35,11 @@ fn what_is_taken_is_counted() {
     let ((before, total), size) = (info(), 32 << 20);
     let (block, handle, pinned) = (cuda.alloc(size), cuda.create(size), cuda.pinned(size));
     assert_eq!(info(), (before - 2 * size, total), "the host's memory is not the device's");
-    assert_eq!((cuda.cuMemAlloc_v2)(&mut 0, before), OUT_OF_MEMORY);
+    assert_eq!((cuda.cuMemAlloc_v2)(&mut 0, total), OUT_OF_MEMORY);
+    if is_software() {
+        // The driver has more than it says is free.
+        assert_eq!((cuda.cuMemAlloc_v2)(&mut 0, before), OUT_OF_MEMORY);
+    }
     assert_eq!((cuda.cuMemCreate)(&mut 0, total, &cuda.prop(), 0), OUT_OF_MEMORY);
     assert_eq!((cuda.cuMemFree_v2)(block), 0);
     assert_eq!((cuda.cuMemRelease)(handle), 0);
@@ -71,7 +75,7 @@ fn an_address_says_what_it_is() {
     assert_eq!((cuda.cuPointerGetAttributes)(2, [2, 11].as_ptr(), places.as_ptr(), block + 1), 0);
     assert_eq!((kind, start), (2, block));
     assert_eq!((cuda.cuPointerGetAttributes)(2, [2, 11].as_ptr(), places.as_ptr(), own), 0);
-    assert_eq!((kind, start), (0, 0));
+    assert_eq!((kind, start), (0, block), "of what is not the driver's the start is left as it was");
     assert_eq!((cuda.cuMemFree_v2)(block), 0);
     assert_eq!((cuda.cuMemFreeHost)(pinned), 0);
 }

@@ -16,6 +16,7 @@ pub(crate) const INVALID_CONTEXT: c_int = 201;
 pub(crate) const INVALID_HANDLE: c_int = 400;
 pub(crate) const NOT_READY: c_int = 600;
 pub(crate) const ILLEGAL_ADDRESS: c_int = 700;
+pub(crate) const NOT_SUPPORTED: c_int = 801;
 
 /// Devices of the software: each test has its own, so that one's losses and counts are not another's.
 const DEVICES: u32 = 34;
