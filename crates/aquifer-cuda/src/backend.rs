@@ -154,7 +154,9 @@ impl Cuda {
     ///
     /// # Safety
     ///
-    /// - The stream is one of the driver's, and lives for as long as the queue.
+    /// - The stream is one of the driver's, and lives for as long as the queue. A queue that was given to a manager is the manager's: it goes
+    ///   with the manager's state, which lives until the last handle, queue, buffer and pinned buffer of it has been dropped. So destroy the
+    ///   stream after all of them; where that cannot be known, use [`Cuda::adopt_stream`], or a stream that is never destroyed.
     pub unsafe fn adopt_raw_stream(&self, stream: CUstream) -> Result<CudaQueue, Error> {
         // SAFETY: the caller vouches for it.
         unsafe { CudaQueue::adopt_raw(&self.device, stream) }
@@ -174,6 +176,9 @@ impl Cuda {
     }
 
     /// That a queue is this backend's: what is enqueued elsewhere would run in another context.
+    ///
+    /// The core asks for a queue's value before it takes it in (`MemoryManager::adopt_queue`), and gives a backend no queues but those that it
+    /// took in or had made. So it is enough to look here.
     fn check_queue(&self, queue: &CudaQueue, operation: &'static str) -> Result<(), Error> {
         if queue.is_of(&self.device) {
             return Ok(());

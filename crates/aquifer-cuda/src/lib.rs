@@ -26,7 +26,8 @@
 //! - **Graphs.** While a graph is captured on an adopted stream, markers and transfers on it are refused.
 //! - **Peers.** A device lets another in when it is first asked to be read ([`Backend::reads_peer`](aquifer_backend::Backend::reads_peer)):
 //!   `cuCtxEnablePeerAccess` for the driver's blocks, `cuMemSetAccess` for what is mapped now and later. It costs what it costs once, and
-//!   programs that copy nothing between devices pay nothing.
+//!   programs that copy nothing between devices pay nothing. Memory that the program brought may be a pool's, which no peer is let into so, and is
+//!   copied by `cuMemcpyPeerAsync`, each end through its own context.
 //! - **Loss.** Errors that spoil the context (a kernel that trapped, an address that is not there, a context destroyed by somebody else) are
 //!   [`ErrorKind::DeviceLost`](aquifer_backend::ErrorKind::DeviceLost), from then on, without asking the driver. A trapped kernel is found
 //!   out by whoever waits, or looks at a queue that does not move. Blocks of a lost device are not given back: the process's end does it.

@@ -145,8 +145,13 @@ impl CudaQueue {
     /// The stream, for work of the program's own: kernels, copies, captures. It must not be destroyed.
     ///
     /// What is launched on it may use buffers that are at home on this queue or recorded for it (`Buffer::record_use`) before they are
-    /// freed. While a graph is captured on it, markers and transfers are refused: memory that is freed meanwhile waits until the
-    /// capture is over.
+    /// freed. Memory of a buffer that was at home on this queue may be this queue's next buffer's at once: the stream runs what is put
+    /// into it in order, so that comes later.
+    ///
+    /// While a graph is captured on it, markers and transfers are refused: memory that is freed meanwhile for other queues waits until
+    /// the capture is over. A graph runs later than it is captured, and maybe often: **buffers that it uses must live until the last
+    /// launch of it has run**, however they are used while it is captured. Begin a capture while no other thread gives the queue transfers,
+    /// or has it wait or held: what comes between becomes part of the graph. (Markers that the manager puts in are looked after.)
     #[must_use]
     pub fn stream(&self) -> CUstream {
         match &self.stream {
