@@ -22,8 +22,9 @@ const MARKERS_MAX: u32 = 64;
 pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// How long growing waits for its queue: less than it takes to make and map a physical block, and more than an idle queue takes.
 const BRIEF_WAIT: Duration = Duration::from_micros(20);
-/// Much is bound to queues when it is more than this share of what is reserved.
+/// Much is bound to queues when it is more than this share of what is reserved, and than so many bytes.
 const MUCH_BOUND_SHARE: u64 = 16;
+const MUCH_BOUND_BYTES: u64 = 64 << 20;
 /// How long trimming waits for one queue, so that one that has nothing more to do passes its marker: some microseconds on
 /// a GPU.
 const MARKER_WAIT: Duration = Duration::from_millis(10);
@@ -187,7 +188,7 @@ impl<B: Backend> Shared<B> {
     /// Puts a marker into a queue that keeps up and has much bound to it. What is bound merges with nothing that is not, so the pool would
     /// break what it need not, and map more; with a marker for each such part of the pool it does as well as without queues.
     pub(super) fn unbind_much(&self, typed: &TypedPool<B::Block>, lane: &Lane) {
-        if lane.queue == NO_QUEUE || !typed.pool.is_bound_beyond_share(MUCH_BOUND_SHARE) || self.is_forked() {
+        if lane.queue == NO_QUEUE || !typed.pool.is_much_bound(MUCH_BOUND_SHARE, MUCH_BOUND_BYTES) || self.is_forked() {
             return;
         }
         let queue = self.queues.get(lane.queue);

@@ -148,10 +148,10 @@ impl Pool {
             || self.thread_caches().iter().any(|cache| cache.has_quarantined())
     }
 
-    /// Whether more than so large a share of what is reserved is bound to queues.
-    pub(crate) fn is_bound_beyond_share(&self, share: u64) -> bool {
+    /// Whether more than so large a share of what is reserved is bound to queues, and more than so many bytes.
+    pub(crate) fn is_much_bound(&self, share: u64, bytes: u64) -> bool {
         let state = self.state.lock();
-        state.bound_bytes() > state.ranges.reserved_bytes() / share
+        state.bound_bytes() > bytes.max(state.ranges.reserved_bytes() / share)
     }
 
     /// Whether something of `queue` waits that no marker covers yet.
