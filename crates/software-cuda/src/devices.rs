@@ -6,7 +6,8 @@ use crate::abi::{Answer, Code, Out};
 use crate::context::Primary;
 use crate::driver::{initialise, settings};
 use crate::faults::{enter, enter_early};
-use parking_lot::Mutex;
+use crate::settings::Settings;
+use parking_lot::{Condvar, Mutex};
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,35 @@ pub(crate) struct Device {
     /// What other processes have.
     pub(crate) foreign: AtomicU64,
     pub(crate) primary: Mutex<Primary>,
+    pub(crate) connections: Connections,
+}
+
+/// How many more streams of a device may run now.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    free: Mutex<u32>,
+    changed: Condvar,
+}
+
+/// A stream's turn, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Connection<'a>(&'a Connections);
+
+impl Connections {
+    /// Blocks until the stream may run.
+    pub(crate) fn take(&self) -> Connection<'_> {
+        let mut free = self.free.lock();
+        self.changed.wait_while(&mut free, |free| *free == 0);
+        *free -= 1;
+        Connection(self)
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.changed.notify_one();
+    }
 }
 
 /// Bytes of a device, given back when dropped.
@@ -34,13 +64,15 @@ impl Drop for Charge {
 }
 
 impl Device {
-    pub(crate) fn new(ordinal: usize, total: u64) -> Self {
+    pub(crate) fn new(ordinal: usize, settings: &Settings) -> Self {
+        let free = if settings.connections == 0 { u32::MAX } else { settings.connections };
         Self {
             ordinal,
-            total,
+            total: settings.memory_bytes,
             used: AtomicU64::new(0),
             foreign: AtomicU64::new(0),
             primary: Mutex::default(),
+            connections: Connections { free: Mutex::new(free), changed: Condvar::new() },
         }
     }
 

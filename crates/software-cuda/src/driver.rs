@@ -66,7 +66,7 @@ pub(crate) fn initialise(flags: c_uint) -> Answer {
     }
     DRIVER.get_or_init(|| Driver {
         settings,
-        devices: (0..settings.device_count as usize).map(|i| Device::new(i, settings.memory_bytes)).collect(),
+        devices: (0..settings.device_count as usize).map(|i| Device::new(i, &settings)).collect(),
         contexts: Table::default(),
         streams: Table::default(),
         events: Table::default(),

@@ -32,7 +32,7 @@
 //! - **Fresh memory is 0xCD**, 256 KiB at either end of it; the middle of what is larger is zero. Small blocks start 512 bytes beyond a page, no better.
 //! - **A stream is a thread.** Work is looked up when its turn comes: what it then may not use loses the context, with
 //!   `CUDA_ERROR_ILLEGAL_ADDRESS` for every later call and a line on the standard error. So does `cuMemUnmap` of memory that work is using.
-//!   [`Settings::delay_seed`] lets work run late.
+//!   [`Settings::delay_seed`] lets work run late, [`Settings::connections`] few streams at a time.
 //! - **Handles are keys**, never addresses and never used twice. One that is stale or of another kind is an error.
 //! - **Failures** are asked for by function and call ([`fail`]), a lost device by [`lose_device`], a full one by [`set_foreign_bytes`].
 //!

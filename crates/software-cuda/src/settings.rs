@@ -16,6 +16,9 @@ pub struct Settings {
     pub peers: bool,
     /// Delays each piece of streams' work by up to 200 µs, by this seed. 0: no delay.
     pub delay_seed: u64,
+    /// How many streams of a device run at a time, one that waits for a word among them: 8 on real devices, unless
+    /// `CUDA_DEVICE_MAX_CONNECTIONS` says something else. 0: all of them.
+    pub connections: u32,
 }
 
 impl Default for Settings {
@@ -28,6 +31,7 @@ impl Default for Settings {
             granularity: 2 << 20,
             peers: true,
             delay_seed: 0,
+            connections: 0,
         }
     }
 }

@@ -64,6 +64,10 @@ impl Work {
         outcome
     }
 
+    pub(crate) fn waits_for_streams(&self) -> bool {
+        matches!(self, Self::Await { .. } | Self::After { .. })
+    }
+
     fn run_whole(&self, context: &Context) -> Answer {
         match self {
             Self::Copy { to, from, len } => {

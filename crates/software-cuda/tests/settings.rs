@@ -21,12 +21,14 @@ fn settings_are_kept() {
         granularity: 64 << 10,
         peers: false,
         delay_seed: SEED,
+        connections: 5,
         ..Settings::default()
     };
     assert!(software_cuda::configure(&settings));
     let driver = support::library_as_it_is();
     let (far, cuda) = (Session::with(driver, 1), Session::with(driver, 0));
     late_work_keeps_its_order(&cuda);
+    streams_that_wait_let_others_run_in_the_end(&cuda);
 
     let (mut can, mut free, mut total) = (-1, 0, 0);
     assert_eq!((cuda.cuDeviceCanAccessPeer)(&mut can, 0, 1), 0);
@@ -72,4 +74,23 @@ fn late_work_keeps_its_order(cuda: &Session) {
     assert_eq!((cuda.cuMemFree_v2)(block), 0);
     assert_eq!((cuda.cuMemFreeHost)(pinned), 0);
     assert_eq!((cuda.cuMemFreeHost)(word.as_ptr().cast()), 0);
+}
+
+fn streams_that_wait_let_others_run_in_the_end(cuda: &Session) {
+    let (word, done, streams) = (cuda.word(), cuda.word(), [(); 6].map(|()| cuda.stream()));
+    let at = |word: &std::sync::atomic::AtomicU64| word.as_ptr().addr() as u64;
+    for stream in &streams[..5] {
+        assert_eq!((cuda.cuStreamWaitValue64_v2)(*stream, at(word), 1, 0), 0);
+    }
+    // In whichever order the threads begin, the last stream runs before the others wait, or not before they are let go.
+    assert_eq!((cuda.cuStreamWriteValue64_v2)(streams[5], at(done), 1, 0), 0);
+    word.store(1, SeqCst);
+    for stream in streams {
+        assert_eq!((cuda.cuStreamSynchronize)(stream), 0);
+        assert_eq!((cuda.cuStreamDestroy_v2)(stream), 0);
+    }
+    assert_eq!(done.load(SeqCst), 1);
+    for word in [word, done] {
+        assert_eq!((cuda.cuMemFreeHost)(word.as_ptr().cast()), 0);
+    }
 }
