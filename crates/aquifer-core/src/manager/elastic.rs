@@ -21,13 +21,19 @@ use std::ops::Range;
 const PHYSICAL_BYTES: u64 = 4 << 20;
 /// Where the driver's time counts beside memory ([`Policy::Automatic`]) they have this share of all that is reserved instead, between these
 /// bounds, and no more than so small a share of the budget: a third of the time for 1 % of memory (ARCHITECTURE.md). Not when memory is scarce.
-const COARSE_SHARE: u64 = 320;
+const COARSE_SHARE: u64 = 500;
 const COARSE_BYTES_MIN: u64 = 8 << 20;
 const COARSE_BYTES_MAX: u64 = 64 << 20;
 const COARSE_SHARE_OF_BUDGET: u64 = 1024;
 /// It is made in multiples of this many bytes, or of a physical page if that is more; of pages alone where so few would fit.
 const UNIT_BYTES: u64 = 2 << 20;
 const UNITS_MIN: u64 = 64;
+/// While a pool has no more than this share of the budget, small requests make that share of what it has at a time: many more are to be expected,
+/// as all threads' caches fill.
+const YOUNG_SHARE: u64 = 32;
+const GROWTH_SHARE: u64 = 32;
+/// What to map memory that there is counts, where more memory is worth having: more than to make and map new memory.
+const REMAP_WEIGHT: u64 = 4;
 /// Memory is scarce when no more than this share of the budget is left.
 const SCARCE_SHARE: u64 = 16;
 /// How often a run is tried to be put together when memory is short.
@@ -199,7 +205,7 @@ impl<B: Backend> Shared<B> {
         bytes: u64,
         made: &mut Vec<BlockIndex>,
     ) -> Result<Composed, Error> {
-        let terms = self.terms(growing);
+        let terms = self.terms(growing, request);
         let way = growing.pool.compose(queue, request, bytes, terms);
         let shortage = match self.charge_and_carry_out(growing, request, &way, made)? {
             Composed::Short(shortage) => shortage,
@@ -265,18 +271,29 @@ impl<B: Backend> Shared<B> {
 
     /// What mapping costs, in what new memory comes, and whether there is some to spare: reserved bytes may be a little above the
     /// peak of used bytes, unless the budget is nearly spent.
-    fn terms(&self, growing: &Growing<'_, B::Block>) -> Terms {
+    fn terms(&self, growing: &Growing<'_, B::Block>, request: Request) -> Terms {
         let Properties { physical_page_bytes, mapping_costs, .. } = *self.backend.properties();
         let MappingCosts { create_ns, map_ns, .. } = mapping_costs.unwrap_or(UNKNOWN_COSTS);
         let ledger = &self.ledgers[growing.heap_index];
         let (budget_bytes, reserved_bytes) = (ledger.budget_bytes(), ledger.reserved_bytes());
-        let unit_bytes = if budget_bytes < UNITS_MIN * UNIT_BYTES { 1 } else { UNIT_BYTES };
+        let is_scarce = is_scarce(budget_bytes, reserved_bytes);
+        let unit_bytes = if budget_bytes < UNITS_MIN * UNIT_BYTES {
+            1
+        } else if self.is_coarse && request.is_cached() && reserved_bytes < budget_bytes / YOUNG_SHARE {
+            (reserved_bytes / GROWTH_SHARE / UNIT_BYTES * UNIT_BYTES).clamp(UNIT_BYTES, COARSE_BYTES_MAX / 4)
+        } else {
+            UNIT_BYTES
+        };
+        let remapped_bytes =
+            (self.is_coarse && !is_scarce).then(|| self.remapping.remapped_bytes.load(Ordering::Relaxed));
+        let (spare_bytes, is_worth_more) = growing.pool.spare_bytes(remapped_bytes);
         Terms {
             unit_bytes: unit_bytes.next_multiple_of(physical_page_bytes),
             block_bytes: self.physical_bytes(growing.heap_index).next_multiple_of(physical_page_bytes),
             create_ns,
             map_ns,
-            spare_bytes: if is_scarce(budget_bytes, reserved_bytes) { 0 } else { growing.pool.spare_bytes() },
+            remap_weight: if is_worth_more { REMAP_WEIGHT } else { 1 },
+            spare_bytes: if is_scarce { 0 } else { spare_bytes },
         }
     }
 

@@ -188,7 +188,10 @@ impl<B: Backend> Shared<B> {
     /// Puts a marker into a queue that keeps up and has much bound to it. What is bound merges with nothing that is not, so the pool would
     /// break what it need not, and map more; with a marker for each such part of the pool it does as well as without queues.
     pub(super) fn unbind_much(&self, typed: &TypedPool<B::Block>, lane: &Lane) {
-        if lane.queue == NO_QUEUE || !typed.pool.is_much_bound(MUCH_BOUND_SHARE, MUCH_BOUND_BYTES) || self.is_forked() {
+        if lane.queue == NO_QUEUE
+            || !typed.pool.is_much_bound(MUCH_BOUND_SHARE, MUCH_BOUND_BYTES)
+            || self.is_forked()
+        {
             return;
         }
         let queue = self.queues.get(lane.queue);

@@ -9,6 +9,11 @@ use crate::range::{
 
 /// Where memory is to spare, reserved bytes may exceed the peak of used bytes by this share of it.
 const SPARE_SHARE: u64 = 2048;
+/// A program that keeps remapping would do better with more memory: beyond so many times its peak of used bytes, each further time is worth
+/// this share of the peak, up to half of it.
+const REMAPPED_TIMES: u64 = 8;
+const WORTH_SHARE: u64 = 32;
+const WORTH_TIMES_MAX: u64 = WORTH_SHARE / 2;
 
 impl Pool {
     /// How a run of `bytes` bytes for a request on `queue` can best be put together.
@@ -30,11 +35,15 @@ impl Pool {
         state.ranges.compose_from_start(state.area_for(bytes), queue, bytes, terms)
     }
 
-    /// How many more bytes may be reserved without being much above the peak of used bytes.
-    pub(crate) fn spare_bytes(&self) -> u64 {
+    /// How many more bytes may be reserved without being much above the peak of used bytes, or above that and as much as remapping so many
+    /// bytes is worth; and whether that is worth anything.
+    pub(crate) fn spare_bytes(&self, remapped_bytes: Option<u64>) -> (u64, bool) {
         let state = self.state.lock();
-        let peak = state.ranges.used_bytes_peak();
-        (peak + peak / SPARE_SHARE).saturating_sub(state.ranges.reserved_bytes())
+        let peak = state.ranges.used_bytes_peak().max(1);
+        let times = remapped_bytes.unwrap_or(0) / peak;
+        let worth = times.saturating_sub(REMAPPED_TIMES).min(WORTH_TIMES_MAX) * (peak / WORTH_SHARE);
+        let spare = |most: u64| most.saturating_sub(state.ranges.reserved_bytes());
+        (spare(peak + peak / SPARE_SHARE + worth), worth > 0 && spare(peak + worth) > 0)
     }
 
     /// How many bytes of addresses a composition needs.

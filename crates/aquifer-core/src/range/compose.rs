@@ -44,6 +44,8 @@ pub(crate) struct Terms {
     /// What the driver takes to make a block, and to map one, in nanoseconds.
     pub(crate) create_ns: u64,
     pub(crate) map_ns: u64,
+    /// To map memory that there is counts so many times: more than once where it is done again and again, and more memory would end it.
+    pub(crate) remap_weight: u64,
     /// New memory up to so many bytes costs time only.
     pub(crate) spare_bytes: u64,
 }
@@ -53,7 +55,7 @@ impl Terms {
     fn cost(&self, way: &Composition) -> (u64, u64) {
         let mapped = (way.mapped.len() + usize::from(way.last.is_some())) as u64;
         let new = way.new_bytes.div_ceil(self.block_bytes);
-        let ns = mapped * self.map_ns + new * (self.create_ns + self.map_ns);
+        let ns = mapped * self.map_ns * self.remap_weight + new * (self.create_ns + self.map_ns);
         (way.new_bytes.saturating_sub(self.spare_bytes), ns)
     }
 }

@@ -105,6 +105,7 @@ const TERMS: Terms = Terms {
     block_bytes: 2 * UNIT_BYTES,
     create_ns: 11_000,
     map_ns: 27_000,
+    remap_weight: 1,
     spare_bytes: 0,
 };
 /// A block of the ordinary kind among the others.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a wait looks without sleeping: what a thread that sleeps loses by waking late (some 60 us and more) would be much of so
-/// short a wait.
-const SPIN: Duration = Duration::from_micros(200);
+/// How long a wait looks without sleeping, while it offers the processor to others: who sleeps wakes some 60 us late, which is more than a
+/// hundredth of so short a wait. (`cuStreamSynchronize` looks for as long as it takes, where there are processors enough.)
+const SPIN: Duration = Duration::from_millis(5);
 /// From then on it sleeps between looks, for this part of the time that it has waited, so that it comes later by no more than that.
-const SLEEP_PART: u32 = 16;
+const SLEEP_PART: u32 = 200;
 const SLEEP_MIN: Duration = Duration::from_micros(20);
 const SLEEP_MAX: Duration = Duration::from_micros(500);
 /// How often the driver is asked whether the stream is well. Nothing else tells of a kernel that trapped.
@@ -63,9 +63,9 @@ mod tests {
     #[test]
     fn short_waits_do_not_sleep_and_long_ones_come_little_later() {
         let micros = Duration::from_micros;
-        assert_eq!(sleep_after(micros(199)), None);
-        assert_eq!(sleep_after(micros(200)), Some(micros(20)));
-        assert_eq!(sleep_after(micros(1600)), Some(micros(100)));
+        assert_eq!(sleep_after(micros(4999)), None);
+        assert_eq!(sleep_after(micros(5000)), Some(micros(25)));
+        assert_eq!(sleep_after(micros(20_000)), Some(micros(100)));
         assert_eq!(sleep_after(Duration::from_secs(3600)), Some(micros(500)));
     }
 
