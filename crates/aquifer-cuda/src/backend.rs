@@ -253,14 +253,14 @@ unsafe impl Backend for Cuda {
     }
 
     fn note_allocated(&self, range: BlockRange<'_, CudaBlock>) {
-        if let (Some(sanitizer), Some(address)) = (&self.device.sanitizer, range.block.watched_address()) {
-            sanitizer.add_region(address + range.offset, range.bytes);
+        if let Some(address) = range.block.watched_address() {
+            self.device.tell_sanitizer(|sanitizer| sanitizer.add_region(address + range.offset, range.bytes));
         }
     }
 
     fn note_freed(&self, range: BlockRange<'_, CudaBlock>) {
-        if let (Some(sanitizer), Some(address)) = (&self.device.sanitizer, range.block.watched_address()) {
-            sanitizer.remove_region(address + range.offset);
+        if let Some(address) = range.block.watched_address() {
+            self.device.tell_sanitizer(|sanitizer| sanitizer.remove_region(address + range.offset));
         }
     }
 

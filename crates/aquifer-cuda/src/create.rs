@@ -40,9 +40,7 @@ fn device_memory(device: &Device, bytes: u64, operation: &'static str) -> Result
         _ => {
             let address = device.call(operation, || sys::alloc(bytes));
             let address = address.map_err(|error| with_what_is_free(device, bytes, error))?;
-            if let Some(sanitizer) = &device.sanitizer {
-                sanitizer.add_block(address, bytes);
-            }
+            device.tell_sanitizer(|sanitizer| sanitizer.add_block(address, bytes));
             Content::Allocated { address }
         }
     };
@@ -306,13 +304,11 @@ unsafe fn give_back(device: &Device, block: &CudaBlock, operation: &'static str)
     let bytes = block.bytes;
     match &block.content {
         &Content::Allocated { address } => {
-            if let Some(sanitizer) = &device.sanitizer {
-                sanitizer.remove_block(address);
-            }
+            device.tell_sanitizer(|sanitizer| sanitizer.remove_block(address));
             // SAFETY: the caller vouches for it, here and below.
             let freed = device.call(operation, || unsafe { sys::free(address) });
-            if let (Err(_), Some(sanitizer)) = (&freed, &device.sanitizer) {
-                sanitizer.add_block(address, bytes);
+            if freed.is_err() {
+                device.tell_sanitizer(|sanitizer| sanitizer.add_block(address, bytes));
             }
             freed
         }

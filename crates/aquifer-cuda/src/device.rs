@@ -99,7 +99,12 @@ impl Device {
         mut options: CudaOptions,
         operation: &'static str,
     ) -> Result<Self, Error> {
-        let sanitizer = if options.sanitizer { Sanitizer::find() } else { None };
+        let sanitizer = if options.sanitizer {
+            let _current = context.enter().map_err(|code| status::error(operation, code))?;
+            Sanitizer::find()
+        } else {
+            None
+        };
         options.virtual_memory &= sanitizer.is_none();
         let facts = Facts::ask(raw, &context, &options).map_err(|code| status::error(operation, code))?;
         facts.check(operation)?;
@@ -149,6 +154,15 @@ impl Device {
             self.loss.store(code as u32, Ordering::Release);
         }
         status::error(operation, code)
+    }
+
+    /// Tells the sanitizer something, if there is one: in the device's context, of which it takes heaps to be.
+    pub(crate) fn tell_sanitizer(&self, tell: impl FnOnce(&Sanitizer)) {
+        if let Some(sanitizer) = &self.sanitizer
+            && let Ok(_current) = self.context.enter()
+        {
+            tell(sanitizer);
+        }
     }
 
     /// [`ErrorKind::DeviceLost`] once it is known that the device is lost.
