@@ -11,7 +11,7 @@ use aquifer_backend::{
 use crate::block::{Content, CudaBlock, HostAddress};
 use crate::device::{Device, Place};
 use crate::options::UnifiedMemory;
-use crate::sys::{self, Code};
+use crate::sys::{self, Code, Whose};
 use crate::virtual_memory::{self as vm, Kind};
 
 pub(crate) fn block(device: &Device, desc: &BlockDesc<'_>) -> Result<CudaBlock, Error> {
@@ -161,21 +161,18 @@ fn check_device_memory(device: &Device, memory: &DeviceMemory) -> Result<(), Err
     device.check(operation)?;
     let refuse = |message| Err(Error::new(ErrorKind::InvalidArgument, operation, message));
     for address in [memory.address(), memory.address() + (memory.bytes() - 1)] {
-        match device.call(operation, || match sys::device_of(address) {
-            Err(Code::CUDA_ERROR_INVALID_VALUE) => Ok(None),
-            answer => answer.map(Some),
-        })? {
-            Some(Some(ordinal)) if ordinal == device.ordinal => {}
-            Some(Some(ordinal)) => {
+        match device.call(operation, || sys::whose(address))? {
+            Whose::Device(ordinal) if ordinal == device.ordinal => {}
+            Whose::Device(ordinal) => {
                 return refuse(format!(
                     "{address:#x} is memory of device {ordinal}, not of device {}",
                     device.ordinal
                 ));
             }
-            Some(None) => {
+            Whose::Host => {
                 return refuse(format!("{address:#x} is memory of the host; import it as such"));
             }
-            None => {
+            Whose::Unknown => {
                 return refuse(format!(
                     "the driver knows no memory at {address:#x}, of {} bytes from {:#x}",
                     memory.bytes(),

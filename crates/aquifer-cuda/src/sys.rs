@@ -237,29 +237,42 @@ pub(crate) fn device_pointer(start: *mut u8) -> Result<u64, Code> {
     Ok(address)
 }
 
-/// Whether the driver knows memory of the host as page-locked.
-pub(crate) fn is_locked(start: *const u8) -> bool {
-    let mut kind: c_uint = 0;
-    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
-    // SAFETY: the attribute is a number of this size; the driver only looks the address up.
-    let known =
-        answer(unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, start.addr() as u64) });
-    known.is_ok() && kind == sys::CUmemorytype::CU_MEMORYTYPE_HOST as c_uint
+/// Whose memory an address is of, as far as the driver knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// The host's, page-locked.
+    Host,
+    /// That of the device with this ordinal.
+    Device(i32),
+    /// The driver knows nothing there: other memory of the host's, or none.
+    Unknown,
 }
 
-/// Of which device the memory behind an address is; `None` if it is the host's. An error for an address that the driver does not know.
-pub(crate) fn device_of(address: u64) -> Result<Option<i32>, Code> {
+/// Asks for several attributes at once, since that is no error for addresses that the driver does not know, which sanitizers would report.
+pub(crate) fn whose(address: u64) -> Result<Whose, Code> {
     let (mut kind, mut ordinal): (c_uint, c_int) = (0, 0);
-    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE;
-    // SAFETY: the attribute is a number of this size; the driver only looks the address up.
-    answer(unsafe { sys::cuPointerGetAttribute((&raw mut kind).cast(), attribute, address) })?;
-    if kind != sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as c_uint {
-        return Ok(None);
-    }
-    let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
-    // SAFETY: as above.
-    answer(unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address) })?;
-    Ok(Some(ordinal))
+    let mut attributes = [
+        sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_MEMORY_TYPE,
+        sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+    ];
+    let mut places: [*mut c_void; 2] = [(&raw mut kind).cast(), (&raw mut ordinal).cast()];
+    let count = attributes.len() as c_uint;
+    // SAFETY: there are so many attributes, and places of their sizes; the driver only looks the address up.
+    answer(unsafe {
+        sys::cuPointerGetAttributes(count, attributes.as_mut_ptr(), places.as_mut_ptr(), address)
+    })?;
+    Ok(if kind == sys::CUmemorytype::CU_MEMORYTYPE_HOST as c_uint {
+        Whose::Host
+    } else if kind == sys::CUmemorytype::CU_MEMORYTYPE_DEVICE as c_uint {
+        Whose::Device(ordinal)
+    } else {
+        Whose::Unknown
+    })
+}
+
+/// Whether the driver knows memory of the host as page-locked.
+pub(crate) fn is_locked(start: *const u8) -> bool {
+    whose(start.addr() as u64) == Ok(Whose::Host)
 }
 
 pub(crate) fn create_stream() -> Result<CUstream, Code> {
