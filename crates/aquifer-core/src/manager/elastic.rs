@@ -289,7 +289,9 @@ impl<B: Backend> Shared<B> {
         let (spare_bytes, is_worth_more) = growing.pool.spare_bytes(remapped_bytes);
         Terms {
             unit_bytes: unit_bytes.next_multiple_of(physical_page_bytes),
-            block_bytes: self.physical_bytes(growing.heap_index).next_multiple_of(physical_page_bytes),
+            block_bytes: self
+                .physical_bytes(growing.heap_index, request)
+                .next_multiple_of(physical_page_bytes),
             create_ns,
             map_ns,
             remap_weight: if is_worth_more { REMAP_WEIGHT } else { 1 },
@@ -297,11 +299,12 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Of how many bytes new physical blocks are, unless the request needs larger ones.
-    fn physical_bytes(&self, heap_index: usize) -> u64 {
+    /// Of how many bytes new physical blocks are, unless the request needs larger ones. What small requests use in part stays small: one of them
+    /// keeps all of it.
+    fn physical_bytes(&self, heap_index: usize, request: Request) -> u64 {
         let (budget_bytes, reserved_bytes) =
             (self.ledgers[heap_index].budget_bytes(), self.ledgers[heap_index].reserved_bytes());
-        if !self.is_coarse || is_scarce(budget_bytes, reserved_bytes) {
+        if !self.is_coarse || request.is_cached() || is_scarce(budget_bytes, reserved_bytes) {
             return PHYSICAL_BYTES;
         }
         let share = (reserved_bytes / COARSE_SHARE).clamp(COARSE_BYTES_MIN, COARSE_BYTES_MAX);
@@ -401,7 +404,7 @@ impl<B: Backend> Shared<B> {
             .min(properties.heaps[growing.heap_index].size_bytes);
         let share_bytes = budget_bytes / (self.block_count.most() / 2).max(1);
         let reserved_bytes = self.ledgers[growing.heap_index].reserved_bytes();
-        let least_bytes = self.physical_bytes(growing.heap_index);
+        let least_bytes = self.physical_bytes(growing.heap_index, request);
         let large_bytes = least_bytes.max(2 * PHYSICAL_BYTES).max(reserved_bytes / PIECES_OF_ALL);
         let size = (*pending / PIECES).clamp(least_bytes, large_bytes).max(share_bytes);
         let size = size.next_multiple_of(page_bytes).min(most);
