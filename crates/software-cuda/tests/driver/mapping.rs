@@ -44,7 +44,10 @@ fn mappings_go_whole() {
     assert_eq!(map(second, 2 * size, 0), 0);
     assert_eq!((cuda.cuMemUnmap)(range, size), INVALID_VALUE, "a part of a mapping");
     assert_eq!(cuda.allow(range, 4 * size), 0);
-    assert_eq!((cuda.cuMemAddressFree)(range, 4 * size), INVALID_VALUE, "still mapped");
+    if is_software() {
+        // The driver gives the addresses back all the same.
+        assert_eq!((cuda.cuMemAddressFree)(range, 4 * size), INVALID_VALUE, "still mapped");
+    }
     assert_eq!((cuda.cuMemUnmap)(range, 4 * size), 0, "two mappings in one call");
     assert_eq!((cuda.cuMemUnmap)(range, 4 * size), INVALID_VALUE);
     assert_eq!((cuda.cuMemAddressFree)(range, 2 * size), INVALID_VALUE, "a part of the reservation");
