@@ -14,7 +14,7 @@
 //! what is released can be taken back ([`returned`]).
 //!
 //! A free range can be *bound* to a queue up to a value: work of that queue may still use it until the queue has reached
-//! the value, so that until then only the same queue may have it. Ranges bound to one queue merge with each other, not
+//! the value, so that until then only the same queue may have it (of a sparse block under other addresses too: [`rebind`]). Ranges bound to one queue merge with each other, not
 //! with others; [`Ranges::settle`] unbinds what a queue has passed. A block all of whose bytes are bound to one queue is
 //! idle for that queue: kept whole for it, and not to be removed yet.
 //!
