@@ -316,7 +316,8 @@ pub unsafe trait Backend: 'static {
     }
 
     /// Puts a physical block behind a part of a sparse one, of the same length. Returns when the device sees it, and does not wait for
-    /// work that is under way. One physical block may lie behind several parts. Obliged by [`Capabilities::SPARSE_BLOCKS`].
+    /// work that is under way. One physical block may lie behind several parts, also while queues use it there: of one queue's work what
+    /// uses it at one address comes before what comes later and uses it at another. Obliged by [`Capabilities::SPARSE_BLOCKS`].
     ///
     /// # Errors
     ///

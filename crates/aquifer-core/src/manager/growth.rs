@@ -187,31 +187,36 @@ impl<B: Backend> Shared<B> {
 
     /// Puts a marker into a queue that keeps up and has much bound to it. What is bound merges with nothing that is not, so the pool would
     /// break what it need not, and map more; with a marker for each such part of the pool it does as well as without queues.
-    pub(super) fn unbind_much(&self, typed: &TypedPool<B::Block>, lane: &Lane) {
+    /// True if that may have freed something.
+    pub(super) fn unbind_much(&self, typed: &TypedPool<B::Block>, lane: &Lane) -> bool {
         if lane.queue == NO_QUEUE
             || !typed.pool.is_much_bound(MUCH_BOUND_SHARE, MUCH_BOUND_BYTES)
             || self.is_forked()
         {
-            return;
+            return false;
         }
         let queue = self.queues.get(lane.queue);
-        self.look();
+        let mut has_moved = self.look();
         if queue.timeline.completed() >= queue.timeline.claimed() && typed.pool.needs_marker(lane.queue) {
             let _ = self.signal(&queue);
-            self.look();
+            has_moved |= self.look();
         }
-        typed.pool.settle(Return::ToCaches);
+        if has_moved {
+            typed.pool.settle(Return::ToCaches);
+        }
+        has_moved
     }
 
     /// Gives the queue that memory is wanted on a moment to pass what it has been given: if it has nothing else to do that takes less than
     /// making memory does. False if it has not passed.
     fn settle_briefly(&self, growing: &mut Growing<'_, B::Block>, lane: &Lane) -> bool {
-        if lane.queue == NO_QUEUE || !growing.pool.has_in_flight() {
+        if lane.queue == NO_QUEUE {
             return false;
         }
         let queue = self.queues.get(lane.queue);
         let claimed = queue.timeline.claimed();
-        if queue.timeline.completed() >= claimed {
+        let would_help = growing.pool.first_bound(lane.queue).is_some_and(|first| first <= claimed);
+        if !would_help || queue.timeline.completed() >= claimed {
             return false;
         }
         let has_passed = matches!(self.wait_a_while(&queue, claimed, BRIEF_WAIT), Ok(true));

@@ -46,10 +46,13 @@ impl<B: Backend> Shared<B> {
         }
         let typed = &self.pools[request.memory_type()];
         let lane = typed.pool.lane(home.queue);
-        if typed.is_elastic && !request.is_cached() {
-            self.unbind_much(typed, &lane);
+        let has_unbound = typed.is_elastic && !request.is_cached() && self.unbind_much(typed, &lane);
+        let place = typed.pool.allocate(&lane, request);
+        if has_unbound {
+            self.bell.tell_news();
+            self.tell_loss();
         }
-        if let Some(place) = typed.pool.allocate(&lane, request) {
+        if let Some(place) = place {
             return Ok((place, false));
         }
         self.check_process("allocate")?;

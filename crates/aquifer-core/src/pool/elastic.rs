@@ -9,8 +9,9 @@ use crate::range::{
 
 /// Where memory is to spare, reserved bytes may exceed the peak of used bytes by this share of it.
 const SPARE_SHARE: u64 = 2048;
-/// A program that keeps remapping would do better with more memory: beyond so many times its peak of used bytes, each further time is worth
-/// this share of the peak, up to half of it.
+/// A program that keeps remapping, more than this share of what it allocates, would do better with more memory: beyond so many times its peak of
+/// used bytes, each further time is worth this share of the peak, up to half of it.
+const REMAPPED_SHARE: u64 = 16;
 const REMAPPED_TIMES: u64 = 8;
 const WORTH_SHARE: u64 = 32;
 const WORTH_TIMES_MAX: u64 = WORTH_SHARE / 2;
@@ -40,7 +41,9 @@ impl Pool {
     pub(crate) fn spare_bytes(&self, remapped_bytes: Option<u64>) -> (u64, bool) {
         let state = self.state.lock();
         let peak = state.ranges.used_bytes_peak().max(1);
-        let times = remapped_bytes.unwrap_or(0) / peak;
+        let allocated: u64 = state.classes.iter().map(|class| class.allocated_allocated).sum();
+        let remapped_bytes = remapped_bytes.filter(|&bytes| bytes > allocated / REMAPPED_SHARE).unwrap_or(0);
+        let times = remapped_bytes / peak;
         let worth = times.saturating_sub(REMAPPED_TIMES).min(WORTH_TIMES_MAX) * (peak / WORTH_SHARE);
         let spare = |most: u64| most.saturating_sub(state.ranges.reserved_bytes());
         (spare(peak + peak / SPARE_SHARE + worth), worth > 0 && spare(peak + worth) > 0)

@@ -144,7 +144,7 @@ impl Pool {
             return false;
         }
         !self.quarantine.lock().is_empty()
-            || self.state.lock().is_any_bound()
+            || self.state.lock().bound_bytes() > 0
             || self.thread_caches().iter().any(|cache| cache.has_quarantined())
     }
 
@@ -152,6 +152,11 @@ impl Pool {
     pub(crate) fn is_much_bound(&self, share: u64, bytes: u64) -> bool {
         let state = self.state.lock();
         state.bound_bytes() > bytes.max(state.ranges.reserved_bytes() / share)
+    }
+
+    /// The first value that memory waits for on a queue.
+    pub(crate) fn first_bound(&self, queue: QueueIndex) -> Option<u64> {
+        self.state.lock().first_bound(queue)
     }
 
     /// Whether something of `queue` waits that no marker covers yet.

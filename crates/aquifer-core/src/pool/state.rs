@@ -175,7 +175,7 @@ impl State {
         [slots, self.ranges.bound_value_min(queue)].into_iter().flatten().min()
     }
 
-    /// Whether anything is bound to a queue.
+    /// Whether anything waits for a queue: memory, or addresses that it was taken from.
     pub(crate) fn is_any_bound(&self) -> bool {
         self.ranges.is_any_bound() || self.bound_slot_bytes > 0
     }

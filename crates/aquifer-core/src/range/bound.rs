@@ -1,8 +1,6 @@
 //! Ranges that are bound to queues: unbound when the queue has passed, and joined across when nothing else fits.
 
-use super::{
-    Area, BlockIndex, Bound, GRANULE_BYTES, NO_QUEUE, NONE, Node, QueueIndex, Range, RangeIndex, Ranges,
-};
+use super::{Area, BlockIndex, Bound, NO_QUEUE, NONE, Node, QueueIndex, Range, RangeIndex, Ranges};
 
 impl Ranges {
     /// Takes `bytes` out of neighbouring free ranges that are bound to `queue` or unbound and only together large
@@ -11,7 +9,6 @@ impl Ranges {
         if queue == NO_QUEUE {
             return None;
         }
-        let surely = bytes.checked_add(alignment.saturating_sub(GRANULE_BYTES))?;
         let of_area = |area| self.holes.range((area, queue, 0, 0, 0, 0)..(area, queue + 1, 0, 0, 0, 0));
         let holes = of_area(Area::General).chain(of_area(Area::Small));
         let may_have = |index: RangeIndex| {
@@ -27,7 +24,8 @@ impl Ranges {
                 last = self.nodes[last as usize].next;
                 sum += self.nodes[last as usize].bytes;
             }
-            (sum >= surely).then_some((first, last))
+            let start = self.nodes[first as usize].offset;
+            (start.next_multiple_of(alignment) - start + bytes <= sum).then_some((first, last))
         });
         let (first, last) = run?;
         Some(self.join(queue, first, last, bytes, alignment))
@@ -103,7 +101,7 @@ impl Ranges {
         }
     }
 
-    /// The highest value that anything is bound to of a queue.
+    /// The highest value that anything is bound to of a queue, or that addresses stay for.
     pub(crate) fn bound_value_max(&self, queue: QueueIndex) -> Option<u64> {
         let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
         let left = self.left.range((queue, 0, 0)..=(queue, u64::MAX, BlockIndex::MAX)).last();
@@ -113,9 +111,7 @@ impl Ranges {
     /// The lowest value that anything is bound to of a queue.
     pub(crate) fn bound_value_min(&self, queue: QueueIndex) -> Option<u64> {
         let of_queue = self.bound.range((queue, 0, 0)..=(queue, u64::MAX, RangeIndex::MAX));
-        let left = self.left.range((queue, 0, 0)..=(queue, u64::MAX, BlockIndex::MAX)).next();
-        let first = of_queue.into_iter().next().map(|&(_, value, _)| value);
-        [first, left.map(|&(_, value, _)| value)].into_iter().flatten().min()
+        of_queue.into_iter().next().map(|&(_, value, _)| value)
     }
 
     /// Binds a range, or unbinds it. It must not be a hole: holes are ordered by queue.

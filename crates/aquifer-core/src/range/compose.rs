@@ -152,7 +152,8 @@ impl Ranges {
         let no_fronts = BTreeSet::new();
         let free = &self.remap.free_by_size;
         let fronts = if area == Area::Small { &no_fronts } else { &self.remap.fronts };
-        let (mut largest, mut largest_own) = (free.iter().rev().peekable(), own.iter().rev().peekable());
+        let from_largest = |set| BTreeSet::iter(set).rev().filter(|&&(_, index)| may_have(index)).peekable();
+        let (mut largest, mut largest_own) = (from_largest(free), from_largest(own));
         let mut left = bytes;
         while left > 0 {
             if let Some(front) = smallest(fronts, left, &way.mapped) {
@@ -168,9 +169,6 @@ impl Ranges {
             let larger =
                 if largest_own.peek() > largest.peek() { largest_own.next() } else { largest.next() };
             let Some(&(size, index)) = larger else { break };
-            if !may_have(index) {
-                continue;
-            }
             way.mapped.push(index);
             left = left.saturating_sub(size);
         }

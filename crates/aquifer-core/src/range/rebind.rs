@@ -5,6 +5,10 @@ use super::remap::Mapping;
 use super::{BlockIndex, Bound, NO_QUEUE, Node, QueueIndex, RangeIndex, RangeState, Ranges};
 use std::collections::BTreeSet;
 
+/// A physical block that has so many mappings is left to the queue where it is: each claim is noted at all of them, and while the queue lags none
+/// of its addresses can go.
+const MAPPINGS_MAX: usize = 8;
+
 impl Ranges {
     /// The physical blocks that a request on `queue` may have before the queue has passed: every byte is free at one place, for everybody
     /// or for the queue, and not all is for everybody. By size. Looks at all that is bound to the queue.
@@ -22,6 +26,7 @@ impl Ranges {
             for (&(_, start), &physical) in self.remap.mappings_in(block, first..offset + bytes) {
                 let size = self.physical_bytes(physical);
                 if !found.contains(&(size, physical))
+                    && self.remap.physical(physical).mappings.len() < MAPPINGS_MAX
                     && self.bound_value_at((block, start), size, queue).is_some()
                 {
                     found.insert((size, physical));
