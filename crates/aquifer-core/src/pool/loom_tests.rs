@@ -9,6 +9,7 @@ use crate::loom_tests::explore;
 use crate::pool::depot::Depot;
 use crate::raw::allocation::Keepers;
 use crate::statistics::Tag;
+use crate::sync::Ordering;
 use loom::cell::UnsafeCell;
 use loom::thread::{self, JoinHandle};
 use std::sync::atomic::AtomicBool;
