@@ -19,7 +19,7 @@ fn what_another_process_took_is_an_error_and_comes_back() {
         return crowd();
     }
     if !common::is_real() {
-        println!("skipped: needs a GPU (AQUIFER_TEST_GPU=1)");
+        aquifer_testkit::skip("it needs a GPU (AQUIFER_TEST_GPU=1)");
         return;
     }
     let manager = MemoryManager::<Cuda>::new().unwrap();

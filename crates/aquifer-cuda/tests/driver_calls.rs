@@ -32,7 +32,7 @@ fn copy<'a>(from: &'a CudaBlock, to: &'a CudaBlock) -> Command<'a, CudaBlock> {
 #[test]
 fn an_operation_enters_the_context_once() {
     if common::is_real() {
-        eprintln!("SKIPPED: only the driver in software counts its calls");
+        aquifer_testkit::skip("only the driver in software counts its calls");
         return;
     }
     let backend: Cuda = common::cuda();

@@ -18,7 +18,7 @@ fn is_forked<T>(answer: Result<T, Error>) -> bool {
 #[test]
 fn in_a_forked_process_nothing_calls_the_driver() {
     if common::is_real() {
-        eprintln!("SKIPPED: the calls of a real driver are not counted");
+        aquifer_testkit::skip("the calls of a real driver are not counted");
         return;
     }
     let backend = common::cuda();

@@ -19,7 +19,7 @@ const PINNED: usize = 1;
 
 fn device(ordinal: u32) -> Option<Cuda> {
     if common::is_real() {
-        eprintln!("SKIPPED: no real device fails when it is told to");
+        aquifer_testkit::skip("no real device fails when it is told to");
         return None;
     }
     let _is_first = software_cuda::configure(&Settings { device_count: DEVICES, ..Settings::default() });

@@ -16,7 +16,7 @@ const ILLEGAL_ADDRESS: i32 = 700;
 
 fn device(ordinal: u32) -> Option<Cuda> {
     if common::is_real() {
-        eprintln!("SKIPPED: no real device is to be lost, or filled");
+        aquifer_testkit::skip("no real device is to be lost, or filled");
         return None;
     }
     let _is_first = software_cuda::configure(&Settings { device_count: DEVICES, ..Settings::default() });

@@ -11,7 +11,7 @@ use software_cuda::Settings;
 #[test]
 fn a_driver_that_is_too_old_says_what_is_needed() {
     if common::is_real() {
-        eprintln!("SKIPPED: the machine's driver is what it is");
+        aquifer_testkit::skip("the machine's driver is what it is");
         return;
     }
     assert!(software_cuda::configure(&Settings { driver_version: 11_040, ..Settings::default() }));

@@ -18,7 +18,7 @@ fn managers(policy: Policy, peer_access: bool) -> Option<[MemoryManager<Cuda>; 2
         let _is_first = software_cuda::configure(&Settings { device_count: 2, ..Settings::default() });
     }
     if Cuda::device_count().unwrap() < 2 {
-        eprintln!("SKIPPED: the machine has one device");
+        aquifer_testkit::skip("the machine has one device");
         return None;
     }
     Some([0, 1].map(|ordinal| {

@@ -24,7 +24,7 @@ fn mapped_memory_is_for_network_cards_too() {
     let has_it = unsafe { result::device::get_attribute(0, attribute) }.unwrap() != 0;
     let bytes = backend.properties().physical_page_bytes;
     if !has_it || bytes == 0 {
-        eprintln!("SKIPPED: the device does not have it");
+        aquifer_testkit::skip("the device does not have it");
         return;
     }
     let block = backend.create_block(&BlockDesc::new(bytes, 0)).unwrap();

@@ -14,7 +14,7 @@ const DEVICES: u32 = 7;
 
 fn device(ordinal: u32) -> Option<Cuda> {
     if common::is_real() {
-        eprintln!("SKIPPED: the machine may not have so many devices");
+        aquifer_testkit::skip("the machine may not have so many devices");
         return None;
     }
     let _is_first = software_cuda::configure(&Settings { device_count: DEVICES, ..Settings::default() });

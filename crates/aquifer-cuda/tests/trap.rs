@@ -23,7 +23,7 @@ const PTX: &CStr = cr"
 #[test]
 fn a_kernel_that_traps_ends_all_waiting() {
     if !common::is_real() {
-        println!("skipped: needs a GPU (AQUIFER_TEST_GPU=1)");
+        aquifer_testkit::skip("it needs a GPU (AQUIFER_TEST_GPU=1)");
         return;
     }
     let context = CudaContext::new(0).unwrap();

@@ -23,6 +23,7 @@ mod pattern;
 mod random;
 #[cfg(feature = "simulate")]
 pub mod simulation;
+mod skip;
 
 pub use channel::Channel;
 pub use faulty::{DriverCall, FaultMode, Faults, Faulty, FaultyBlock};
@@ -31,6 +32,7 @@ pub use ops::{Op, World, WorldDesc, ops};
 pub use oracle::{Oracle, assert_balanced};
 pub use pattern::Pattern;
 pub use random::Random;
+pub use skip::skip;
 
 use aquifer_core::{Config, Policy};
 

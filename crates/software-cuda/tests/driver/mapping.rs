@@ -91,8 +91,8 @@ fn properties_are_checked() {
 
 #[test]
 fn memory_says_whether_network_cards_reach_it() {
-    if !is_software() {
-        // The driver of an H200 does not answer this attribute for mapped memory.
+    if !is_software_or_skip() {
+        // The driver of an H200 answers an error for one of these; for which was not asked.
         return;
     }
     let cuda = Session::new(33);

@@ -5,6 +5,7 @@
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::io::Write;
 use std::sync::{Once, OnceLock};
 
 pub(crate) type HostFn = extern "C" fn(*mut c_void);
@@ -132,6 +133,16 @@ pub(crate) struct Desc {
 
 pub(crate) fn is_software() -> bool {
     std::env::var_os("SOFTWARE_CUDA_COMPARE").is_none()
+}
+
+/// As [`is_software`], for a whole test: otherwise says so, past the harness, that it does nothing.
+pub(crate) fn is_software_or_skip() -> bool {
+    if !is_software() {
+        let thread = std::thread::current();
+        let _ =
+            writeln!(std::io::stderr(), "SKIPPED {}: only in software", thread.name().unwrap_or("a test"));
+    }
+    is_software()
 }
 
 /// The driver, not yet told to initialise, with as many devices as there are tests.
