@@ -45,7 +45,7 @@ const UNKNOWN_COSTS: MappingCosts = MappingCosts { create_ns: 2, map_ns: 1, unma
 const PIECES: u64 = 128;
 const PIECES_OF_ALL: u64 = 4096;
 
-/// What remapping came to.
+/// What remapping a pool's memory came to.
 #[derive(Debug, Default)]
 pub(super) struct RemappingCounters {
     pub(super) compositions: AtomicU64,
@@ -195,8 +195,9 @@ impl<B: Backend> Shared<B> {
         Ok(Elastic::NoMappings)
     }
 
-    /// Puts a run of `bytes` bytes together for a request, of free memory and of what `queue` may have, as far as budget and driver allow. What has been mapped, and the physical
-    /// blocks that have been `made`, stay, unless the driver has no more: then what nobody uses is given back.
+    /// Puts a run of `bytes` bytes together for a request, of free memory and of what `queue` may have, as far as budget and driver
+    /// allow. What has been mapped, and the physical blocks that have been `made`, stay, unless the driver has no more: then what nobody
+    /// uses is given back.
     pub(super) fn compose(
         &self,
         growing: &mut Growing<'_, B::Block>,
@@ -285,7 +286,7 @@ impl<B: Backend> Shared<B> {
             UNIT_BYTES
         };
         let remapped_bytes =
-            (self.is_coarse && !is_scarce).then(|| self.remapping.remapped_bytes.load(Ordering::Relaxed));
+            (self.is_coarse && !is_scarce).then(|| growing.remapping.remapped_bytes.load(Ordering::Relaxed));
         let (spare_bytes, is_worth_more) = growing.pool.spare_bytes(remapped_bytes);
         Terms {
             unit_bytes: unit_bytes.next_multiple_of(physical_page_bytes),
@@ -374,7 +375,7 @@ impl<B: Backend> Shared<B> {
                 };
             }
             if !new.contains(&place) {
-                self.remapping.count_remapped(bytes);
+                growing.remapping.count_remapped(bytes);
             } else if place == new.start {
                 fresh.start = offset;
             }
@@ -383,7 +384,7 @@ impl<B: Backend> Shared<B> {
                 fresh.end = offset;
             }
         }
-        self.remapping.compositions.fetch_add(1, Ordering::Relaxed);
+        growing.remapping.compositions.fetch_add(1, Ordering::Relaxed);
         Ok(Composed::Done { sparse, mapped: parts, fresh })
     }
 

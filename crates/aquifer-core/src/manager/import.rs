@@ -188,7 +188,7 @@ impl<B: Backend> Shared<B> {
         let (start, bytes) = memory.extent();
         let (needed, most) = M::limits(properties);
         if bytes == 0 || bytes > most {
-            let message = format!("{bytes} bytes given; give {needed} or a multiple of it");
+            let message = format!("{bytes} bytes given; give at least {needed}, and at most {most}");
             return refuse(ErrorKind::InvalidArgument, message);
         }
         if start.checked_add(bytes).is_none() {

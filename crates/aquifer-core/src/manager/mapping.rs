@@ -142,7 +142,7 @@ impl<B: Backend> Shared<B> {
         // It is taken back mapped or not.
         if self.destroy_sparse(growing, sparse) {
             mapped.iter().for_each(|_| self.mapping_count.refund());
-            self.remapping.dropped_mappings.fetch_add(mapped.len() as u64, Ordering::Relaxed);
+            growing.remapping.dropped_mappings.fetch_add(mapped.len() as u64, Ordering::Relaxed);
             return;
         }
         growing.pool.restore_sparse(sparse, bytes, &mapped);

@@ -1,11 +1,12 @@
 //! Statistics put together and in words, for people and in errors.
 
+use super::elastic::RemappingCounters;
 use super::observers::TrackedAllocation;
 use super::shared::Shared;
 use crate::pool::Request;
 use crate::pressure::PressureStatistics;
 use crate::statistics::{ByteCounter, RemappingStatistics, Statistics, TagStatistics, in_words};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::transfer::Route;
 use aquifer_backend::{Backend, Error, ErrorKind, OutOfMemoryReport, Properties, TagUsage};
 use std::backtrace::Backtrace;
@@ -88,15 +89,18 @@ impl<B: Backend> Shared<B> {
 
     /// All but what the pools know: physical blocks and mappings.
     fn remapping_so_far(&self) -> RemappingStatistics {
-        let (calls, counters) = (self.driver_calls(), &self.remapping);
+        let calls = self.driver_calls();
+        let sum = |counter: fn(&RemappingCounters) -> &AtomicU64| {
+            self.pools.iter().map(|typed| counter(&typed.remapping).load(Ordering::Relaxed)).sum()
+        };
         let is_elastic = self.pools.iter().any(|typed| typed.is_elastic);
         RemappingStatistics {
             physical_page_bytes: if is_elastic { self.backend.properties().physical_page_bytes } else { 0 },
             sparse_block_count: calls.reserve.saturating_sub(calls.unreserve),
-            dropped_mapping_count: counters.dropped_mappings.load(Ordering::Relaxed),
-            composition_count: counters.compositions.load(Ordering::Relaxed),
-            remapped_count: counters.remapped.load(Ordering::Relaxed),
-            remapped_bytes: counters.remapped_bytes.load(Ordering::Relaxed),
+            dropped_mapping_count: sum(|pool| &pool.dropped_mappings),
+            composition_count: sum(|pool| &pool.compositions),
+            remapped_count: sum(|pool| &pool.remapped),
+            remapped_bytes: sum(|pool| &pool.remapped_bytes),
             ..RemappingStatistics::default()
         }
     }

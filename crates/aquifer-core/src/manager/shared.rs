@@ -4,7 +4,7 @@
 use super::block_count::BlockCount;
 use super::buffer::Buffer;
 use super::config::{Config, Policy, ZeroPolicy};
-use super::elastic::{RemappingCounters, is_elastic};
+use super::elastic::is_elastic;
 use super::imported_blocks::ImportedBlocks;
 use super::kinds::{KindTypes, MemoryKind};
 use super::ladder::InFlight;
@@ -81,7 +81,6 @@ pub(crate) struct Shared<B: Backend> {
     pub(super) block_count: BlockCount,
     /// How many mappings behind sparse blocks there are, of all pools.
     pub(super) mapping_count: BlockCount,
-    pub(super) remapping: RemappingCounters,
     /// Whether memory that is mapped comes in few large pieces while there is enough.
     pub(super) is_coarse: bool,
     pub(crate) tally: Arc<Tally>,
@@ -146,7 +145,6 @@ impl<B: Backend> Shared<B> {
             block_count: BlockCount::new(properties.block_count_max),
             mapping_count: BlockCount::new(properties.mapping_count_max),
             is_coarse,
-            remapping: RemappingCounters::default(),
             finish_later: OnceLock::new(),
             keepers: Keepers::new(pools.len()),
             ordinary: Home { key: LaneKey::new(pools[0].pool.lane(NO_QUEUE).identity(), 0), queue: NO_QUEUE },

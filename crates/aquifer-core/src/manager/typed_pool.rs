@@ -1,6 +1,7 @@
 //! One memory type of a manager: its pool, its blocks, and the lock under which it grows and shrinks.
 
 use super::addresses::Addresses;
+use super::elastic::RemappingCounters;
 use super::purgeable::PurgeableBlocks;
 use crate::pool::Pool;
 use crate::range::BlockIndex;
@@ -20,6 +21,7 @@ pub(crate) struct TypedPool<T> {
     pub(super) is_elastic: bool,
     blocks: RwLock<Blocks<T>>,
     addresses: Addresses,
+    pub(super) remapping: RemappingCounters,
     growth: Mutex<PurgeableBlocks>,
 }
 
@@ -35,7 +37,8 @@ impl<T> TypedPool<T> {
     pub(super) fn new(pool: Arc<Pool>, heap_index: usize, is_elastic: bool) -> Self {
         let growth = Mutex::new(Rank::Growth, PurgeableBlocks::default());
         let blocks = RwLock::new(Blocks { all: Vec::new(), unused: BTreeSet::new() });
-        Self { pool, heap_index, is_elastic, blocks, addresses: Addresses::new(), growth }
+        let (addresses, remapping) = (Addresses::new(), RemappingCounters::default());
+        Self { pool, heap_index, is_elastic, blocks, addresses, remapping, growth }
     }
 
     /// The block of a live allocation, or one that is set aside.

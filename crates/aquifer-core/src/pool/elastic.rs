@@ -1,7 +1,6 @@
 //! A pool whose memory is mapped behind addresses: what the manager asks and tells about it, under its growth lock.
 
 use super::growth::Fit;
-use super::slab::SLOT_BYTES_MAX;
 use super::{Lane, Place, Pool, Request};
 use crate::range::{
     Area, BlockIndex, Composition, GRANULE_BYTES, IdleBlock, Mapping, NO_QUEUE, QueueIndex, Terms,
@@ -152,8 +151,7 @@ impl Pool {
 
     /// The queue whose own memory a run for a request may be made of: slabs serve all queues, so what is cut into one must be everybody's.
     pub(crate) fn composing_queue(&self, lane: &Lane, request: Request) -> QueueIndex {
-        let is_slot = request.is_cached() && self.bytes(request) <= SLOT_BYTES_MAX;
-        if is_slot { NO_QUEUE } else { lane.queue }
+        if request.is_slot(self.bytes(request)) { NO_QUEUE } else { lane.queue }
     }
 
     /// Notes that a run has been mapped for a request, and serves it before anybody else can have what is new of it. None if another

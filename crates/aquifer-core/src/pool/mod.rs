@@ -320,7 +320,7 @@ impl Pool {
     /// The size of the range that a request needs when no slab has room for it.
     pub(crate) fn range_bytes(&self, request: Request) -> u64 {
         let bytes = request.bytes(&self.layout);
-        if request.is_cached() && bytes <= slab::SLOT_BYTES_MAX { slab::slab_bytes(bytes) } else { bytes }
+        if request.is_slot(bytes) { slab::slab_bytes(bytes) } else { bytes }
     }
 
     /// Decides how to make room for a request that [`Pool::allocate`] found none for. The manager holds its growth

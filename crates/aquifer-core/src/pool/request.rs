@@ -2,6 +2,7 @@
 
 use super::layout::{BUCKET_BYTES_MAX, BucketLayout, CACHED_BYTES_MAX, ClassIndex, GRANULE_BYTES};
 use super::quarantine::Entry;
+use super::slab::SLOT_BYTES_MAX;
 use super::uses::Uses;
 use crate::range::BlockIndex;
 use crate::raw::local::{self, LaneIdentity};
@@ -206,6 +207,11 @@ impl Request {
     /// At least [`GRANULE_BYTES`].
     pub(crate) fn alignment(self) -> u64 {
         1 << (self.parts >> ALIGNMENT_SHIFT & 0x1f)
+    }
+
+    /// Whether it is for a slot of a slab, if it occupies `bytes`, rather than for a range of its own.
+    pub(super) fn is_slot(self, bytes: u64) -> bool {
+        self.is_cached() && bytes <= SLOT_BYTES_MAX
     }
 
     /// Whether thread caches keep places for it.

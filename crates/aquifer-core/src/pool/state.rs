@@ -80,7 +80,7 @@ impl State {
         bytes: u64,
         fit: Fit,
     ) -> Option<Place> {
-        let is_slot = request.is_cached() && bytes <= slab::SLOT_BYTES_MAX;
+        let is_slot = request.is_slot(bytes);
         let slot = if is_slot { self.allocate_slot(request.class(), bytes, fit) } else { None };
         // Where there is no room for a slab there may be for a range of the one slot's size, which is as good a place.
         match slot {

@@ -39,7 +39,7 @@ pub(crate) struct Composition {
 pub(crate) struct Terms {
     /// New memory is made in multiples of this many bytes,
     pub(crate) unit_bytes: u64,
-    /// and in blocks of so many, a multiple of that.
+    /// and in blocks of so many.
     pub(crate) block_bytes: u64,
     /// What the driver takes to make a block, and to map one, in nanoseconds.
     pub(crate) create_ns: u64,
